@@ -9,6 +9,7 @@ import ast
 import contextvars
 import gc
 import logging
+import os
 import re
 import sys
 import threading
@@ -91,9 +92,9 @@ class Tracer:
     def __call__(self, frame: FrameType, event: str, arg: object) -> None:
         """Note one event of the interpreter."""
         if event == "call" and self.files is not None:
-            path = frame.f_code.co_filename
-            if path.startswith(f"{ROOT}/") and "/testing/" not in path:
-                self.files.append(path.removeprefix(f"{ROOT}/"))
+            path = frame.f_code.co_filename.replace(os.sep, "/")
+            if path.startswith(f"{ROOT.as_posix()}/") and "/testing/" not in path:
+                self.files.append(path.removeprefix(f"{ROOT.as_posix()}/"))
 
     def take(self) -> Walk:
         """Return what was noted, and note nothing from now on."""

@@ -37,6 +37,7 @@ from tests.helpers.clients import (
     until,
 )
 from tests.helpers.ctrl_c import (
+    ALARM,
     Moment,
     Runs,
     at_each_point,
@@ -125,7 +126,7 @@ def moments(points: int, name: str, tries: int) -> Iterator[Moment]:
     choose = random.Random(f"{SEED} {name}")
     at = range(1, points + 1) if tries < 0 else (choose.randint(1, points) for _ in range(tries))
     for point in at:
-        yield Moment(point, choose.choice([signal.SIGINT, signal.SIGINT, signal.SIGUSR1]))
+        yield Moment(point, choose.choice([signal.SIGINT, signal.SIGINT, ALARM]))
 
 
 def has_all(server: ComfyServer) -> bool:
@@ -173,7 +174,7 @@ def test_an_alarm_at_any_moment_of_a_request_comes_out_of_it(world: World) -> No
     points = points_of(call)
     came = 0
     for at in range(1, points + 1):
-        came += interrupted(call, Moment(at, signal.SIGUSR1))
+        came += interrupted(call, Moment(at, ALARM))
         # Otherwise a given Session's next request would have the deadline of this one.
         assert current.get() is None, at
     assert came

@@ -24,10 +24,12 @@ import attrs
 import comfy_client
 from comfy_client.testing import ComfyServer
 
-_OURS = str(Path(comfy_client.__file__).parent)
+#: The signal of an alarm: Windows has no SIGUSR1.
+ALARM = getattr(signal, "SIGUSR1", signal.SIGTERM)
+_OURS = Path(comfy_client.__file__).parent.as_posix()
 #: Code that is not interrupted: tests, the embedded server, and what runs them.
 _SPARED = (
-    str(Path(__file__).parent.parent),
+    Path(__file__).parent.parent.as_posix(),
     f"{_OURS}/testing/",
     *("/logging/", "/importlib", "<frozen", "/coverage/", "/hypothesis/", "/_pytest/"),
 )
@@ -53,7 +55,7 @@ class Moment:
     @property
     def error(self) -> type[BaseException]:
         """What comes out of the call."""
-        return Alarm if self.signum == signal.SIGUSR1 else KeyboardInterrupt
+        return Alarm if self.signum == ALARM else KeyboardInterrupt
 
 
 class Points:
@@ -72,7 +74,7 @@ class Points:
         """Count a point; at the one that is wanted, do what a handler of a signal would do."""
         if event not in ("call", "c_return"):
             return
-        path = frame.f_code.co_filename
+        path = frame.f_code.co_filename.replace(os.sep, "/")
         is_wanted = self._everywhere or path.startswith(_OURS)
         if not is_wanted or any(part in path for part in _SPARED):
             return
@@ -132,7 +134,7 @@ def _is_ours(seen: sys.UnraisableHookArgs) -> bool:
     if isinstance(seen.exc_value, KeyboardInterrupt | Alarm):
         return False
     frames = [frame for frame, _ in traceback.walk_tb(seen.exc_traceback)]
-    return bool(frames) and frames[-1].f_code.co_filename.startswith(_OURS)
+    return bool(frames) and frames[-1].f_code.co_filename.replace(os.sep, "/").startswith(_OURS)
 
 
 @contextmanager
@@ -141,7 +143,7 @@ def handled() -> Iterator[None]:
 
     Ctrl-C in a constructor leaves half an object, of which the finalizer of its base complains.
     """
-    hook, before = sys.unraisablehook, signal.signal(signal.SIGUSR1, ring)
+    hook, before = sys.unraisablehook, signal.signal(ALARM, ring)
     sys.unraisablehook = lambda seen: hook(seen) if _is_ours(seen) else None
     try:
         with warnings.catch_warnings():
@@ -150,7 +152,7 @@ def handled() -> Iterator[None]:
             yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(ALARM, before)
 
 
 class Runs:

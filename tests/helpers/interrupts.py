@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ import comfy_client
 from comfy_client.testing import ComfyServer, Request, never_answer
 from tests.helpers.clients import until
 
-_OURS = str(Path(comfy_client.__file__).parent)
+_OURS = Path(comfy_client.__file__).parent.as_posix()
 
 
 def in_time(work: Callable[[], object], seconds: float = 60.0) -> None:
@@ -56,7 +57,10 @@ def interrupt_next_start(patch: pytest.MonkeyPatch, name: str) -> None:
 
 def press_ctrl_c() -> None:
     """As at a terminal."""
-    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+    else:  # the main thread heeds it, whichever raises it
+        signal.raise_signal(signal.SIGINT)
 
 
 def press_ctrl_c_in_a_call(after: float = 0.3) -> threading.Thread:
@@ -67,7 +71,8 @@ def press_ctrl_c_in_a_call(after: float = 0.3) -> threading.Thread:
 
     def is_in_a_call() -> bool:
         frame = sys._current_frames()[threading.main_thread().ident or 0]
-        paths = [each.f_code.co_filename for each, _ in traceback.walk_stack(frame)]
+        files = (each.f_code.co_filename for each, _ in traceback.walk_stack(frame))
+        paths = [file.replace(os.sep, "/") for file in files]
         return any(path.startswith(_OURS) and "/testing/" not in path for path in paths)
 
     def press() -> None:

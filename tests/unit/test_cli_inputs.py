@@ -227,7 +227,7 @@ def test_whatever_is_typed_is_a_value_or_a_mistake(text):
     ("out", "template"),
     [
         ("fox.png", "fox{ext}"),
-        ("out/fox.mp4", "out/fox{ext}"),
+        ("out/fox.mp4", str(Path("out/fox{ext}"))),
         ("out/", "out/"),
         ("out", "out"),
         ("run.2024", "run.2024"),

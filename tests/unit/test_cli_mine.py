@@ -15,8 +15,9 @@ from comfy_client.cli.profiles import Config, config_path, load_config
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", VARIABLE):
+    for name in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    for name in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "APPDATA", "LOCALAPPDATA", VARIABLE):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -28,7 +29,8 @@ def test_the_id_is_made_when_something_is_submitted_and_stays():
     assert mark() == marked
     assert is_mine()(marked)
     assert not is_mine()({})
-    assert stat.S_IMODE(state_path().stat().st_mode) == 0o600
+    if os.name == "posix":
+        assert stat.S_IMODE(state_path().stat().st_mode) == 0o600
     assert [path.name for path in state_path().parent.iterdir()] == ["id"]
 
 

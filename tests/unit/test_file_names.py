@@ -169,17 +169,18 @@ def test_a_folder_that_is_a_link_is_passed_by(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "7").symlink_to(outside)
     (tmp_path / "out" / "8").write_bytes(b"a file")
-    assert path_of(f"{tmp_path}/mine/{{a}}.png", a=7) == f"{tmp_path}/mine/7.png"
-    assert path_of(f"{tmp_path}/out/{{a}}/b.png", a=7) == f"{tmp_path}/out/7 (1)/b.png"
-    assert path_of(f"{tmp_path}/out/{{a}}/b.png", a=8) == f"{tmp_path}/out/8 (1)/b.png"
-    assert path_of(f"{tmp_path}/out/{{a}}", a=7) == f"{tmp_path}/out/7 (1)"
+    here = tmp_path.as_posix()
+    assert path_of(f"{here}/mine/{{a}}.png", a=7) == f"{here}/mine/7.png"
+    assert path_of(f"{here}/out/{{a}}/b.png", a=7) == f"{here}/out/7 (1)/b.png"
+    assert path_of(f"{here}/out/{{a}}/b.png", a=8) == f"{here}/out/8 (1)/b.png"
+    assert path_of(f"{here}/out/{{a}}", a=7) == f"{here}/out/7 (1)"
 
 
 def test_paths_that_are_equal_to_some_file_system_are_numbered() -> None:
     """In folders, too, that only some tell apart."""
     values: list[dict[str, Any]] = [{"a": "X", "b": "y"}, {"a": "x", "b": "Y"}]
     paths = local_paths("{a}/{b}", [(each.__getitem__, "") for each in values])
-    assert [path.as_posix() for path in paths] == ["X/y", "x/Y (1)"]
+    assert paths == [Path("X/y"), Path("x/Y (1)")]
 
 
 @pytest.mark.parametrize(

@@ -318,7 +318,8 @@ def test_an_error_of_a_rename_names_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "replace", refuse)
     with pytest.raises(PermissionError) as raised:
         write_atomically(tmp_path / "a.png", [b""], if_exists="overwrite")
-    assert str(raised.value) == f"[Errno 1] not permitted: {str(tmp_path / 'a.png')!r}"
+    _, _, text = str(raised.value).partition("] ")  # the number is Windows' own there
+    assert text == f"not permitted: {str(tmp_path / 'a.png')!r}"
 
 
 @pytest.mark.parametrize("length", [10, 240])
@@ -472,6 +473,7 @@ def test_a_pipe_is_written_to_and_stays_one(tmp_path, linked):
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux")
+@pytest.mark.posix("names of open files")
 def test_an_open_file_that_the_system_links_to_is_written_at_its_end(tmp_path):
     """As ``/dev/stdout`` is, when a shell has sent it to a file."""
     (tmp_path / "log").write_bytes(b"before ")

@@ -195,6 +195,9 @@ def test_an_asset_is_referred_to_by_all_that_is_known() -> None:
 @pytest.fixture
 def far_away(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Put this machine into a time zone that is not that of servers."""
+    if not hasattr(time, "tzset"):  # Windows has one zone for all processes
+        yield
+        return
     with monkeypatch.context() as patch:
         patch.setenv("TZ", "XYZ-9")  # nine hours before UTC, without a database of zones
         time.tzset()

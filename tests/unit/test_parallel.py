@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -168,7 +169,8 @@ def test_no_part_of_a_file_is_left_though_nothing_ends_its_thread(tmp_path: Path
 
     with pytest.raises(KeyError):
         in_parallel(work, range(2))
-    assert not list(tmp_path.iterdir())
+    if os.name == "posix":  # Windows removes no file that is open
+        assert not list(tmp_path.iterdir())
     stuck.set()
     until(lambda: not [thread for thread in threads() if thread.name == "comfy-files"])
     assert not list(tmp_path.iterdir())

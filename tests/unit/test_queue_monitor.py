@@ -217,7 +217,7 @@ def test_a_look_does_not_hold_for_ever():
 def test_a_look_that_took_long_has_to_do_for_a_while():
     """The rarer, the longer it took; what our own hand has changed is looked at anew."""
     api = Client(pending=[item(1, "a")], jobs=NotSupported(""))
-    monitor = monitor_of(slow_queue=0.0, slow_queue_rest=1e6)
+    monitor = monitor_of(slow_queue=-1.0, slow_queue_rest=1e6)
     assert monitor.stale() is None
     found = monitor.refresh(api)
     kept = monitor.stale()

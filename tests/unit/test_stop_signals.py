@@ -94,6 +94,7 @@ def test_errors_of_half_made_objects_are_not_reported(monkeypatch: pytest.Monkey
     assert not seen
 
 
+@pytest.mark.posix("SIGHUP")
 def test_ignored_signals_stay_ignored() -> None:
     """As under nohup."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
