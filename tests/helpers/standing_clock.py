@@ -22,7 +22,7 @@ BEAT: Final = 0.05
 #: Seconds without one after which the process has stood still; on a busy machine, two pass.
 GRACE: Final = 3.0
 #: Where what has limits looks for the time.
-_CLOCKS: Final = (
+CLOCKS: Final = (
     (time, "monotonic"),
     (runtime, "monotonic"),
     (threading, "_time"),
@@ -57,7 +57,7 @@ def install() -> None:
     """Have this process tell the time by it, and its forks as usual."""
     usual = time.monotonic
     clock = StandingClock(usual)
-    for module, name in _CLOCKS:
+    for module, name in CLOCKS:
         assert getattr(module, name) is usual
         setattr(module, name, clock)
     if hasattr(os, "register_at_fork"):
