@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import comfy_client
+from tests import without_posix
 from tests.guide import public_names
 from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, tree
 
@@ -249,9 +250,9 @@ def is_ours(node: ast.ImportFrom) -> bool:
 
 #: What Windows lacks: modules, and names of others.
 POSIX_ONLY = {
-    *("fcntl", "grp", "pty", "pwd", "resource", "termios"),
-    *("signal.SIGALRM", "signal.SIGHUP", "signal.SIGKILL", "signal.SIGUSR1", "signal.SIGUSR2"),
-    *("os.fork", "os.geteuid", "os.getuid", "os.mkfifo", "os.register_at_fork"),
+    *without_posix.MODULES,
+    *(f"{module}.{name}" for module, names in without_posix.NAMES.items() for name in names),
+    *("os.geteuid", "os.getuid", "signal.SIGKILL"),
 }
 
 

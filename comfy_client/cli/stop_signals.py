@@ -63,10 +63,10 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
         time.sleep(_PAUSE)  # the finalizer has ended by then, or its exception is dropped again
         with contextlib.suppress(IndexError):  # the block has ended
             number = dropped.pop()
-            if sys.platform == "win32":
-                signal.raise_signal(number)
-            else:
+            if hasattr(signal, "pthread_kill"):
                 signal.pthread_kill(threading.main_thread().ident or 0, number)
+            else:  # as on Windows
+                signal.raise_signal(number)
 
     try:
         sys.unraisablehook = catch

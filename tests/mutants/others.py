@@ -108,7 +108,7 @@ OTHERS = (
     Mutant(
         "U02",
         "upload.py",
-        "    if copy.size < size:\n",
+        "    if copy.size < size or (start and not copy.size):\n",
         "    if False:\n",
         "unit/test_upload.py",
         "a file that became shorter is sent without its end",

@@ -24,6 +24,7 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark()
 
 
+@pytest.mark.posix("locks of files")
 def test_a_client_id_is_held_only_once_and_leaves_no_file(tmp_path):
     """It is free afterwards; other ids are free all the time."""
     for _ in range(2):
@@ -42,7 +43,9 @@ def test_no_client_id_is_held_where_no_file_can_be_written(monkeypatch):
 @pytest.mark.parametrize(
     ("extra", "adopts"),
     [
-        ({"own": True, "detached": True}, True),
+        pytest.param(
+            {"own": True, "detached": True}, True, marks=pytest.mark.posix("locks of files")
+        ),
         ({"own": True, "detached": False}, False),
         ({"own": False, "detached": True}, False),
     ],
