@@ -554,7 +554,7 @@ def _open(file: BinaryIO, start: int) -> OpenContent:
         return OpenContent(file.getvalue(), start)  # shares the memory until the file is changed
     twin = _twin(file)
     if twin is not None:
-        return _Plain(twin, start)
+        return _Plain(twin, start, _lock_of(file))
     with _lock_of(file):
         before = _position_of(file)
         try:
@@ -578,12 +578,11 @@ def _copied(file: BinaryIO) -> OpenContent:
 def _twin(file: BinaryIO) -> BinaryIO | None:
     """Return a plain file with a new descriptor; None if its bytes may differ from the stream's.
 
-    A stream that decompresses, for example, has a descriptor, too.  Both have one position, which
-    only ``os.pread`` leaves alone.
+    A stream that decompresses, for example, has a descriptor, too.  Both have one position.
     """
     is_buffered = type(file) in (io.BufferedReader, io.BufferedRandom, TemporaryCopy)
     raw = cast("io.BufferedReader", file).raw if is_buffered else file
-    if type(raw) is not io.FileIO or not raw.readable() or not hasattr(os, "pread"):
+    if type(raw) is not io.FileIO or not raw.readable():
         return None
     file.flush()
     with ExitStack() as unless_kept:
@@ -627,10 +626,17 @@ def _state_of(found: os.stat_result) -> tuple[int, ...] | None:
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
-def _read_at(descriptor: int, size: int, at: int) -> bytes:
-    """Read from a descriptor whose position nobody else uses, as ``os.pread`` does."""
-    os.lseek(descriptor, at, os.SEEK_SET)
-    return os.read(descriptor, size)
+def _read_at(descriptor: int, size: int, at: int, lock: AbstractContextManager[object]) -> bytes:
+    """Read at a position, and leave that of the descriptor alone, which ``lock`` guards."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, at)
+    with lock:
+        before = os.lseek(descriptor, 0, os.SEEK_CUR)
+        try:
+            os.lseek(descriptor, at, os.SEEK_SET)
+            return os.read(descriptor, size)
+        finally:
+            os.lseek(descriptor, before, os.SEEK_SET)
 
 
 class OpenContent:
@@ -667,12 +673,13 @@ class OpenContent:
 class _Plain(OpenContent):
     """A plain file from a given byte on.
 
-    Only this object uses the position of ``file``, unless the system has ``os.pread``.
+    ``lock`` guards its position, if another object uses that, too.
     Raises :class:`FileChanged` instead of returning its last bytes if it was written to meanwhile.
     """
 
-    def __init__(self, file: BinaryIO, start: int = 0) -> None:
+    def __init__(self, file: BinaryIO, start: int = 0, lock: runtime.RLock | None = None) -> None:
         self._file, self._start = file, start
+        self._lock = lock or _lock_of(file)
         try:
             found = os.fstat(file.fileno())
             _check_length(found.st_size - start, start)
@@ -683,10 +690,9 @@ class _Plain(OpenContent):
         self.size = found.st_size - start
 
     def __iter__(self) -> Iterator[View]:
-        read_at = getattr(os, "pread", _read_at)
         at, end = self._start, self._start + self.size
         while at < end:
-            piece: bytes = read_at(self._file.fileno(), min(CHUNK, end - at), at)
+            piece = _read_at(self._file.fileno(), min(CHUNK, end - at), at, self._lock)
             at += len(piece)
             if (at == end or not piece) and self.has_changed():
                 raise FileChanged("the file changed while it was read")

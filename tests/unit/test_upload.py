@@ -13,6 +13,7 @@ import pickle
 import posixpath
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, BinaryIO
@@ -307,20 +308,22 @@ def test_a_file_on_the_disk_has_another_state_when_it_has_changed(tmp_path: Path
     assert digests == [digest(b"1"), digest(b"2")]
 
 
-def test_without_pread_a_file_keeps_its_position_and_a_path_is_not_copied(
+def test_without_pread_a_file_keeps_its_position_and_nothing_is_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As on Windows, where reading at a position moves the file's own."""
+    """As on Windows, where reading at a position moves the file's own, also in several threads."""
     path, content = tmp_path / "a.bin", os.urandom(2 * CHUNK + 5)
     path.write_bytes(content)
     monkeypatch.delattr(os, "pread", raising=False)
-    with path.open("rb") as file:
+    monkeypatch.setattr(tempfile, "TemporaryFile", None)  # for copies
+    with path.open("rb") as file, ThreadPoolExecutor(4) as threads:
         file.seek(3)
         upload = Upload(file)
         file.seek(4)
-        assert content_of(upload) == content_of(upload) == content[3:]
+        found = threads.map(lambda _: (content_of(upload), Upload(file).facts()), range(20))
+        assert set(found) == {(content[3:], facts_of(content[4:]))}
         assert file.tell() == 4
-    monkeypatch.setattr(tempfile, "TemporaryFile", None)  # for copies
+        assert file.read(5) == content[4:9]
     upload = Upload(path)
     with upload.opened() as opened_once:
         assert upload.facts() == facts_of(opened_once) == facts_of(content)
