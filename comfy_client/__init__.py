@@ -81,6 +81,7 @@ Modules:
     errors: All errors.
     credentials: Basic, bearer and other credentials.
     upload: Files to upload.
+    replacing: Replacing and removing of files, as far as Windows lets us.
     reading: Reading of local files by a deadline, and copies of streams.
     pictures: Pictures in memory, encoded as files.
     timing: All times that a client waits.

@@ -25,7 +25,7 @@ from tests.walks import MODULES, PRIVATE, ROOT, Function, figures, is_private, t
 #: know each other.
 ROOMS = (
     ("_version", "nearest", "redaction", "runtime", "timing", "tracebacks", "user_folder"),
-    ("interrupts",),
+    ("interrupts", "replacing"),
     ("to_dict", "typescript"),
     ("errors", "since"),
     ("attributes", "extras", "locks", "log_records", "showing", "values"),
@@ -161,6 +161,22 @@ def test_clocks_locks_and_threads_come_from_one_module(room: str) -> None:
     sources = [path for path in (ROOT / room).glob("*.py") if path.name not in others]
     imports = {path.name: IMPORT.findall(path.read_text()) for path in sources}
     assert {name: found for name, found in imports.items() if found} == {}
+
+
+def test_one_module_renames_files() -> None:
+    """Windows refuses that for a moment while a virus scanner has one open."""
+    found = {name for name in MODULES if any(map(renames_a_file, ast.walk(tree(name))))}
+    assert found == {"comfy_client.replacing"}
+
+
+def renames_a_file(node: ast.AST) -> bool:
+    """Whether it calls ``os.replace``, or a method of a path, with one argument, unlike a str's."""
+    match node:
+        case ast.Call(func=ast.Attribute(value=ast.Name("os"), attr="replace" | "rename")):
+            return True
+        case ast.Call(func=ast.Attribute(attr="replace" | "rename"), args=[_], keywords=[]):
+            return True
+    return False
 
 
 def test_no_decision_rests_on_is_alive() -> None:

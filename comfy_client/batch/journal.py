@@ -37,7 +37,8 @@ import attrs
 from .. import runtime
 from ..errors import ClientClosed
 from ..interrupts import in_full
-from ..transport.local_files import discard, place
+from ..replacing import discard
+from ..transport.local_files import place
 from ..values import MAX_LEVELS, is_shallow, number, size_decoded
 from ..workflow.graph import brief, shorten
 

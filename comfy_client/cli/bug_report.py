@@ -16,6 +16,7 @@ import attrs
 from ..doctor.context import Redactor
 from ..doctor.network_checks import version_of
 from ..errors import ComfyError, NotSupported, printable
+from ..replacing import remove
 from .exits import message_of
 from .profiles import load_config
 
@@ -107,7 +108,7 @@ def section(title: str, text: str) -> str:
 
 def write(path: Path, text: str) -> None:
     """Write a report to a file that only its owner can read, in place of any older file."""
-    path.unlink(missing_ok=True)
+    remove(path)
     number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with open(number, "w", encoding="utf-8") as file:
         file.write(text)

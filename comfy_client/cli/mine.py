@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ..replacing import discard, replace
 from ..user_folder import user_folder
 from .exits import Mistake
 from .hosted_jobs import is_hosted
@@ -95,9 +96,9 @@ def _own_id() -> str:
     try:
         part.touch(mode=0o600)
         part.write_text(made, encoding="ascii")
-        part.replace(path)
+        replace(part, path)
     finally:
-        part.unlink(missing_ok=True)
+        discard(part)
     return _known_id() or made
 
 
@@ -140,7 +141,7 @@ def _free_client_id(api: ComfyApi, prompt_id: str) -> str | None:
 def held(client_id: str) -> Iterator[bool]:
     """Context manager: reserve a client id for this command; yield False if that fails.
 
-    Another command may have it, the folder may not be writable, or the system has no ``flock``.
+    Another command may have it, or the folder may not be writable.
     """
     path = state_path().with_name(f"{client_id}.lock")
     lock: int | None = None
@@ -150,7 +151,8 @@ def held(client_id: str) -> Iterator[bool]:
         yield lock is not None
     finally:
         if lock is not None:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # Windows may refuse, and removes it when it closes
+                path.unlink()
             os.close(lock)
 
 
@@ -159,6 +161,8 @@ def _locked(path: Path) -> int | None:
 
     If another command has locked it, raise OSError, or return None after a few tries.
     """
+    if hasattr(os, "O_TEMPORARY"):  # Windows removes it even if this process is killed
+        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_TEMPORARY, 0o600)
     import fcntl
 
     for _ in range(_TRIES):

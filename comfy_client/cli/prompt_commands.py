@@ -344,7 +344,7 @@ def job(
     are 0; --timeout is for all together.  Ctrl-C ends the waiting only.
 
     Progress is shown if run --detach of this installation submitted the prompt, and no other
-    command waits for it; not with several IDs, and never on Windows.
+    command waits for it; not with several IDs.
     """
     if (out is not None or is_opened) and not wait:
         what = "--open" if out is None else "--out"

@@ -188,7 +188,7 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
 
     With ID, the command ends as run does, and Ctrl-C ends only the watching; with --json each event
     of the prompt is a line, then its result.  Progress is shown if run --detach of this
-    installation submitted the prompt, and no other command waits for it (never on Windows).
+    installation submitted the prompt, and no other command waits for it.
     """
     if prompt_id is None:
         with given.clients() as clients:

@@ -133,10 +133,12 @@ class Recorder:
             self._put("note", f'"text": {_json(text)}, "format": {FORMAT}')
         except OSError as exc:
             self._close()
-            why = exc.strerror or str(exc)
-            if isinstance(exc, FileExistsError):
+            why, kind, number = exc.strerror or str(exc), type(exc), exc.errno
+            # Windows denies access to a folder.
+            if isinstance(exc, FileExistsError) or os.path.isdir(self.path):
                 why = "it exists already, and a recording needs a new file"
-            raise type(exc)(exc.errno, f"cannot record there: {why}", self.path) from None
+                kind, number = FileExistsError, errno.EEXIST
+            raise kind(number, f"cannot record there: {why}", self.path) from None
 
     # -- life ----------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ import attrs
 from .. import runtime
 from ..errors import ApiError, ComfyError, RequestTimeout, UnexpectedResponse
 from ..locks import shared_lock
+from ..replacing import discard, replace
 from ..transport.deadline import Deadline, in_parallel
 from ..transport.http import SMALL, Http, segment
 from ..transport.pieces import GROWTH, JsonMember
@@ -206,11 +207,9 @@ class DefinitionFile:
             try:
                 with open(descriptor, "wb") as file:
                     file.write(b"\n".join(lines))
-                os.replace(name, self._path)
-            except BaseException:
-                with contextlib.suppress(OSError):  # it may have its final name already
-                    os.unlink(name)
-                raise
+                replace(Path(name), self._path)
+            finally:
+                discard(Path(name))
 
     def _make_room(self) -> None:
         """Delete the oldest of our files if there are too many, those of a crash included.
@@ -221,7 +220,7 @@ class DefinitionFile:
         files = [file for file in there if _OURS.fullmatch(file.name)]
         files.sort(key=lambda file: file.stat().st_mtime, reverse=True)
         for file in files[MOST_FILES - 1 :]:
-            file.unlink()
+            discard(file)
 
 
 @attrs.frozen

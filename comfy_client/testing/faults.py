@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
+from ..replacing import replace
 from .active_faults import FOREIGN, JUNK, ActiveFaults, Fault
 from .argument_checks import check_count, check_header, check_seconds, jsonable
 from .exchange import Exchange, Rule, checked_answer
@@ -305,7 +306,7 @@ class AnswerFaults:
             if folder is None or "name" not in stored:
                 return response
             folder = folder / stored["subfolder"]
-            (folder / stored["name"]).replace(folder / name)
+            replace(folder / stored["name"], folder / name)
             return web.json_response({**stored, "name": name})
 
         return self._rule("rename_uploads", "POST", "/upload/*", respond, times)

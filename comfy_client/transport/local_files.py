@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
-from .. import runtime
+from ..replacing import discard, replace
 from .deadline import ended_by
 
 IfExists = Literal["number", "skip", "overwrite"]
@@ -26,9 +26,6 @@ IfExists = Literal["number", "skip", "overwrite"]
 #: added.
 MAX_NAME: Final = 200
 
-#: How often a file in use is tried, and the seconds between.
-_TRIES: Final = 4
-_PAUSE: Final = 0.05
 #: A path of this length may be too long for Windows while its file has a temporary name.
 _LONG_PATH: Final = 236
 
@@ -198,47 +195,6 @@ def _is_too_long(target: Path, error: OSError) -> bool:
     """Return whether Windows refused a path for its length: it says that there is no such path."""
     is_refused = getattr(error, "winerror", None) in (2, 3, 206)
     return is_refused and len(os.path.abspath(target)) >= _LONG_PATH
-
-
-def replace(path: Path, target: Path) -> None:
-    """Rename a file, and replace one of that name.
-
-    Raises:
-        PermissionError: On Windows, another program has a file open, such as a viewer.
-        OSError: Another error of the file system.
-    """
-    try:
-        _patiently(lambda: os.replace(path, target))
-    except PermissionError as exc:
-        if _is_in_use(exc):
-            text = "another program may have it open"
-            raise PermissionError(exc.errno, text, os.fspath(target)) from exc
-        raise
-
-
-def discard(path: Path) -> None:
-    """Remove a file that is no longer needed; raise no error if that fails."""
-    for _ in range(2):  # a network drive may hold it for a moment
-        with contextlib.suppress(OSError):
-            _patiently(lambda: path.unlink(missing_ok=True))
-            return
-
-
-def _patiently(action: Callable[[], None]) -> None:
-    """Try again for a moment if a file is in use, since virus scanners open each new one."""
-    for _ in range(_TRIES - 1):
-        try:
-            return action()
-        except PermissionError as exc:
-            if not _is_in_use(exc):
-                raise
-        runtime.sleep(_PAUSE)
-    return action()
-
-
-def _is_in_use(error: PermissionError) -> bool:
-    """Return whether an error is that of Windows for an open file: access, or sharing."""
-    return getattr(error, "winerror", None) in (5, 32)
 
 
 def _is_stream(target: Path) -> bool:

@@ -605,13 +605,14 @@ def _write(path: Path, content: bytes) -> Path:
     if path.exists() and not path.is_file():
         path.write_bytes(content)
         return path
+    from ..replacing import discard, replace  # most programs save none
+
     temporary = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         temporary.write_bytes(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        replace(temporary, path)
+    finally:
+        discard(temporary)
     return path
 
 

@@ -226,6 +226,20 @@ def test_a_path_that_cannot_be_written_is_told_at_once(path: Path, tmp_path: Pat
         ComfyApi("http://127.0.0.1:1", record=5)  # type: ignore[arg-type]
 
 
+def test_a_folder_exists_already_although_windows_denies_access(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(path: str, *_: object) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(FileExistsError, match="a recording needs a new file") as caught:
+        ComfyApi("http://127.0.0.1:1", record=tmp_path)
+    assert caught.value.errno == errno.EEXIST
+    with pytest.raises(PermissionError, match="cannot record there: Permission denied"):
+        ComfyApi("http://127.0.0.1:1", record=tmp_path / "a.jsonl")
+
+
 def test_bad_arguments_leave_no_file(path: Path) -> None:
     """The file is made last."""
     with pytest.raises(ValueError, match="transport"):

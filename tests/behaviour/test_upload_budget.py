@@ -9,6 +9,7 @@ import math
 import os
 import socket
 import sys
+import tempfile
 import threading
 import tracemalloc
 import types
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from comfy_client import ComfyApi, HostedApi, Upload, reading
+from comfy_client import ComfyApi, HostedApi, Upload
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.multipart import Form
 from tests.helpers.hashes import Hash
@@ -124,7 +125,13 @@ def api(request: pytest.FixtureRequest) -> Iterator[ComfyApi]:
 @pytest.fixture(params=[*SOURCES, "path without pread", "open file without pread"])
 def kind(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """A kind of source, also where there is no ``os.pread``, as on Windows; copies are errors."""
-    monkeypatch.setattr(reading, "TemporaryCopy", None)
+    here, temporary = threading.get_ident(), tempfile.TemporaryFile
+
+    def not_here(*args: Any, **options: Any) -> Any:
+        assert threading.get_ident() != here, "the client copies the file"
+        return temporary(*args, **options)
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", not_here)
     kind, without, _ = str(request.param).partition(" without")
     if without:
         monkeypatch.delattr(os, "pread", raising=False)

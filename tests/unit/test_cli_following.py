@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import uuid
 from pathlib import Path
 
@@ -16,6 +18,8 @@ from tests.helpers.clients import LIMIT
 from tests.helpers.servers import add_test_content
 
 ID = str(uuid.uuid4())
+#: Marks of tests that hold an id, by what Windows has or by what POSIX has.
+HOLDS = [] if hasattr(os, "O_TEMPORARY") else [pytest.mark.posix("locks of files")]
 
 
 @pytest.fixture(autouse=True)
@@ -24,9 +28,12 @@ def _own_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mark()
 
 
-@pytest.mark.posix("locks of files")
-def test_a_client_id_is_held_only_once_and_leaves_no_file(tmp_path):
-    """It is free afterwards; other ids are free all the time."""
+@pytest.mark.parametrize("without", [pytest.param(one, marks=HOLDS) for one in (None, "fcntl")])
+def test_a_client_id_is_held_only_once_and_leaves_no_file(without, tmp_path, monkeypatch):
+    """It is free afterwards; other ids are free all the time.  Windows has no ``fcntl``."""
+    if without:
+        monkeypatch.setitem(sys.modules, without, None)
+        monkeypatch.setattr(os, "O_TEMPORARY", getattr(os, "O_TEMPORARY", 0), raising=False)
     for _ in range(2):
         with held(ID) as first, held(ID) as second, held(str(uuid.uuid4())) as other:
             assert (first, second, other) == (True, False, True)
@@ -43,9 +50,7 @@ def test_no_client_id_is_held_where_no_file_can_be_written(monkeypatch):
 @pytest.mark.parametrize(
     ("extra", "adopts"),
     [
-        pytest.param(
-            {"own": True, "detached": True}, True, marks=pytest.mark.posix("locks of files")
-        ),
+        pytest.param({"own": True, "detached": True}, True, marks=HOLDS),
         ({"own": True, "detached": False}, False),
         ({"own": False, "detached": True}, False),
     ],

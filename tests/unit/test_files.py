@@ -15,9 +15,13 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from comfy_client import Workflow
+from comfy_client.cli import bug_report
+from comfy_client.cli.mine import mark
+from comfy_client.replacing import discard
+from comfy_client.routes.definitions import DefinitionFile
 from comfy_client.transport.local_files import (
     MAX_NAME,
-    discard,
     safe_name,
     target_path,
     write_atomically,
@@ -295,6 +299,27 @@ def test_a_file_that_a_virus_scanner_opens_is_replaced_a_moment_later(tmp_path, 
     unlink = InUse(os.unlink, 2)
     discard(target)
     assert not target.exists()
+
+
+@pytest.mark.parametrize(
+    ("write", "name"),
+    [
+        (lambda path: Workflow.example().save(path), "replace"),
+        (lambda path: mark(), "replace"),
+        (lambda path: DefinitionFile(path, "http://a:1").write({"1"}, {"A": {}}), "replace"),
+        (lambda path: bug_report.write(path, "text"), "unlink"),
+    ],
+    ids=["workflow", "installation", "definitions", "report"],
+)
+def test_whatever_is_saved_waits_for_a_virus_scanner(write, name, tmp_path, monkeypatch):
+    """Nothing else is left in the folder."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.delenv("COMFYUI_INSTALLATION_ID", raising=False)
+    refused = InUse(getattr(os, name), 2)
+    monkeypatch.setattr(os, name, refused)
+    write(tmp_path / "a.json")
+    assert not refused.left
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
 
 
 def test_a_file_that_a_viewer_holds_open_is_named_by_the_error(tmp_path, monkeypatch):
