@@ -6,16 +6,19 @@ Modules look these names up at each call, so that a test can replace them here: 
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 __all__ = [
+    "SLICE",
+    "SLICED",
     "TIMEOUT_MAX",
     "Condition",
     "Event",
@@ -26,9 +29,11 @@ __all__ = [
     "ThreadPoolExecutor",
     "current_thread",
     "get_ident",
+    "in_slices",
     "main_thread",
     "monotonic",
     "sleep",
+    "slice_waits",
     "thread_time",
     "wall_time",
 ]
@@ -104,6 +109,80 @@ class Condition(threading.Condition):
             except RuntimeError:
                 self.acquire()
             raise
+
+
+# -- waits in slices ---------------------------------------------------------------------
+
+#: Seconds of one wait, where Ctrl-C does not end it.
+SLICE: Final = 0.2
+#: Whether waits of the main thread are made in slices; :func:`slice_waits` sets it.
+SLICED: bool = False
+
+
+def in_slices(wait: Callable[[float], bool], seconds: float) -> bool:
+    """Return ``wait(seconds)``, and call it for a slice at a time where waits are sliced.
+
+    Python calls the signal handlers in between.
+    """
+    if not SLICED or current_thread() is not main_thread():  # handlers run in that one only
+        return wait(seconds)
+    until = monotonic() + seconds
+    while not wait(max(0.0, min(until - monotonic(), SLICE))):
+        if monotonic() >= until:
+            return False
+    return True
+
+
+class _SlicedEvent(threading.Event):
+    """An event whose wait Ctrl-C ends after a slice."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the event is set; return False after ``timeout`` seconds without it."""
+        return in_slices(super().wait, TIMEOUT_MAX if timeout is None else timeout)
+
+
+class _SlicedThread(Thread):
+    """A thread whose end is awaited in slices."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._over = _SlicedEvent()
+
+    def run(self) -> None:
+        """Call the target, and note the end."""
+        try:
+            super().run()
+        finally:
+            self._over.set()
+
+    def join(self, timeout: float | None = None) -> None:
+        """Wait up to ``timeout`` seconds for the thread's end."""
+        super().join(0)  # an error if no wait would end: of this thread, or of one not started
+        if self._over.wait(timeout):
+            super().join()
+
+
+class _SlicedCondition(Condition):
+    """A condition whose wait ends after a slice; like any wait, it may end without a cause.
+
+    Going on here could miss the notification that comes between two slices.
+    """
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait for a notification; return False after a slice or ``timeout`` seconds without."""
+        if current_thread() is main_thread():
+            timeout = SLICE if timeout is None else min(timeout, SLICE)
+        return super().wait(timeout)
+
+
+def slice_waits() -> None:
+    """Let Ctrl-C end each wait of the main thread: on Windows, it does not end a longer one."""
+    sliced = {"Event": _SlicedEvent, "Thread": _SlicedThread, "Condition": _SlicedCondition}
+    globals().update(sliced, SLICED=True)
+
+
+if sys.platform == "win32":
+    slice_waits()
 
 
 def __getattr__(name: str) -> Any:

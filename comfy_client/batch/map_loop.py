@@ -192,7 +192,8 @@ class InFlight:
         try:
             in_full([self._take_back_all, *([] if self.items is None else [self.items.close])])
         finally:
-            if is_first or self._withdrawal.acquire(timeout=self.longest):
+            acquire = self._withdrawal.acquire
+            if is_first or runtime.in_slices(lambda left: acquire(timeout=left), self.longest):
                 self._withdrawal.release()
 
     def _take_back_all(self) -> None:

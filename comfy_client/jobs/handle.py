@@ -311,7 +311,7 @@ class JobHandle:
         seconds = limits.left(seconds)
         if limits.stall_timeout is not None:
             seconds = min(seconds, limits.stall_timeout)
-        return first_end([self], seconds)
+        return runtime.in_slices(partial(first_end, [self]), seconds)
 
     @contextlib.contextmanager
     def at_end(self, alarm: Callable[[], object]) -> Iterator[None]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,6 +23,18 @@ def tell_time(
 ) -> None:
     """Have the package ask a test for the time."""
     patch.setattr(runtime, name, clock)
+
+
+@contextlib.contextmanager
+def slices() -> Iterator[None]:
+    """Context manager: let waits be sliced on this system, too, as on Windows."""
+    names = ("SLICED", "Event", "Thread", "Condition")
+    before = {name: getattr(runtime, name) for name in names}
+    try:
+        runtime.slice_waits()
+        yield
+    finally:
+        vars(runtime).update(before)
 
 
 def wait_longer_by_default(patch: pytest.MonkeyPatch) -> None:
