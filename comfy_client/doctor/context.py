@@ -21,13 +21,13 @@ from ..errors import ComfyError, ServerUnreachable
 from ..event_queue import Newest
 from ..events import Event, JobEvent
 from ..recording.secrets import STARS, Secrets
-from ..transport.connections import shut
 from ..transport.deadline import Deadline
 from ..transport.decode import decode_binary, decode_text
 from ..transport.dial import DialPlan, OpenSocket
 from ..transport.frames import BINARY, PONG, TEXT
 from ..transport.http import Http
 from ..transport.response import Response
+from ..transport.sockets import shut
 from ..transport.websocket import Connection
 
 Model = TypeVar("Model")

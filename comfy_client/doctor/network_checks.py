@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from ..transport.dial import DialPlan, connect_socket
 from ..transport.failures import explain
+from ..transport.sockets import look_up, new_socket
 from ..transport.url import is_loopback_address, split_proxy
 from .context import CheckContext, in_ms
 from .report import CheckResult, failed, ok, warning
@@ -56,7 +57,7 @@ def check_name(ctx: CheckContext) -> CheckResult:
     host, port = _target(ctx)
     begun = time.monotonic()
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        found = look_up(host, port)
     except (socket.gaierror, UnicodeError) as exc:
         away = getattr(exc, "errno", None) == socket.EAI_AGAIN
         what = "no name server answers" if away else "no name server knows it"
@@ -171,7 +172,7 @@ def why_refused(family: socket.AddressFamily, address: Any, most: float) -> str:
     """Return why connecting to an address fails, or ``""`` if it succeeds in time."""
     seconds = min(_CONNECT, most)
     try:
-        with socket.socket(family, socket.SOCK_STREAM) as sock:
+        with new_socket(family, socket.SOCK_STREAM) as sock:
             sock.settimeout(seconds)
             sock.connect(address)
     except ConnectionRefusedError:

@@ -31,14 +31,22 @@ from requests.cookies import RequestsCookieJar, extract_cookies_to_jar
 from requests.structures import CaseInsensitiveDict
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import ClosedPoolError, HeaderParsingError
+from urllib3.exceptions import (
+    ClosedPoolError,
+    ConnectTimeoutError,
+    HeaderParsingError,
+    NameResolutionError,
+    NewConnectionError,
+)
 from urllib3.util import Retry
 from urllib3.util.response import assert_header_parsing
+from urllib3.util.ssl_ import create_urllib3_context, resolve_cert_reqs, resolve_ssl_version
 
 from .. import runtime
 from .._version import __version__
 from ..locks import shared_lock
 from .deadline import LONGEST, Deadline, read_timeout
+from .sockets import connect, shaking_hands_in_slices, shut, sliced
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -80,13 +88,6 @@ def reading(headers: Mapping[str, str], most: int) -> tuple[int, bool]:
     if headers.get("content-encoding", "").strip().lower() in _UNPACKED:
         return min(most, _PACKED), True
     return most, False
-
-
-def shut(sock: socket.socket) -> None:
-    """Shut down a socket, which ends reads and sends of other threads."""
-    with contextlib.suppress(OSError):
-        # Not SSLSocket's own method, which drops the TLS state that the reader needs.
-        socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 @attrs.define(eq=False, repr=False)
@@ -440,6 +441,11 @@ class _InTime:
         with contextlib.suppress(OSError):
             super().close()  # type: ignore[misc]  # a method of the class it is mixed into
 
+    def connect(self) -> None:
+        """Connect as the class does; the socket may wait in slices, whoever made it."""
+        super().connect()  # type: ignore[misc]  # a method of the class, as in close
+        self.sock = sliced(self.sock)
+
     def _new_conn(self) -> socket.socket:
         """Connect, without TLS yet, and tell the transfer with whom."""
         # A private method of urllib3, as none of its public ones is called between the two.
@@ -493,7 +499,7 @@ class _InTime:
             return
         if self.sock is None:
             # Connect as http.client does, but before the timeout of this send is set.
-            self.connect()  # type: ignore[attr-defined]
+            self.connect()
         transfer.use(self.sock)
         if transfer.send_timeout < LONGEST:
             self._send_in_pieces(memoryview(data), transfer)
@@ -516,12 +522,50 @@ class _InTime:
             data = data[sent:]
 
 
-class _HttpConnection(_InTime, HTTPConnection):
+class _Connecting(HTTPConnection):
+    """Mixin for urllib3's own connections, which connect in slices where others wait so."""
+
+    def _new_conn(self) -> socket.socket:
+        """Connect, and raise the same errors as urllib3."""
+        if not runtime.SLICED or self.source_address is not None:
+            return super()._new_conn()
+        host, timeout = self._dns_host.strip("[]"), self.timeout
+        try:
+            sock = connect(host, self.port, Deadline.after(timeout), bool)
+        except socket.gaierror as exc:
+            raise NameResolutionError(self.host, self, exc) from exc
+        except TimeoutError as exc:
+            raise ConnectTimeoutError(self, f"no connection within {timeout} s") from exc
+        except OSError as exc:
+            raise NewConnectionError(self, f"no connection: {exc}") from exc
+        for option in self.socket_options or ():
+            sock.setsockopt(*option)
+        sock.settimeout(timeout)
+        return sock
+
+
+class _HttpConnection(_InTime, _Connecting):
     pass
 
 
-class _HttpsConnection(_InTime, HTTPSConnection):
-    pass
+class _HttpsConnection(_InTime, _Connecting, HTTPSConnection):
+    def connect(self) -> None:
+        """Connect, and shake hands in slices where others wait so."""
+        if runtime.SLICED:
+            self.ssl_context = shaking_hands_in_slices(self.ssl_context or self._new_context())
+        super().connect()
+
+    def _new_context(self) -> ssl.SSLContext:
+        """Make the context that urllib3 makes if it has none."""
+        context = create_urllib3_context(
+            resolve_ssl_version(self.ssl_version),
+            resolve_cert_reqs(self.cert_reqs),
+            ssl_minimum_version=self.ssl_minimum_version,
+            ssl_maximum_version=self.ssl_maximum_version,
+        )
+        if not (self.ca_certs or self.ca_cert_dir or self.ca_cert_data):
+            context.load_default_certs()
+        return context
 
 
 class _Unlocked:
@@ -568,7 +612,8 @@ POOL_CLASSES: Final[dict[str, type[HTTPConnectionPool]]] = {
 
 @functools.cache
 def _in_time(kind: type[HTTPConnection]) -> type[HTTPConnection]:
-    return type(kind.__name__, (_InTime, kind), {})
+    ours = {HTTPConnection: _HttpConnection, HTTPSConnection: _HttpsConnection}.get(kind)
+    return ours or type(kind.__name__, (_InTime, kind), {})
 
 
 def keep_to_deadlines(pool: Any) -> None:

@@ -30,6 +30,7 @@ from .connections import Traffic, answer_until
 from .deadline import Deadline
 from .failures import explain, is_of_the_system, reason_of, strip
 from .frames import CLOSE, PING, FrameError, Frames
+from .sockets import Hold, connect, sliced
 from .url import split_proxy
 
 if TYPE_CHECKING:
@@ -46,9 +47,6 @@ MAX_HANDSHAKE: Final = 1 << 20
 #: A host name for which websocket-client has no cookies.  It would share cookies between all
 #: clients of the process; ours come from a Session.
 _NOBODY: Final = f"{uuid.uuid4()}.invalid"
-
-#: Called with each socket before it waits for anything, so that another thread can end it.
-Hold = Callable[[socket.socket], None]
 
 
 class NoWebSocket(ComfyError):
@@ -328,7 +326,7 @@ def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
         sock = _tunnel(plan.proxy, host, port, deadline, hold)
     else:
         try:
-            sock = _connect(host, port, deadline, hold)
+            sock = connect(host, port, deadline, hold)
         except TimeoutError as exc:
             raise ServerUnreachable(f"{plan.shown}: no connection within {timeout:g} s") from exc
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -336,6 +334,7 @@ def connect_socket(plan: DialPlan, timeout: float, hold: Hold) -> socket.socket:
     if parts.scheme != "wss" or plan.ssl_context is None:
         return sock
     secure = plan.ssl_context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+    sliced(secure)
     hold(secure)
     secure.do_handshake()
     return secure
@@ -367,25 +366,6 @@ def speaks_tls(http: Http, timeout: float, hold: Hold) -> bool:
         return True
 
 
-def _connect(host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
-    """Connect like ``socket.create_connection``; call ``hold`` with each socket before that."""
-    failure = OSError(f"{host} has no address")
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    for tried, (family, kind, proto, _, address) in enumerate(found):
-        sock = socket.socket(family, kind, proto)
-        try:
-            hold(sock)
-            # A fair share for each address: the first may drop packets while another works.
-            sock.settimeout(deadline.require() / (len(found) - tried))
-            sock.connect(address)
-        except OSError as exc:
-            sock.close()
-            failure = exc
-        else:
-            return sock
-    raise failure
-
-
 def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) -> socket.socket:
     """Connect to a host through an HTTP proxy.
 
@@ -414,7 +394,7 @@ def _tunnel(proxy: str, host: str, port: int, deadline: Deadline, hold: Hold) ->
         lines.append(f"Proxy-Authorization: {pair.headers()['Authorization']}")
     what = f"the proxy {parts.hostname} on the way"
     try:
-        sock = _connect(parts.hostname or "", proxy_port, deadline, hold)
+        sock = connect(parts.hostname or "", proxy_port, deadline, hold)
         sock.settimeout(deadline.require())
         sock.sendall("\r\n".join([*lines, "", ""]).encode())
         with answer_until(deadline, sock, method="CONNECT") as answer:

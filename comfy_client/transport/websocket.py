@@ -34,11 +34,11 @@ from ..interrupts import causes, was_started
 from ..locks import shared_lock
 from ..log_records import AnyLog
 from ..timing import Timing
-from .connections import shut
 from .deadline import Backoff, Deadline
 from .decode import HELLO, MAX_DECODED, SKIPPED, decode_binary, decode_text
 from .dial import DialPlan, Lost, NoWebSocket, OpenSocket, Violation, dial
 from .frames import BINARY, CLOSE, PING, TEXT
+from .sockets import shut
 
 if TYPE_CHECKING:
     from ..recording.recorder import Recorder
