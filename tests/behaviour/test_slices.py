@@ -43,7 +43,7 @@ def windows() -> Iterator[None]:
     usual = socket.socket.shutdown
 
     def shutdown(sock: socket.socket, how: int) -> None:
-        if type(sock) in (socket.socket, ssl.SSLSocket):  # those of the servers
+        if sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):  # a server stops listening
             usual(sock, how)
 
     with slices(), mock.patch.object(socket.socket, "shutdown", shutdown):
