@@ -264,7 +264,7 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
             took = time.monotonic() - now
             rests_until, due = now + max(_PAUSE, _REST * took), now + max(_LOOK, _REST * took)
         try:
-            event = inbox.get(timeout=max(0.01, due - time.monotonic()))
+            event = inbox.get(timeout=min(_SLICE, max(0.01, due - time.monotonic())))
         except Empty:
             continue
         if isinstance(event, StatusEvent):
