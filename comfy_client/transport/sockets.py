@@ -29,7 +29,7 @@ _SHORTEST: Final = 0.001
 
 def shut(sock: socket.socket) -> None:
     """Shut down a socket, which ends reads and sends of other threads."""
-    if isinstance(sock, _InSlices):
+    if isinstance(sock, _Sliced):
         sock.is_shut = True
     with contextlib.suppress(OSError):
         # Not SSLSocket's own method, which drops the TLS state that the reader needs.
@@ -71,7 +71,7 @@ def new_socket(family: int, kind: int, proto: int = 0) -> socket.socket:
 
 def sliced(sock: socket.socket) -> socket.socket:
     """Return what to use in place of a connected socket: one that waits in slices if others do."""
-    if not runtime.SLICED or isinstance(sock, _InSlices):
+    if not runtime.SLICED or isinstance(sock, _Sliced):
         return sock
     if type(sock) is ssl.SSLSocket:
         timeout = sock.gettimeout()
@@ -92,7 +92,7 @@ def shaking_hands_in_slices(context: ssl.SSLContext) -> ssl.SSLContext:
     return context
 
 
-class _InSlices(socket.socket):
+class _Sliced(socket.socket):
     """A socket that waits up to its timeout, in slices."""
 
     is_shut = False
@@ -105,33 +105,48 @@ class _InSlices(socket.socket):
     def gettimeout(self) -> float | None:
         return self._timeout
 
+    def connect(self, address: Any) -> None:
+        until = self._until()
+        super().settimeout(0.0)
+        error = self.connect_ex(address)
+        if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
+            # Windows tells of a failure in the last of the three.
+            while not any(select.select((), (self,), (self,), _slice(until))):
+                self._check(until)
+            error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        super().settimeout(self._timeout)
+        if error:
+            texts: dict[int, str] = getattr(socket, "errorTab", {})  # on Windows
+            raise OSError(error, texts.get(error) or os.strerror(error))
+
     def recv(self, *args: Any) -> bytes:
-        return self._in_slices(self._until(), super().recv, *args)
+        return self.in_slices(super().recv, *args)
 
     def recv_into(self, *args: Any) -> int:
-        return self._in_slices(self._until(), super().recv_into, *args)
+        return self.in_slices(super().recv_into, *args)
 
     def send(self, *args: Any) -> int:
-        return self._in_slices(self._until(), super().send, *args)
+        return self.in_slices(super().send, *args)
 
     def sendall(self, data: Any, *flags: Any) -> None:
         until, left = self._until(), memoryview(data).cast("B")
         while left:
-            left = left[self._in_slices(until, super().send, left, *flags) :]
+            left = left[self.in_slices(super().send, left, *flags, until=until) :]
 
-    def _until(self) -> float:
-        return math.inf if self._timeout is None else runtime.monotonic() + self._timeout
-
-    def _in_slices(self, until: float, call: Callable[..., Answer], *args: Any) -> Answer:
+    def in_slices(
+        self, call: Callable[..., Answer], *args: Any, until: float | None = None
+    ) -> Answer:
+        """Make a call that waits, for a slice at a time, until the timeout or ``until``."""
+        until = self._until() if until is None else until
         while True:
-            super().settimeout(self._slice(until))
+            super().settimeout(_slice(until))
             try:
                 return call(*args)
             except TimeoutError:
                 self._check(until)
 
-    def _slice(self, until: float) -> float:
-        return max(_SHORTEST, min(until - runtime.monotonic(), runtime.SLICE))
+    def _until(self) -> float:
+        return math.inf if self._timeout is None else runtime.monotonic() + self._timeout
 
     def _check(self, until: float) -> None:
         if self.is_shut:
@@ -140,26 +155,12 @@ class _InSlices(socket.socket):
             raise TimeoutError("timed out")
 
 
-class _Sliced(_InSlices):
-    """A socket without TLS."""
-
-    def connect(self, address: Any) -> None:
-        until = self._until()
-        super(_InSlices, self).settimeout(0.0)
-        error = self.connect_ex(address)
-        if error in (errno.EINPROGRESS, errno.EWOULDBLOCK):
-            # Windows tells of a failure in the last of the three.
-            while not any(select.select((), (self,), (self,), self._slice(until))):
-                self._check(until)
-            error = self.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        self.settimeout(self._timeout)
-        if error:
-            texts: dict[int, str] = getattr(socket, "errorTab", {})  # on Windows
-            raise OSError(error, texts.get(error) or os.strerror(error))
-
-
-class _SlicedTls(_InSlices, ssl.SSLSocket):
-    """A socket with TLS."""
+class _SlicedTls(_Sliced, ssl.SSLSocket):
+    """A socket with TLS that waits so."""
 
     def do_handshake(self, block: bool = False) -> None:
-        self._in_slices(self._until(), super().do_handshake, block)
+        self.in_slices(super().do_handshake, block)
+
+
+def _slice(until: float) -> float:
+    return max(_SHORTEST, min(until - runtime.monotonic(), runtime.SLICE))
