@@ -353,6 +353,17 @@ def test_what_is_compared_with_the_real_server_is_as_much_as_is_said() -> None:
     assert f"{USUAL} random requests and {USUAL // 3} random workflows" in text
 
 
+def test_the_package_names_the_systems_that_tests_run_on() -> None:
+    """Those of the table where something was run."""
+    rows = re.findall(r"^(\w+)  +(\w+)", section_of("windows", "What was run"), re.MULTILINE)
+    config = configparser.ConfigParser()
+    config.read(README.with_name("setup.cfg"), encoding="utf-8")
+    named = re.findall(
+        r"Operating System :: .*?(\w+)$", config["metadata"]["classifiers"], re.MULTILINE
+    )
+    assert sorted(named) == sorted(system for system, run in rows if run not in ("none", "tests"))
+
+
 def test_every_public_method_stands_in_the_table() -> None:
     """And nothing stands there that does not exist."""
     table = section_of("compatibility", "Every method").split("=====\n", 1)[1]

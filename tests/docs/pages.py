@@ -21,7 +21,7 @@ from tests.guide import GUIDE, PAGES, document, public_names, text_of
 
 #: The pages of the guide in their order.  A page that stands in no group follows in the last one.
 GROUPS = {
-    "First steps": ["start", "tasks", "running", "recipes", "typescript"],
+    "First steps": ["start", "tasks", "running", "recipes", "typescript", "windows"],
     "Everyday use": [
         *("workflows", "checking", "building", "files", "notebook", "jobs", "many-runs"),
         *("events", "errors", "command-line", "command-line-servers", "command-line-scripts"),
