@@ -40,9 +40,10 @@ def test_a_client_id_is_held_only_once_and_leaves_no_file(without, tmp_path, mon
     assert not list(tmp_path.rglob("*.lock"))
 
 
-def test_no_client_id_is_held_where_no_file_can_be_written(monkeypatch):
+def test_no_client_id_is_held_where_no_file_can_be_written(tmp_path, monkeypatch):
     """Whether another command has it is not known there."""
-    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file"))
     with held(ID) as is_held:
         assert not is_held
 
