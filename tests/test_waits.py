@@ -45,7 +45,7 @@ ALLOWED = {
     ("batch.map_loop", "acquire(timeout=left)"): "called in slices",
     ("cli.completion", "answers.get(timeout=limit)"): "the shell waits no longer either",
     ("cli.pooling", "ended.get(timeout=_SLICE)"): "a slice",
-    ("cli.server_commands", "inbox.get(timeout=0.5)"): "a slice",
+    ("cli.server_commands", "inbox.get(timeout=0.3)"): "a slice",
     ("cli.watch_command", "inbox.get(timeout=_SLICE)"): "a slice",
     ("cli.watch_command", "inbox.get(timeout=min(_SLICE, max(0.01, due - time.monotonic())))"): (
         "a slice at most"
@@ -56,7 +56,7 @@ ALLOWED = {
     ("jobs.handle", "alarm.acquire()"): "of a lock that nobody else knows",
     ("jobs.handle", "alarm.acquire(timeout=max(0.0, seconds))"): "called in slices",
     ("pool.dispatcher", "is_answered.acquire()"): "of a lock that nobody else knows",
-    ("pool.dispatcher", "is_answered.acquire(timeout=_SLICE)"): "a slice",
+    ("pool.dispatcher", "is_answered.acquire(timeout=SLICE)"): "a slice",
     ("pool.dispatcher", "todo.get(timeout=left)"): "in a thread of the library",
     ("pool.membership", "runtime.ThreadPoolExecutor(max(1, len(servers)))"): (
         "five seconds, in which prompts are taken back after Ctrl-C"

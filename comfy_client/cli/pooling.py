@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Seconds between two checks.
 _LOOK: Final = 0.02
 #: The longest uninterrupted wait, so that Ctrl-C works on every system.
-_SLICE: Final = 0.5
+_SLICE: Final = 0.3
 
 
 @contextlib.contextmanager

@@ -488,7 +488,7 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
     seen = Counter((entry.time, entry.text) for entry in kept)
     while True:
         try:
-            event = inbox.get(timeout=0.5)  # in slices, so that signals are handled
+            event = inbox.get(timeout=0.3)  # in slices, so that signals are handled
         except Empty:
             continue
         if isinstance(event, ConnectionEvent):

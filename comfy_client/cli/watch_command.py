@@ -163,7 +163,7 @@ _LOOK: Final = 5.0
 _PAUSE: Final = 0.3
 _REST: Final = 5.0
 #: The longest uninterrupted wait, so that Ctrl-C works on every system.
-_SLICE: Final = 0.5
+_SLICE: Final = 0.3
 
 
 @click.command(

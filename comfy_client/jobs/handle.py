@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .describe import JobProgress
 
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
-SLICE: Final = 0.5
+SLICE: Final = runtime.SLICE if runtime.SLICED else 0.5
 
 
 @attrs.frozen(eq=False, repr=False)

@@ -19,6 +19,7 @@ from .. import runtime
 from ..batch.items import Items
 from ..errors import ClientClosed
 from ..interrupts import in_full, was_started
+from ..jobs.handle import SLICE
 from ..jobs.job import Job, deliver
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
@@ -33,8 +34,6 @@ log: logging.Logger = logging.getLogger("comfy_client")
 
 #: Seconds between two ticks.
 TICK: Final = 0.25
-#: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
-_SLICE: Final = 0.5
 
 Owner = TypeVar("Owner")
 Answer = TypeVar("Answer")
@@ -108,7 +107,7 @@ class Worker(Generic[Owner]):
         is_answered.acquire()
         self._todo.put(partial(_answer, asked, call, is_answered.release))
         try:
-            while not is_answered.acquire(timeout=_SLICE):
+            while not is_answered.acquire(timeout=SLICE):
                 if ended and not asked.done():
                     return call()
             return asked.result(0)

@@ -531,7 +531,7 @@ class _Connecting(HTTPConnection):
             return super()._new_conn()
         host, timeout = self._dns_host.strip("[]"), self.timeout
         try:
-            sock = connect(host, self.port, Deadline.after(timeout), bool)
+            sock = connect(host, self.port, Deadline.after(timeout), lambda sock: None)
         except socket.gaierror as exc:
             raise NameResolutionError(self.host, self, exc) from exc
         except TimeoutError as exc:
