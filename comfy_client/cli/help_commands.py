@@ -6,7 +6,7 @@ import json
 
 import click
 
-from .printing import emit, examples
+from .printing import command, emit
 from .server_options import ServerOptions, with_json
 
 
@@ -18,7 +18,7 @@ def _commands(
     return [name for name in names if name.startswith(incomplete)]
 
 
-@click.command(name="help", epilog=examples("comfy-client help", "comfy-client help run"))
+@command("comfy-client help", "comfy-client help run", name="help")
 @click.argument("command", metavar="[COMMAND]", required=False, shell_complete=_commands)
 @click.pass_context
 def show_help(ctx: click.Context, command: str | None) -> None:
@@ -35,7 +35,7 @@ def show_help(ctx: click.Context, command: str | None) -> None:
         click.echo(found.get_help(below))
 
 
-@click.command(epilog=examples("comfy-client schema", "comfy-client schema --classes"))
+@command("comfy-client schema", "comfy-client schema --classes")
 @click.option("--classes", is_flag=True, help="Print the schema of classes instead.")
 @with_json
 def schema(given: ServerOptions, classes: bool) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
@@ -275,9 +275,12 @@ def confirm(question: str, yes: bool) -> None:
     click.confirm(question, abort=True, err=True)
 
 
-def examples(*lines: str) -> str:
-    """Format the examples that end the help text of a command."""
-    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+def command(
+    *examples: str, name: str | None = None
+) -> Callable[[Callable[..., Any]], click.Command]:
+    """Make a function a command, whose help ends with examples."""
+    listed = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
+    return click.command(name, epilog=listed)
 
 
 output_option: Decorator = click.option(

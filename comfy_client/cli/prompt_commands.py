@@ -18,7 +18,7 @@ from .exits import Exit, Mistake, SilentExit, known_server
 from .hosted_jobs import cancelled, is_hosted
 from .listing import Row, for_each, print_rows, short_server, table
 from .mine import Mine, is_mine, receiving, why_unknown
-from .printing import ago, confirm, emit, examples, note, open_option, say, yes_option
+from .printing import ago, command, confirm, emit, note, open_option, say, yes_option
 from .results import (
     check_out,
     out_option,
@@ -54,12 +54,10 @@ mine_option: Decorator = click.option(
 )
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client queue",
-        "comfy-client queue --json | jq .prompt_id",
-        "comfy-client queue --mine --host gpu-1:8188 --host gpu-2:8188",
-    )
+@command(
+    "comfy-client queue",
+    "comfy-client queue --json | jq .prompt_id",
+    "comfy-client queue --mine --host gpu-1:8188 --host gpu-2:8188",
 )
 @mine_option
 @of_servers
@@ -128,13 +126,11 @@ def _created(item: QueueItem) -> float | None:
     return created / 1000 if created is not None and 0 < created < 1e15 else None
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client history --limit 5",
-        "comfy-client history --status failed --since 1h --mine",
-        "comfy-client history --since 2026-11-29T08:00 --json",
-        "comfy-client history --clear",
-    )
+@command(
+    "comfy-client history --limit 5",
+    "comfy-client history --status failed --since 1h --mine",
+    "comfy-client history --since 2026-11-29T08:00 --json",
+    "comfy-client history --clear",
 )
 @click.option(
     "--limit",
@@ -310,14 +306,12 @@ def result_from_history(api: ComfyApi, entry: HistoryEntry) -> Result:
 # -- one --------------------------------------------------------------------------------
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client job ID",
-        "comfy-client job ID --wait --out pictures/",
-        "comfy-client job ID ID --wait --timeout 600",
-        "comfy-client job ID --traceback",
-        "comfy-client job ID --json | jq -r .status",
-    )
+@command(
+    "comfy-client job ID",
+    "comfy-client job ID --wait --out pictures/",
+    "comfy-client job ID ID --wait --timeout 600",
+    "comfy-client job ID --traceback",
+    "comfy-client job ID --json | jq -r .status",
 )
 @click.argument("prompt_ids", metavar="ID...", nargs=-1, required=True, shell_complete=complete_ids)
 @click.option("--wait", is_flag=True, help="Wait until it ends, and exit like run.")
@@ -442,11 +436,9 @@ def known_job(api: ComfyApi, text: str) -> Job:
     return one
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client download ID --out pictures/",
-        'comfy-client download ID --out "pictures/{seed}_{index:03}{ext}"',
-    )
+@command(
+    "comfy-client download ID --out pictures/",
+    'comfy-client download ID --out "pictures/{seed}_{index:03}{ext}"',
 )
 @id_argument
 @click.option(
@@ -477,11 +469,7 @@ def download(given: ServerOptions, prompt_id: str, out: str, is_opened: bool) ->
         show_result(result, out, given.json, is_opened=is_opened)
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client cancel ID ID", "comfy-client cancel --all-mine", "comfy-client cancel --all"
-    ),
-)
+@command("comfy-client cancel ID ID", "comfy-client cancel --all-mine", "comfy-client cancel --all")
 @click.argument("prompt_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_queued)
 @click.option(
     "--all-mine",

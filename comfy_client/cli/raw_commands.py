@@ -13,7 +13,7 @@ from ..nearest import nearest
 from .completion import complete_classes, complete_texts, starting
 from .exits import Mistake
 from .input_options import mistakes, read_standard_input, text_of
-from .printing import emit, examples, is_terminal, output_option, save, say, to_stdout, write
+from .printing import command, emit, is_terminal, output_option, save, say, to_stdout, write
 from .server_options import ServerOptions, of_server
 
 if TYPE_CHECKING:
@@ -40,13 +40,11 @@ _ROUTES: Final = (
 )
 
 
-@click.command(
+@command(
+    "comfy-client object-info -o object_info.json",
+    'comfy-client object-info KSampler | jq ".KSampler.input.required | keys"',
+    "comfy-client check txt2img.json --definitions object_info.json",
     name="object-info",
-    epilog=examples(
-        "comfy-client object-info -o object_info.json",
-        'comfy-client object-info KSampler | jq ".KSampler.input.required | keys"',
-        "comfy-client check txt2img.json --definitions object_info.json",
-    ),
 )
 @click.argument("classes", metavar="[CLASS]...", nargs=-1, shell_complete=complete_classes)
 @output_option
@@ -69,14 +67,12 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
     write(text, output, f"{len(found)} node classes")
 
 
-@click.command(
+@command(
+    "comfy-client api /queue",
+    'comfy-client api "/view?filename=ComfyUI_00001_.png" -o picture.png',
+    "comfy-client api POST /free --field unload_models=true",
+    "comfy-client api POST /userdata/workflows%2Fa.json --data @a.json",
     name="api",
-    epilog=examples(
-        "comfy-client api /queue",
-        'comfy-client api "/view?filename=ComfyUI_00001_.png" -o picture.png',
-        "comfy-client api POST /free --field unload_models=true",
-        "comfy-client api POST /userdata/workflows%2Fa.json --data @a.json",
-    ),
 )
 @click.argument(
     "request",

@@ -24,7 +24,7 @@ from .input_options import fill
 from .loading import LazyServer, content_of, load_from, workflow_argument
 from .mine import mark, why_unknown
 from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
-from .printing import emit, examples, note, open_option, say
+from .printing import command, emit, note, open_option, say
 from .results import (
     cancelled_by_ctrl_c,
     check_out,
@@ -97,16 +97,14 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client run txt2img.json --set KSampler.steps=8 --seed random --out pictures/",
-        'comfy-client run picture.png --set "Positive prompt.text=a fox" --out "{seed}{ext}"',
-        'comfy-client run txt2img.json --set "Positive prompt.text=@fox.txt"',
-        "comfy-client run img2img.json --input LoadImage=photo.jpg --check --json",
-        "id=$(comfy-client run slow.json --detach)",
-        "comfy-client run txt2img.json --out - | magick - -resize 50% small.jpg",
-        "comfy-client run txt2img.json --host gpu-1:8188 --host gpu-2:8188",
-    )
+@command(
+    "comfy-client run txt2img.json --set KSampler.steps=8 --seed random --out pictures/",
+    'comfy-client run picture.png --set "Positive prompt.text=a fox" --out "{seed}{ext}"',
+    'comfy-client run txt2img.json --set "Positive prompt.text=@fox.txt"',
+    "comfy-client run img2img.json --input LoadImage=photo.jpg --check --json",
+    "id=$(comfy-client run slow.json --detach)",
+    "comfy-client run txt2img.json --out - | magick - -resize 50% small.jpg",
+    "comfy-client run txt2img.json --host gpu-1:8188 --host gpu-2:8188",
 )
 @workflow_argument
 @options_of_run
@@ -124,11 +122,9 @@ def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
     run_workflow(given, lambda: partial(file_or_record, content_of(workflow)), **options)
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client rerun 1f0c --out pictures/",
-        "comfy-client rerun 1f0c --seed random --set KSampler.steps=30",
-    )
+@command(
+    "comfy-client rerun 1f0c --out pictures/",
+    "comfy-client rerun 1f0c --seed random --set KSampler.steps=30",
 )
 @click.argument("prompt_id", metavar="ID", shell_complete=complete_ids)
 @options_of_run
@@ -321,11 +317,9 @@ def submitted(api: ComfyApi, workflow: Workflow, **options: Any) -> Iterator[Job
 _Inputs = dict[tuple[str, str], str | int]
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client demo",
-        'comfy-client demo --host http://127.0.0.1:8188 --prompt "a mill in the fog"',
-    )
+@command(
+    "comfy-client demo",
+    'comfy-client demo --host http://127.0.0.1:8188 --prompt "a mill in the fog"',
 )
 @click.option(
     "--prompt",

@@ -11,7 +11,7 @@ import click
 
 from .decorators import Finite, complete_files
 from .exits import Mistake
-from .printing import examples
+from .printing import command
 
 if TYPE_CHECKING:
     from ..testing.hosted.traps import Place
@@ -22,12 +22,10 @@ VERSIONS: Final = ("0.3.75", "0.8", "new")
 PLACES: Final = ("proxy", "serverless", "cloud")
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client serve",
-        "comfy-client serve --port 0 --login-file login.txt",
-        "comfy-client serve --hosted proxy --port 8189",
-    )
+@command(
+    "comfy-client serve",
+    "comfy-client serve --port 0 --login-file login.txt",
+    "comfy-client serve --hosted proxy --port 8189",
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option(

@@ -21,7 +21,7 @@ from .decorators import Finite
 from .exits import Exit, Mistake, SilentExit, message_of
 from .listing import Row, has_words, print_rows, short_server, table
 from .loading import definitions_option, read_definitions
-from .printing import emit, examples, gib, note, say
+from .printing import command, emit, gib, note, say
 from .profiles import Config, load_config
 from .server_options import ServerOptions, of_server, of_servers
 
@@ -33,11 +33,7 @@ if TYPE_CHECKING:
     from .target import Target
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client models", "comfy-client models loras", "comfy-client models --search flux"
-    )
-)
+@command("comfy-client models", "comfy-client models loras", "comfy-client models --search flux")
 @click.argument("folder", metavar="[FOLDER]", required=False, shell_complete=complete_folders)
 @click.option("--search", metavar="TEXT", help="List files with these words in their names.")
 @of_servers
@@ -83,12 +79,10 @@ def _files(get_models: Any, folder: str, get_folders: Any) -> list[str]:
         raise Mistake(f"the server has no folder {folder!r}; there is {', '.join(near)}") from None
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client upload photo.jpg",
-        "ref=$(comfy-client upload photo.jpg --subfolder faces)",
-        'comfy-client run img2img.json --set "LoadImage.image=$ref"',
-    )
+@command(
+    "comfy-client upload photo.jpg",
+    "ref=$(comfy-client upload photo.jpg --subfolder faces)",
+    'comfy-client run img2img.json --set "LoadImage.image=$ref"',
 )
 @click.argument(
     "files",
@@ -131,14 +125,12 @@ _FEW: Final = 4
 _MOST_NEAR: Final = 5
 
 
-@click.command(
-    epilog=examples(
-        'comfy-client nodes --search "upscale model"',
-        "comfy-client nodes --accepts LATENT --produces IMAGE",
-        "comfy-client nodes KSampler --all",
-        'comfy-client nodes "upscale image" --definitions object_info.json',
-        "comfy-client nodes KSampler --json | jq .inputs.sampler_name.choices",
-    )
+@command(
+    'comfy-client nodes --search "upscale model"',
+    "comfy-client nodes --accepts LATENT --produces IMAGE",
+    "comfy-client nodes KSampler --all",
+    'comfy-client nodes "upscale image" --definitions object_info.json',
+    "comfy-client nodes KSampler --json | jq .inputs.sampler_name.choices",
 )
 @click.argument("name", metavar="[CLASS]", required=False, shell_complete=complete_classes)
 @click.option(
@@ -354,12 +346,10 @@ def _type(spec: dict[str, Any]) -> str:
     return f"{spec['type']}{limits}{'' if spec['required'] else ', optional'}"
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client info",
-        "comfy-client info --json | jq .devices",
-        "comfy-client info --host gpu-1:8188 --host gpu-2:8188",
-    )
+@command(
+    "comfy-client info",
+    "comfy-client info --json | jq .devices",
+    "comfy-client info --host gpu-1:8188 --host gpu-2:8188",
 )
 @of_servers
 def info(given: ServerOptions) -> None:
@@ -400,9 +390,7 @@ def _show_info(rows: list[Row]) -> None:
         say(f"queue     {found['queue_remaining']} prompts")
 
 
-@click.command(
-    epilog=examples("comfy-client free", "comfy-client free --wait-vram 12 --timeout 300")
-)
+@command("comfy-client free", "comfy-client free --wait-vram 12 --timeout 300")
 @click.option("--models-only", is_flag=True, help="Keep the outputs of nodes in the cache.")
 @click.option(
     "--wait-vram",
@@ -444,7 +432,7 @@ def free(given: ServerOptions, models_only: bool, wait_vram: float | None, timeo
 # -- logs -------------------------------------------------------------------------------
 
 
-@click.command(epilog=examples("comfy-client logs --lines 50", "comfy-client logs --follow"))
+@command("comfy-client logs --lines 50", "comfy-client logs --follow")
 @click.option("-f", "--follow", is_flag=True, help="Go on until Ctrl-C.")
 @click.option(
     "-n",
@@ -508,12 +496,10 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
 _REPORT: Final = "comfy-client-report.txt"
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client doctor",
-        "comfy-client doctor --host gpu-box --run",
-        "comfy-client doctor --report --record doctor.jsonl",
-    )
+@command(
+    "comfy-client doctor",
+    "comfy-client doctor --host gpu-box --run",
+    "comfy-client doctor --report --record doctor.jsonl",
 )
 @click.option("--run", is_flag=True, help="Run a trivial prompt, too.")
 @click.option(
@@ -593,7 +579,7 @@ def _write(file: Path, text: str) -> None:
     note(f"Wrote {file}.  Read it before you send it.")
 
 
-@click.command(epilog=examples("comfy-client where", "comfy-client where --profile studio --json"))
+@command("comfy-client where", "comfy-client where --profile studio --json")
 @of_server
 def where(given: ServerOptions) -> None:
     """Show which server the commands use, and where that is set.

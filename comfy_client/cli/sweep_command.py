@@ -24,7 +24,7 @@ from .input_completion import complete_axes
 from .input_options import INPUTS_HINT, InputTypes, mistakes
 from .loading import content_of, workflow_argument
 from .past_prompts import PromptSource, file_or_record
-from .printing import emit, examples, note, say
+from .printing import command, emit, note, say
 from .results import (
     as_template,
     download_again,
@@ -52,14 +52,12 @@ _IN_FLIGHT: Final = 4  # with one server
 _SHEETS: Final = (".png", ".jpg", ".webp")
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client sweep txt2img.json --axis KSampler.seed=1..8 --axis KSampler.cfg=4,7.5",
-        "comfy-client sweep txt2img.json --axis 'Positive prompt.text=\"a fox, red\",an owl' \\",
-        '    --out "out/{row:03}_{seed}{ext}" --csv rows.csv --sheet sheet.png',
-        "comfy-client sweep txt2img.json --axis KSampler.seed=0..499 --journal sweep.db --out out/",
-        "comfy-client sweep txt2img.json --axis KSampler.seed=1..99 --host gpu-1 --host gpu-2",
-    )
+@command(
+    "comfy-client sweep txt2img.json --axis KSampler.seed=1..8 --axis KSampler.cfg=4,7.5",
+    "comfy-client sweep txt2img.json --axis 'Positive prompt.text=\"a fox, red\",an owl' \\",
+    '    --out "out/{row:03}_{seed}{ext}" --csv rows.csv --sheet sheet.png',
+    "comfy-client sweep txt2img.json --axis KSampler.seed=0..499 --journal sweep.db --out out/",
+    "comfy-client sweep txt2img.json --axis KSampler.seed=1..99 --host gpu-1 --host gpu-2",
 )
 @workflow_argument
 @click.option(

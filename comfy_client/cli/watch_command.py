@@ -23,7 +23,7 @@ from .hosted_jobs import is_hosted
 from .listing import Row, print_rows
 from .mine import Mine, is_mine, receiving
 from .pooling import ask_all
-from .printing import emit, examples, note, say
+from .printing import command, emit, note, say
 from .prompt_commands import entry_object, full_id, known_job, queue_objects
 from .results import quiet_option, show_result, wait_for
 from .server_options import ServerOptions, of_servers
@@ -166,13 +166,11 @@ _REST: Final = 5.0
 _SLICE: Final = 0.3
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client watch",
-        "comfy-client watch ID",
-        "comfy-client watch --host gpu-1:8188 --host gpu-2:8188",
-        "comfy-client watch --json | jq -c 'select(.status == \"failed\")'",
-    )
+@command(
+    "comfy-client watch",
+    "comfy-client watch ID",
+    "comfy-client watch --host gpu-1:8188 --host gpu-2:8188",
+    "comfy-client watch --json | jq -c 'select(.status == \"failed\")'",
 )
 @click.argument("prompt_id", metavar="[ID]", required=False, shell_complete=complete_ids)
 @quiet_option
@@ -306,11 +304,9 @@ def _words(key: str, value: Any) -> str:
     return f"{key} {value}"
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client wait --timeout 300 && comfy-client run txt2img.json",
-        "comfy-client wait --host gpu-1:8188 --host gpu-2:8188",
-    )
+@command(
+    "comfy-client wait --timeout 300 && comfy-client run txt2img.json",
+    "comfy-client wait --host gpu-1:8188 --host gpu-2:8188",
 )
 @click.option(
     "--timeout",

@@ -18,7 +18,7 @@ from .loading import (
     load,
     workflow_argument,
 )
-from .printing import emit, examples, note, output_option, say, write
+from .printing import command, emit, note, output_option, say, write
 from .run_command import input_option, seed_option, set_option
 from .server_options import ServerOptions, of_server, of_server_as_text, with_json
 
@@ -26,12 +26,10 @@ if TYPE_CHECKING:
     from ..workflow import Workflow
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client inputs txt2img.json",
-        "comfy-client inputs picture.png --definitions object_info.json",
-        "comfy-client inputs txt2img.json --json | jq -r 'select(.role == \"seed\").address'",
-    )
+@command(
+    "comfy-client inputs txt2img.json",
+    "comfy-client inputs picture.png --definitions object_info.json",
+    "comfy-client inputs txt2img.json --json | jq -r 'select(.role == \"seed\").address'",
 )
 @workflow_argument
 @definitions_option
@@ -58,12 +56,10 @@ def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> Non
     table([cells(one) for one in found], ("INPUT", "TYPE", "VALUE", "ROLE", "CHOICES OR RANGE"))
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client check txt2img.json",
-        'comfy-client check txt2img.json --json | jq ".problems[].message"',
-        "comfy-client check txt2img.json --definitions object_info.json",
-    )
+@command(
+    "comfy-client check txt2img.json",
+    'comfy-client check txt2img.json --json | jq ".problems[].message"',
+    "comfy-client check txt2img.json --definitions object_info.json",
 )
 @workflow_argument
 @definitions_option
@@ -83,15 +79,13 @@ def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None
         raise SilentExit(Exit.REJECTED)
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client convert saved.json -o api.json",
-        "comfy-client convert picture.png -o workflow.json",
-        "comfy-client convert 1f0c -o workflow.json",
-        "comfy-client convert txt2img.json --set KSampler.steps=8 --seed 7 -o filled.json",
-        "comfy-client convert saved.json --definitions object_info.json --strict",
-        "comfy-client convert saved.json --python > workflow.py",
-    )
+@command(
+    "comfy-client convert saved.json -o api.json",
+    "comfy-client convert picture.png -o workflow.json",
+    "comfy-client convert 1f0c -o workflow.json",
+    "comfy-client convert txt2img.json --set KSampler.steps=8 --seed 7 -o filled.json",
+    "comfy-client convert saved.json --definitions object_info.json --strict",
+    "comfy-client convert saved.json --python > workflow.py",
 )
 @workflow_argument
 @output_option
@@ -153,11 +147,9 @@ def _as_sent(
     return with_files_sent(source.client, workflow, Deadline())
 
 
-@click.command(
-    epilog=examples(
-        "comfy-client example > txt2img.json",
-        "comfy-client example --notebook -o quickstart.ipynb",
-    )
+@command(
+    "comfy-client example > txt2img.json",
+    "comfy-client example --notebook -o quickstart.ipynb",
 )
 @output_option
 @click.option("--notebook", is_flag=True, help="Write a Jupyter notebook that shows common uses.")
@@ -178,9 +170,7 @@ def example(given: ServerOptions, output: Path | None, notebook: bool) -> None:
     write(json.dumps(json.loads(text)) if given.json else text, output, what)
 
 
-@click.command(
-    epilog=examples("comfy-client stubs -o comfy_nodes.py"),
-)
+@command("comfy-client stubs -o comfy_nodes.py")
 @output_option
 @of_server_as_text
 def stubs(given: ServerOptions, output: Path | None) -> None:
