@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 import click
@@ -152,17 +152,18 @@ def print_rows(
     if not given.is_several:
         with given.client() as api:
             rows = read(api)
-        _print(rows, given, show)
+        print_found(rows, given, show)
         return
     rows, errors = _of_each(given, read)
     if rows or len(errors) < len(given.each):  # an empty list is an answer, too
-        _print(rows, given, show)
+        print_found(rows, given, show)
     statuses = [report(error, given.json, server=host) for host, error in errors]
     if statuses:
         raise SilentExit(worst(statuses))
 
 
-def _print(rows: list[Row], given: ServerOptions, show: Callable[[list[Row]], object]) -> None:
+def print_found(rows: list[Row], given: ServerOptions, show: Callable[[list[Row]], object]) -> None:
+    """Show rows, or with ``--json`` print an object for each."""
     if not given.json:
         show(rows)
         return
@@ -197,6 +198,17 @@ def _of_each(
         else:
             raise answer
     return rows, errors
+
+
+#: The columns of a table of rows: their heads, and what makes a cell of a row.
+Columns = Mapping[str, Callable[[Row], object]]
+
+
+def table_of(rows: Sequence[Row], columns: Columns, *, is_short: bool = True) -> None:
+    """Print a :func:`table` of rows; the first column is the server, if they name one."""
+    cells = [(*short_server(row), *(cell(row) for cell in columns.values())) for row in rows]
+    head = ("SERVER", *columns) if "server" in rows[0] else tuple(columns)
+    table(cells, head, is_short=is_short)
 
 
 def short_server(row: Row) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from .completion import complete_ids, complete_queued
 from .decorators import Decorator, complete_files, moment
 from .exits import Exit, Mistake, SilentExit, known_server
 from .hosted_jobs import cancelled, is_hosted
-from .listing import Row, for_each, print_rows, short_server, table
+from .listing import Columns, Row, for_each, print_rows, table_of
 from .mine import Mine, is_mine, receiving, why_unknown
 from .printing import ago, command, confirm, emit, note, open_option, say, yes_option
 from .results import (
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from ..models import HistoryEntry, Queue, QueueItem
 
 #: The cells of a line.
-Cells = tuple[object, ...]
 #: Length of an id, and of the shortest abbreviation.
 _WHOLE: Final = 36
 _SHORTEST: Final = 4
@@ -74,29 +73,20 @@ def queue(given: ServerOptions, mine: bool) -> None:
 
     def show(rows: list[Row]) -> None:
         if rows:
-            lines, head = _queue_table(rows)
-            table(lines, head)
+            table_of(rows, _QUEUE)
         else:
             say("Nothing of yours is in the queue." if mine else "The queue is empty.")
 
     print_rows(given, read, show)
 
 
-def _queue_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
-    """Return the rows and the heading of the table that ``queue`` prints."""
-    lines: list[Cells] = [
-        (
-            *short_server(row),
-            row["position"],
-            row["status"],
-            row["prompt_id"] + ("*" if row["mine"] else ""),
-            row["nodes"],
-            ago(row["created_at"]),
-        )
-        for row in rows
-    ]
-    head = ("#", "STATUS", "ID", "NODES", "SINCE")
-    return lines, ("SERVER", *head) if "server" in rows[0] else head
+_QUEUE: Final[Columns] = {
+    "#": lambda row: row["position"],
+    "STATUS": lambda row: row["status"],
+    "ID": lambda row: row["prompt_id"] + ("*" if row["mine"] else ""),
+    "NODES": lambda row: row["nodes"],
+    "SINCE": lambda row: ago(row["created_at"]),
+}
 
 
 def queue_objects(found: Queue) -> list[dict[str, Any]]:
@@ -183,35 +173,30 @@ def history(
 
     def show(rows: list[Row]) -> None:
         if rows:
-            lines, head = _history_table(rows)
-            table(lines, head, is_short=wanted.is_among_latest)
+            table_of(rows, _HISTORY, is_short=wanted.is_among_latest)
         else:
             say("No such prompts." if wanted.is_filter else "The history is empty.")
 
     print_rows(given, wanted.read, show)
 
 
-def _history_table(rows: Sequence[Row]) -> tuple[list[Cells], tuple[str, ...]]:
-    """Return the rows and the heading of the table that ``history`` prints."""
-    lines: list[Cells] = [
-        (
-            *short_server(row),
-            row["prompt_id"],
-            row["status"],
-            "-" if row["seconds"] is None else f"{row['seconds']:.1f} s",
-            ago(row["ended_at"]),
-            _error_of(row) or ", ".join(file["filename"] for file in row["files"][:3]) or "-",
-        )
-        for row in rows
-    ]
-    head = ("ID", "STATUS", "TOOK", "AGO", "FILES OR ERROR")
-    return lines, ("SERVER", *head) if "server" in rows[0] else head
-
-
 def _error_of(row: Row) -> str:
     """Return the class of the node that raised, and the beginning of its error, in one line."""
     error = " ".join((row["error"] or "").split())
     return f"{row['class_type'] or 'a node'}: {error}"[:100] if error else ""
+
+
+def _files_of(row: Row) -> str:
+    return ", ".join(file["filename"] for file in row["files"][:3])
+
+
+_HISTORY: Final[Columns] = {
+    "ID": lambda row: row["prompt_id"],
+    "STATUS": lambda row: row["status"],
+    "TOOK": lambda row: "-" if row["seconds"] is None else f"{row['seconds']:.1f} s",
+    "AGO": lambda row: ago(row["ended_at"]),
+    "FILES OR ERROR": lambda row: _error_of(row) or _files_of(row) or "-",
+}
 
 
 @attrs.frozen

@@ -19,7 +19,16 @@ from ..nearest import nearest
 from .completion import complete_classes, complete_folders, complete_types
 from .decorators import Finite
 from .exits import Exit, Mistake, SilentExit, message_of
-from .listing import Row, has_words, print_rows, short_server, table
+from .listing import (
+    Columns,
+    Row,
+    has_words,
+    print_found,
+    print_rows,
+    short_server,
+    table,
+    table_of,
+)
 from .loading import definitions_option, read_definitions
 from .printing import command, emit, gib, note, say
 from .profiles import Config, load_config
@@ -195,11 +204,7 @@ def nodes(
         return
     known = _each(read_definitions(definitions).items())
     rows = listed(known) if name is None else [node_object(_named(known, name))]
-    if not given.json:
-        show(rows)
-        return
-    for row in rows:
-        emit(row)
+    print_found(rows, given, show)
 
 
 def _each(definitions: Iterable[tuple[str, Any]]) -> Iterator[NodeDef]:
@@ -246,17 +251,14 @@ def _show_classes(rows: list[Row]) -> None:
     if not rows:
         note("No such node classes.")
         return
-    lines = [
-        (
-            *short_server(row),
-            row["class_type"],
-            row["category"] or "",
-            row["display_name"] or "",
-        )
-        for row in rows
-    ]
-    head = ("CLASS", "CATEGORY", "TITLE")
-    table(lines, ("SERVER", *head) if "server" in rows[0] else head)
+    table_of(rows, _CLASSES)
+
+
+_CLASSES: Final[Columns] = {
+    "CLASS": lambda row: row["class_type"],
+    "CATEGORY": lambda row: row["category"] or "",
+    "TITLE": lambda row: row["display_name"] or "",
+}
 
 
 def _fits(one: NodeDef, search: str | None, accepts: str | None, produces: str | None) -> bool:
@@ -594,21 +596,10 @@ def where(given: ServerOptions) -> None:
     if given.json:
         emit(found)
         return
-    for label, key in (
-        ("server", "host"),
-        ("hosted", "hosted"),
-        ("credentials", "credentials"),
-        ("certificates", "ca"),
-        ("insecure", "insecure"),
-        ("storage", "private-storage"),
-        ("partner key", "partner-key"),
-        ("user", "user"),
-        ("max-json", "max_json"),
-        ("no-cache", "no_cache"),
-    ):
-        name = key.replace("_", "-")
-        if found[key.replace("-", "_")] and name in server.sources:
-            say(f"{label:<13} {found[key.replace('-', '_')]}  ({server.sources[name]})")
+    for key, label in _PARTS_OF_SERVER.items():
+        source = server.sources.get(key.replace("_", "-"))
+        if found[key] and source is not None:
+            say(f"{label:<13} {found[key]}  ({source})")
     for remark in server.remarks:
         note(remark)
     say(f"config file   {config.path}{'' if config.path.exists() else ' (not there)'}")
@@ -616,18 +607,25 @@ def where(given: ServerOptions) -> None:
     say(f"profiles      {', '.join(names) or 'none'}")
 
 
+#: What :func:`where` prints of a server, and how it is labelled.
+_PARTS_OF_SERVER: Final = {
+    "host": "server",
+    "hosted": "hosted",
+    "credentials": "credentials",
+    "ca": "certificates",
+    "insecure": "insecure",
+    "private_storage": "storage",
+    "partner_key": "partner key",
+    "user": "user",
+    "max_json": "max-json",
+    "no_cache": "no-cache",
+}
+
+
 def _where(server: Target, config: Config) -> dict[str, Any]:
     return {
-        "host": server.host,
-        "hosted": server.hosted,
+        **{key: getattr(server, key) for key in _PARTS_OF_SERVER},
         "credentials": server.kind_of_credentials,
-        "ca": server.ca,
-        "insecure": server.insecure,
-        "private_storage": server.private_storage,
-        "partner_key": server.partner_key,
-        "user": server.user,
-        "max_json": server.max_json,
-        "no_cache": server.no_cache,
         "profile": server.profile,
         "sources": dict(server.sources),
         "config": str(config.path),

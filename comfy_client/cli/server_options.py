@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
@@ -254,139 +255,85 @@ def _servers(
     store: Callable[..., None], more: str = "", default: str = _DEFAULT
 ) -> tuple[Decorator, ...]:
     """Return the options ``--host`` and ``--profile``, whose values ``store`` keeps."""
-    host = click.option(
-        "--host",
-        metavar="URL",
-        multiple=True,
-        callback=store,
-        expose_value=False,
-        shell_complete=_hosts,
-        help=f"The server{more}.  {default}",
+    option = partial(click.option, multiple=True, callback=store, expose_value=False)
+    profile = f"A profile of the config file{more}; see the command where."
+    return (
+        option(
+            "--host", metavar="URL", shell_complete=_hosts, help=f"The server{more}.  {default}"
+        ),
+        option("--profile", metavar="NAME", shell_complete=_profile_names, help=profile),
     )
-    profile = click.option(
-        "--profile",
-        metavar="NAME",
-        multiple=True,
-        callback=store,
-        expose_value=False,
-        shell_complete=_profile_names,
-        help=f"A profile of the config file{more}; see the command where.",
-    )
-    return host, profile
 
+
+_common = partial(click.option, cls=_Common, expose_value=False, callback=_store)
 
 _ONE: Final = _servers(_only_one)
 _ONE_OR_EMBEDDED: Final = _servers(_only_one, default="Default: an embedded one.")
 _SEVERAL: Final = _servers(_store_all, more=", or several of them")
 _OPTIONS: Final = (
-    click.option(
+    _common(
         "--ca",
         metavar="FILE",
         type=click.Path(exists=True),
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="Certificates (PEM) to trust instead of the public ones.",
     ),
-    click.option(
+    _common(
         "--insecure",
         is_flag=True,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="Do not verify the certificate; to a hosted server, also send a key over http.",
     ),
-    click.option(
+    _common(
         "--hosted",
         is_flag=True,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="The server speaks Comfy API v2.  Default host: COMFY_BASE_URL, Comfy Cloud.",
     ),
-    click.option(
+    _common(
         "--private-storage",
         is_flag=True,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="Fetch the files of a hosted server from any address that it names, private ones too.",
     ),
-    click.option(
+    _common(
         "--partner-key",
         is_flag=True,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="Nodes of the server may have the key in COMFY_API_KEY, which pays for services.",
     ),
-    click.option(
-        "--user",
-        metavar="ID",
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
-        help="Your id on a server with --multi-user.",
-    ),
-    click.option(
+    _common("--user", metavar="ID", help="Your id on a server with --multi-user."),
+    _common(
         "--login-file",
         metavar="FILE",
         type=_file,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="A file with user:password; - reads stdin.",
     ),
-    click.option(
+    _common(
         "--token-file",
         metavar="FILE",
         type=_file,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="A file with a bearer token; - reads stdin.",
     ),
-    click.option(
+    _common(
         "--request-timeout",
         metavar="SECONDS",
         type=Finite(min=0, min_open=True),
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="How long the server may take to answer a request.",
     ),
-    click.option(
+    _common(
         "--max-json",
         metavar="SIZE",
         callback=_store_size,
-        cls=_Common,
-        expose_value=False,
         help="The largest answer that is decoded, such as 256M.  Default: 64M.",
     ),
-    click.option(
-        "--no-cache",
-        is_flag=True,
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
-        help="Neither use nor write node definitions on disk.",
-    ),
-    click.option(
+    _common("--no-cache", is_flag=True, help="Neither use nor write node definitions on disk."),
+    _common(
         "-v",
         "--verbose",
         count=True,
         callback=_store_verbosity,
-        cls=_Common,
-        expose_value=False,
         help="Say on stderr what happens; -vv: each request, too.",
     ),
-    click.option(
+    _common(
         "--record",
         metavar="FILE",
         type=click.Path(dir_okay=False),
-        callback=_store,
-        cls=_Common,
-        expose_value=False,
         help="Record all traffic in a new file, as for a bug report; one file for each server.",
     ),
 )
