@@ -211,10 +211,6 @@ def _faults(report: object) -> list[Mapping[str, Any]]:
     ]
 
 
-def _anything(name: str, point: int) -> bool:
-    return True
-
-
 class Split:
     """The points that have not begun, each assigned to a server.
 
@@ -245,7 +241,9 @@ class Split:
     def __iter__(self) -> Iterator[int]:
         return (point for run in self._runs.values() for point in run)
 
-    def take(self, name: str, fits: Fits = _anything, *, may_steal: bool = True) -> int | None:
+    def take(
+        self, name: str, fits: Fits = lambda _name, _point: True, *, may_steal: bool = True
+    ) -> int | None:
         """Remove and return the next point of a server, or None if there is none that it can run.
 
         With ``may_steal``, a server that has finished its own points takes over points of another.

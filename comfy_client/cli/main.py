@@ -123,7 +123,7 @@ class Commands(click.Group):
                 return end_stdout()
             # Here, as hints name the command's servers; click would print an empty line for Ctrl-C.
             except (KeyboardInterrupt, ComfyError) as exc:
-                return report(exc, _is_json(ctx))
+                return report(exc, ctx.ensure_object(ServerOptions).json)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands, grouped by purpose, into the help text."""
@@ -133,10 +133,6 @@ class Commands(click.Group):
                 formatter.write_dl(
                     [(one.name or "", one.get_short_help_str(width)) for one in commands]
                 )
-
-
-def _is_json(ctx: click.Context) -> bool:
-    return isinstance(ctx.obj, ServerOptions) and ctx.obj.json
 
 
 @click.group(

@@ -182,7 +182,7 @@ def run_workflow(
         job, result = wait(submit, workflow, timeout, quiet)
         if not quiet:
             note(repr(result)[1:-1], "succeeded", "Result")
-        show_result(result, out, given.json, _server_of(job), is_opened=is_opened)
+        show_result(result, out, given.json, getattr(job, "server", None), is_opened=is_opened)
 
 
 #: A function that submits a workflow; Ctrl-C in the block cancels the prompt.
@@ -221,12 +221,6 @@ def _waiting_twice(
         lambda: jobs[-1].handle.routes, Timing(), limits, attempt, workflow
     )
     return jobs[-1], result
-
-
-def _server_of(job: Job) -> str | None:
-    """Return the URL of the server that a pool has chosen for a job; None for other jobs."""
-    server: str | None = getattr(job, "server", None)
-    return server
 
 
 @attrs.frozen

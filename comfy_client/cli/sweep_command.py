@@ -387,7 +387,7 @@ class _RowPrinter:
         self.shown.add(row.index)
         paths: list[Path] = []
         if self.out is not None:
-            with saving(row.prompt_id, self._server_of(row)):
+            with saving(row.prompt_id, row.host if self.is_several else None):
                 paths = Sweep([row]).save(self._template(row, self.out))
             self.saved.update(paths)
         self._print(row, paths)
@@ -404,10 +404,6 @@ class _RowPrinter:
                 self.unsaved.append(download_again(row.prompt_id, row.host))
                 note(f"row {row.index} is of an earlier call, and not saved: {message_of(exc)}")
         self._print(row, paths)
-
-    def _server_of(self, row: SweepRow) -> str | None:
-        """Return the server that has a row's files; None with a single server."""
-        return row.host if self.is_several else None
 
     def _save_known(self, row: SweepRow, out: str) -> list[Path]:
         from ..batch.rows import Sweep

@@ -212,13 +212,8 @@ def digest_of(workflow: object, inputs: Mapping[Any, Any] | None) -> str:
     """Return a digest of a workflow and its inputs, the same in every process."""
     source = workflow.to_dict() if isinstance(workflow, Workflow) else workflow
     items = None if inputs is None else [[name, value] for name, value in inputs.items()]
-    text = json.dumps([source, items], sort_keys=True, default=_of_object)
+    text = json.dumps([source, items], sort_keys=True, default=tokenize)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-def _of_object(value: object) -> str:
-    """Return Dask's token for an object that is not JSON, such as a file or an array."""
-    return tokenize(value)
 
 
 def _call(worker: Worker, name: str, **arguments: Any) -> Any:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from .. import runtime
-from ..doctor import event_checks, network_checks, package_checks, server_checks
+from ..doctor import event_checks, server_checks
 from ..doctor.context import CheckContext, in_ms
-from ..doctor.examine import Check
+from ..doctor.examine import CHECKS, Check
 from ..doctor.report import CheckResult, failed, ok, unknown, warning
 from ..errors import ComfyError
 from ..transport.http import SMALL
@@ -54,14 +54,11 @@ class HostedChecks:
     def checks(self) -> tuple[Check, ...]:
         """Return all checks for this server, in the order in which they are made."""
         older = (Check("v1", ("api",), self.check_v1),) if self._is_cloud else ()
+        shared = {check.name: check for check in CHECKS}
         return (
-            Check("proxy", (), network_checks.check_proxy),
-            Check("name", ("proxy",), network_checks.check_name, 5.0),
-            Check("port", ("name",), network_checks.check_port),
-            Check("tls", ("port",), network_checks.check_tls),
-            Check("credentials", (), server_checks.check_credentials),
+            *(shared[name] for name in ("proxy", "name", "port", "tls", "credentials")),
             Check("http", ("tls", "credentials"), check_http),
-            Check("clock", ("http",), server_checks.check_clock),
+            shared["clock"],
             Check("key", ("http",), self.check_key),
             Check("api", ("key",), self.check_api),
             Check("place", ("api",), self.check_place),
@@ -73,7 +70,7 @@ class HostedChecks:
             *older,
             Check("run", ("api",), self.check_run, float("inf")),
             Check("client", (), check_client),
-            Check("packages", (), package_checks.check_packages),
+            shared["packages"],
             Check("proved", (), self.check_proved),
         )
 

@@ -221,7 +221,8 @@ class Streams:
             stream.is_over = True
         else:
             said = "prompt %s: its event stream ended: %s"
-            self._tracker.log.debug(said, one.state.prompt_id, exc, exc_info=_bug(exc))
+            bug = None if isinstance(exc, ComfyError) else exc
+            self._tracker.log.debug(said, one.state.prompt_id, exc, exc_info=bug)
         stream.not_before = runtime.monotonic() + max(pause, stream.pauses.next())
         stream.is_open = False
         self._tracker.poll_now(one)
@@ -273,11 +274,6 @@ def _is_news(state: JobState, event: JobEvent) -> bool:
     if isinstance(event, ExecutionStart):
         return not state.started
     return not (isinstance(event, Executed) and event.node in state.reported)
-
-
-def _bug(exc: Exception) -> Exception | None:
-    """Return an exception if it shows a bug, so that its traceback is logged; else None."""
-    return None if isinstance(exc, ComfyError) else exc
 
 
 #: The keys of ``extra_data`` that are sent, or looked at below.

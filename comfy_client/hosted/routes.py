@@ -246,8 +246,9 @@ class HostedRoutes:
 
         ``HEAD /api/v2/assets/by-hash/{hash}``.
         """
+        name = segment(hash).replace("%3A", ":")  # as the server writes it
         try:
-            self.http.request("HEAD", f"/api/v2/assets/by-hash/{_hash(hash)}", timeout=timeout)
+            self.http.request("HEAD", f"/api/v2/assets/by-hash/{name}", timeout=timeout)
         except NotFound:
             return False
         return True
@@ -285,8 +286,3 @@ def _data(text: str) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) and is_shallow(found) else {}
-
-
-def _hash(hash: str) -> str:
-    """Encode a hash for the path of a route; its colon stays as it is."""
-    return segment(hash).replace("%3A", ":")

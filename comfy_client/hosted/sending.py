@@ -81,6 +81,7 @@ class _SentGraph:
     refusal: ApiError | None = None
 
 
+@attrs.define(eq=False, repr=False)
 class Submission:
     """The submissions of one client, and what it has learned about its server.
 
@@ -93,24 +94,16 @@ class Submission:
         name_of: Returns the name of an asset, which no other file can have, or None.
     """
 
-    def __init__(
-        self,
-        routes: HostedRoutes,
-        form: LabelForm,
-        *,
-        remembers: bool,
-        search: Search | None,
-        name_of: NameOf,
-    ) -> None:
-        self._routes = routes
-        self._form: LabelForm = form
-        self._remembers = remembers
-        self._search = search
-        self._name_of = name_of
-        self._takes_references = True  # to assets; else it gets file names
-        self._has_list = True
-        self._witness: str | None = None  # a job that this server has in its list
-        self._has_looked = False
+    _routes: HostedRoutes
+    _form: LabelForm
+    _remembers: bool = attrs.field(kw_only=True)
+    _search: Search | None = attrs.field(kw_only=True)
+    _name_of: NameOf = attrs.field(kw_only=True)
+    _takes_references: bool = attrs.field(default=True, init=False)  # to assets; else file names
+    _has_list: bool = attrs.field(default=True, init=False)
+    # A job that this server has in its list.
+    _witness: str | None = attrs.field(default=None, init=False)
+    _has_looked: bool = attrs.field(default=False, init=False)
 
     @property
     def remembers_keys(self) -> bool:
@@ -181,7 +174,8 @@ class Submission:
                     if found is not None:
                         return found
                     most = until.left(timing.question)
-                    if not is_known and not self._is_same_server(witness, most):
+                    known = [] if witness is None else [witness]
+                    if not is_known and not self.has_kept(known, Deadline.after(most)):
                         why = "a proxy that was restarted may have forgotten it"
                         if witness is not None:
                             break
@@ -190,7 +184,9 @@ class Submission:
                         now = runtime.monotonic()
                         unlisted_since = now if unlisted_since is None else unlisted_since
                         most = timing.look_up if is_known and not is_over else timing.look_up_sure
-                        if now - unlisted_since >= most or not self._can_look:
+                        if now - unlisted_since >= most:
+                            break
+                        if not self._has_list and self._search is None:
                             break
                         continue
                 # A server that has forgotten both asset and key would run the job twice.
@@ -281,11 +277,6 @@ class Submission:
         self._takes_references = False
         self._routes.http.log.info("the server refused references to assets, so it gets names")
         return True
-
-    @property
-    def _can_look(self) -> bool:
-        """Whether there is any way to find a job by its key."""
-        return self._has_list or self._search is not None
 
     # -- what the server knows -----------------------------------------------------------
 
@@ -385,18 +376,6 @@ class Submission:
         else:
             self._witness = self._witness or next((job.id for job in page.jobs), None)
         self._has_looked = True
-
-    def _is_same_server(self, witness: str | None, timeout: float) -> bool:
-        """Return whether the server has kept its memory since it listed the job ``witness``."""
-        if self._remembers:
-            return True
-        if witness is None:
-            return False
-        try:
-            self._routes.workflow(witness, timeout=timeout)  # a proxy has only its own
-        except NotFound:
-            return False
-        return True
 
 
 def is_uncertain(exc: ComfyError) -> bool:

@@ -132,11 +132,6 @@ def _large_parts(text: str) -> dict[str, Any]:
     return {name: getattr(item, name) for name in ("workflow", "extra_data", "raw")}
 
 
-def _place(item: QueueItem) -> float:
-    """Return the sort key of a queue item; an item without a number sorts last."""
-    return float("inf") if item.number is None else item.number
-
-
 def _item(data: object) -> QueueItem:
     return data if isinstance(data, QueueItem) else QueueItem.from_json(data)
 
@@ -177,7 +172,7 @@ class Queue(_Late, ShownAsTable, AsDict):
             list(map(_item, items(source.get(key), f"Queue.{key}")))
             for key in ("queue_running", "queue_pending")
         )
-        pending.sort(key=_place)
+        pending.sort(key=lambda one: float("inf") if one.number is None else one.number)
         queue = cls.__new__(cls)
         _set(queue, {"running": tuple(running), "pending": tuple(pending)})
         _set(queue, {"_make": partial(_raw, source)})

@@ -16,20 +16,24 @@ from ..batch.runner import NOT_SENT
 from ..client import ComfyApi
 from ..errors import ComfyError
 from ..events import JobEvent, PreviewEvent, Progress
-from ..jobs.execute import AnyJob, as_completed
+from ..jobs.execute import AnyJob, as_completed, run_again_after_oom
 from ..jobs.handle import Limits
-from ..jobs.job import Callbacks, Job, OnInterrupt
+from ..jobs.job import Callbacks, Job, OnInterrupt, cancelling, wait_and_show
+from ..jobs.poller import time_left
 from ..jobs.result import NodeOutput, Result
+from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
 from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
 from ..showing.cells import ShownAsTable
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers, is_callback
-from ..transport.deadline import check_patience
+from ..transport.deadline import LONGEST, check_patience, limited_silence
 from ..workflow.address import Inputs
+from ..workflow.edit import Workflow
 from . import membership, submission
 from .dispatcher import Dispatcher
 from .membership import (
+    READY,
     SPARE,
     AnyServer,
     Sending,
@@ -350,22 +354,46 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
         screen = surface(False if progress is None and callbacks else progress)
         previews = on_preview is not None or screen == "notebook"
         inputs = sealed(inputs)
-        terms = terms_of(self._servers, runtime.get_ident(), priority, include, exclude)
+        servers, dispatcher = self._servers, self._dispatcher
+        terms = terms_of(servers, runtime.get_ident(), priority, include, exclude)
         sending = Sending(
             strict=strict, check=check, resubmit=resubmit, wants_previews=previews, options=options
         )
-        return submission.run(
-            self._servers,
-            workflow,
-            self,
-            inputs,
-            callbacks,
-            terms,
-            sending,
-            limits,
-            screen,
-            on_interrupt=on_interrupt,
-            retry_oom=retry_oom,
+        with limited_silence(time_left(limits.deadline, LONGEST)):
+            workflow = read_workflow(workflow, self)  # whose keys no frame shows
+        with reading_until(limits.deadline.at):
+            workflow = read_workflow(workflow, self, inputs)
+        jobs: list[PooledJob] = []
+
+        def attempt(workflow: Workflow) -> Result:
+            with cancelling(on_interrupt) as to_cancel:
+
+                def begin(job: PooledJob) -> None:
+                    jobs.append(job)
+                    to_cancel.append(job)
+                    if callbacks:
+                        job.handle.events.keep_all()
+
+                ready_in = limits.left(READY)
+                try:
+                    with limited_silence(time_left(limits.deadline, LONGEST)):
+                        job = enqueue(
+                            servers, workflow, Callbacks(), terms, sending, begin, ready_in=ready_in
+                        )
+                    return wait_and_show(job, limits, screen, callbacks, on_interrupt=on_interrupt)
+                except BaseException as exc:  # includes an alarm
+                    for job in jobs[-1:]:
+                        if job.status == "waiting" and dispatcher.withdraw(job):
+                            exc.add_note("no server had it: it was taken back, and will not run")
+                        else:
+                            dispatcher.recall(job)  # nobody waits for it any more
+                    raise
+
+        if not retry_oom:
+            return attempt(workflow)
+        timing, tags = servers.any_client().timing, sending["options"].get("tags")
+        return run_again_after_oom(
+            lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow, tags
         )
 
     @overload  # type: ignore[override]  # of workflows, not functions

@@ -42,17 +42,14 @@ from ..errors import (
     ServerUnreachable,
     WorkflowError,
 )
-from ..jobs.execute import run_again_after_oom
-from ..jobs.handle import SLICE, Limits
-from ..jobs.job import Callbacks, Job, OnInterrupt, cancel_in_time, cancelling, wait_and_show
+from ..jobs.handle import SLICE
+from ..jobs.job import Callbacks, Job, cancel_in_time
 from ..jobs.outcomes import lost_error
-from ..jobs.poller import Poller, time_left
+from ..jobs.poller import Poller
 from ..jobs.result import Result
-from ..reading import reading_until
 from ..recording.secrets import Secrets
 from ..routes import Routes
 from ..routes.prompts import AnyWorkflow
-from ..showing.screen import Surface
 from ..transport.deadline import LONGEST, Deadline, limited_silence, read_timeout
 from ..workflow.address import Inputs
 from ..workflow.definition_source import DefinitionSource
@@ -151,62 +148,6 @@ def enqueue(
         dispatcher.refresh(read_timeout.get())
         dispatcher.warn_of_wait(job)
     return job
-
-
-def run(
-    servers: Servers,
-    workflow: AnyWorkflow,
-    definitions: DefinitionSource,
-    inputs: Inputs | None,
-    callbacks: Callbacks,
-    terms: Terms,
-    sending: Sending,
-    limits: Limits,
-    screen: Surface,
-    *,
-    on_interrupt: OnInterrupt,
-    retry_oom: bool,
-) -> Result:
-    """Run a workflow on one of the servers, and return its result.
-
-    If the call ends early, a job that still waits for a server is taken back.
-    """
-    with limited_silence(time_left(limits.deadline, LONGEST)):
-        workflow = read_workflow(workflow, definitions)  # whose keys no frame shows
-    with reading_until(limits.deadline.at):
-        workflow = read_workflow(workflow, definitions, inputs)
-    jobs: list[PooledJob] = []
-
-    def attempt(workflow: Workflow) -> Result:
-        with cancelling(on_interrupt) as to_cancel:
-
-            def begin(job: PooledJob) -> None:
-                jobs.append(job)
-                to_cancel.append(job)
-                if callbacks:
-                    job.handle.events.keep_all()
-
-            ready_in = limits.left(READY)
-            try:
-                with limited_silence(time_left(limits.deadline, LONGEST)):
-                    job = enqueue(
-                        servers, workflow, Callbacks(), terms, sending, begin, ready_in=ready_in
-                    )
-                return wait_and_show(job, limits, screen, callbacks, on_interrupt=on_interrupt)
-            except BaseException as exc:  # includes an alarm
-                for job in jobs[-1:]:
-                    if job.status == "waiting" and servers.dispatcher.withdraw(job):
-                        exc.add_note("no server had it: it was taken back, and will not run")
-                    else:
-                        servers.dispatcher.recall(job)  # nobody waits for it any more
-                raise
-
-    if not retry_oom:
-        return attempt(workflow)
-    timing, tags = servers.any_client().timing, sending["options"].get("tags")
-    return run_again_after_oom(
-        lambda: jobs[-1].handle.routes, timing, limits, attempt, workflow, tags
-    )
 
 
 #: Seconds that servers have to answer when a sweep is continued.

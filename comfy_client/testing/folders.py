@@ -16,7 +16,7 @@ MODEL_ENDINGS = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors
 #: The checkpoint that every server has.
 CHECKPOINT = "simulated.safetensors"
 #: Folders by kind of model, relative to the server's root; the first one is the main one.
-_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
+MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     "checkpoints": ("models/checkpoints", "output/checkpoints"),
     "configs": ("models/configs",),
     "loras": ("models/loras", "output/loras"),
@@ -65,7 +65,7 @@ _SHIPPED = {
     "web/extensions/core": ("clipspace.js", "groupNode.js", "widgetInputs.js"),
 }
 #: Further folders of servers since 2026.
-_NEW_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
+NEW_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
     kind: (f"models/{kind}",)
     for kind in (
         "background_removal",
@@ -85,7 +85,7 @@ class Folders:
         self.root = root
         self.user: Path = root / "user"
         self.web: Path = root / "web"
-        kinds = {**_MODEL_FOLDERS, **_NEW_MODEL_FOLDERS} if newest else _MODEL_FOLDERS
+        kinds = {**MODEL_FOLDERS, **NEW_MODEL_FOLDERS} if newest else MODEL_FOLDERS
         self.models: dict[str, list[Path]] = {
             kind: [root / name for name in names] for kind, names in kinds.items()
         }

@@ -17,8 +17,8 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     Mutant(
         "Y02",
         "hosted/sending.py",
-        "        except NotFound:\n            return False\n        return True",
-        "        except NotFound:\n            return True\n        return True",
+        "            except NotFound:\n                continue\n            return True",
+        "            except NotFound:\n                return True\n            return True",
         "model/test_hosted.py",
         "a key is used again at a proxy that was restarted and forgot it, and the job runs twice",
     ),
@@ -26,7 +26,9 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
         "Y03",
         "hosted/sending.py",
         *(
-            f"not self._is_same_server({name}, most):\n"
+            f"known = [] if {name} is None else [{name}]\n"
+            "                    if not is_known "
+            "and not self.has_kept(known, Deadline.after(most)):\n"
             '                        why = "a proxy that was restarted may have forgotten it"\n'
             f"                        if {name} is not None:\n"
             "                            break\n"

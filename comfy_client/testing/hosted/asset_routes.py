@@ -23,10 +23,10 @@ import attrs
 from aiohttp import BodyPartReader, web
 
 from ..files import store_upload
-from ..folders import Folders, is_inside
+from ..folders import MODEL_FOLDERS, NEW_MODEL_FOLDERS, Folders, is_inside
 from ..server_state import Routes
 from .hosted_state import MODELS, AssetRecord, HostedState, StoredFile, digest, now
-from .v2_errors import Refusal, json_body
+from .v2_errors import Refusal, invalid, json_body
 
 _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
 
@@ -98,33 +98,7 @@ def content(request: web.Request, path: Path, kind: str) -> web.Response | None:
 
 _BYTES = "application/octet-stream"
 #: The folders of models that the proxy knows, whatever ComfyUI has.
-_ROOTS = frozenset(
-    [
-        "checkpoints",
-        "loras",
-        "vae",
-        "text_encoders",
-        "diffusion_models",
-        "clip_vision",
-        "style_models",
-        "embeddings",
-        "diffusers",
-        "vae_approx",
-        "controlnet",
-        "gligen",
-        "upscale_models",
-        "latent_upscale_models",
-        "hypernetworks",
-        "photomaker",
-        "classifiers",
-        "model_patches",
-        "audio_encoders",
-        "background_removal",
-        "frame_interpolation",
-        "geometry_estimation",
-        "optical_flow",
-    ]
-)
+_ROOTS = {*MODEL_FOLDERS, *NEW_MODEL_FOLDERS} - {"configs", "custom_nodes", "detection"}
 
 
 @attrs.define
@@ -146,13 +120,13 @@ class _Image:
 
 async def _post_asset(hosted: HostedState, request: web.Request) -> web.Response:
     if not request.content_type.startswith("multipart/"):
-        raise Refusal("invalid_request", "Expected multipart/form-data.", status=422)
+        raise invalid("Expected multipart/form-data.")
     upload = await _parts(request, hosted.comfy.options.max_upload_size)
     if upload.data is None:
-        raise Refusal("invalid_request", "Missing 'file' part.", status=422)
+        raise invalid("Missing 'file' part.")
     wanted = upload.fields.get("file_path")
     if not wanted:
-        raise Refusal("invalid_request", "Missing 'file_path'.", status=422)
+        raise invalid("Missing 'file_path'.")
     model, place = _place(wanted)
     found = digest(upload.data)
     if (upload.fields.get("expected_hash") or found).lower() != found:
@@ -184,7 +158,7 @@ async def _parts(request: web.Request, most: int) -> _Upload:
     try:
         reader = await request.multipart()
     except (ValueError, AssertionError):
-        raise Refusal("invalid_request", "Malformed multipart body.", status=422) from None
+        raise invalid("Malformed multipart body.") from None
     async for part in reader:  # an error in a part is answered with 500, as by the proxy
         if not isinstance(part, BodyPartReader) or part.name is None:
             continue
@@ -221,7 +195,7 @@ def _place(wanted: str) -> tuple[bool, str]:
         return True, path
     else:
         return False, posixpath.join(*parts[1:]) if len(parts) > 1 else path
-    raise Refusal("invalid_request", message, status=422)
+    raise invalid(message)
 
 
 def _uploaded(hosted: HostedState, place: str, data: bytes) -> StoredFile:
@@ -246,17 +220,17 @@ def _placed_model(hosted: HostedState, place: str, data: bytes) -> StoredFile:
             "Model-directory placement requires the proxy to run co-located "
             "with ComfyUI (start it with --comfyui-base-dir)."
         )
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     if not _is_safetensors(data):
         message = "Model uploads must be valid safetensors files (header check failed)."
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     root = hosted.comfy.folders.root / "models"
     path = root / place
     if not is_inside(path, root):  # a link leads away
-        raise Refusal("invalid_request", f"path escapes the allowed root {str(root)!r}", status=422)
+        raise invalid(f"path escapes the allowed root {str(root)!r}")
     if path.exists():
         message = f"refusing to overwrite existing file: {path}"
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return StoredFile(posixpath.basename(place), posixpath.dirname(place), MODELS)
@@ -295,7 +269,7 @@ def _described(hosted: HostedState, asset: AssetRecord, base: str) -> dict[str, 
 async def _from_hash(hosted: HostedState, request: web.Request) -> web.Response:
     body = await _json(request)
     if not isinstance(body.get("hash"), str):
-        raise Refusal("invalid_request", "Missing 'hash'.", status=422)
+        raise invalid("Missing 'hash'.")
     known = hosted.memory.by_hash(body["hash"])
     if known is None:
         raise Refusal("blob_not_found")
@@ -373,22 +347,22 @@ async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
             "Host-path registration requires --comfyui-base-dir "
             "(the proxy must share a filesystem with ComfyUI)."
         )
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     body = await _json(request)
     given = body.get("path")
     if not isinstance(given, str) or not given:
-        raise Refusal("invalid_request", "Missing 'path' (absolute host path).", status=422)
+        raise invalid("Missing 'path' (absolute host path).")
     path = Path(given.partition("\0")[0]).resolve()
     if "\0" in given or not path.is_file():
         raise Refusal("blob_not_found", "Host path does not exist.")
     root = hosted.comfy.folders.root.resolve()
     if not path.is_relative_to(root):
         message = "Host path must resolve under --comfyui-base-dir."
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     kind, *parts = path.relative_to(root).parts
     if kind not in ("input", "output", "temp") or not parts:
         message = "Host path must be under input/, output/, temp/, or models/."
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     data = path.read_bytes()
     known = hosted.memory.by_hash(digest(data))
     if known is not None:

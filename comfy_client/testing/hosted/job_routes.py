@@ -19,7 +19,7 @@ from ..prompt_routes import cancel_job, submit_prompt
 from ..server_state import Routes
 from .asset_routes import content_type, content_url, path_of
 from .hosted_state import HostedState, JobRecord, StoredFile, digest, job_id_of, no_job, now
-from .v2_errors import Refusal, examined, json_body
+from .v2_errors import Refusal, examined, invalid, json_body
 
 RETENTION = timedelta(hours=24)
 TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
@@ -301,7 +301,7 @@ def _priority(body: Mapping[str, Any]) -> int | None:
         message = f"'priority' must be between {-_MOST_PRIORITY} and {_MOST_PRIORITY}."
     else:
         return given
-    raise Refusal("invalid_request", message, status=422)
+    raise invalid(message)
 
 
 def _metadata(hosted: HostedState, body: Mapping[str, Any]) -> Any:
@@ -318,9 +318,9 @@ def _metadata(hosted: HostedState, body: Mapping[str, Any]) -> Any:
         return given
     if not isinstance(given, str):
         message = "'metadata' must be a string (opaque label)."
-        raise Refusal("invalid_request", message, status=422)
+        raise invalid(message)
     if len(given.encode()) > 1024:
-        raise Refusal("invalid_request", "'metadata' exceeds 1024 UTF-8 bytes.", status=422)
+        raise invalid("'metadata' exceeds 1024 UTF-8 bytes.")
     return given
 
 

@@ -88,6 +88,11 @@ class Refusal(Exception):
         )
 
 
+def invalid(message: str) -> Refusal:
+    """Return the refusal of a request whose parts are not as they must be, with status 422."""
+    return Refusal("invalid_request", message, status=422)
+
+
 def hosted_error(
     code: str,
     message: str | None = None,
