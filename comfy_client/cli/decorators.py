@@ -66,6 +66,12 @@ class Finite(click.FloatRange):
         return number
 
 
+def seconds_option(name: str, help: str, *, zero: bool = False, **settings: Any) -> Decorator:
+    """Make an option that takes a number of seconds, more than 0 unless ``zero``."""
+    kind = Finite(min=0, min_open=not zero)
+    return click.option(name, metavar="SECONDS", type=kind, help=help, **settings)
+
+
 def number_of_bytes(text: str) -> int:
     """Parse a size such as ``4096``, ``256M`` or ``1GiB``; raise ValueError for any other text."""
     found = _SIZE.fullmatch(text.strip())

@@ -13,7 +13,7 @@ import click
 
 from ..errors import ComfyError
 from ..interrupts import in_full
-from .decorators import Decorator, Finite, complete_files
+from .decorators import Decorator, complete_files, seconds_option
 from .exits import Unsaved, known_server, message_of
 from .input_options import mistakes
 from .printing import emit, is_terminal, note, open_first, say, to_stdout
@@ -39,11 +39,8 @@ out_option: Decorator = click.option(
     help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.  - writes "
     "the only file to standard output.",
 )
-timeout_option: Decorator = click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Finite(min=0, min_open=True),
-    help="How long to wait; the prompt keeps running.  Default: no limit.",
+timeout_option: Decorator = seconds_option(
+    "--timeout", "How long to wait; the prompt keeps running.  Default: no limit."
 )
 quiet_option: Decorator = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 

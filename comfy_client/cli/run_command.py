@@ -16,7 +16,7 @@ import click
 
 from ..errors import JobTimeout
 from .completion import complete_checkpoints, complete_ids, starting
-from .decorators import Decorator, Finite
+from .decorators import Decorator, seconds_option
 from .exits import Mistake
 from .extra_data import extra_data_option, prompt_options
 from .input_completion import complete_settings, complete_uploads
@@ -343,12 +343,7 @@ _Inputs = dict[tuple[str, str], str | int]
     default=Path(),
     help="Folder for the pictures.  Default: the current one.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Finite(min=0, min_open=True),
-    help="How long to wait; then the prompt is cancelled.  Default: no limit.",
-)
+@seconds_option("--timeout", "How long to wait; then the prompt is cancelled.  Default: no limit.")
 @of_server_or_embedded
 def demo(
     given: ServerOptions,

@@ -9,7 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 
 import click
 
-from .decorators import Finite, complete_files
+from .decorators import complete_files, seconds_option
 from .exits import Mistake
 from .printing import command
 
@@ -82,13 +82,12 @@ PLACES: Final = ("proxy", "serverless", "cloud")
     help="Host name that clients may use, such as that of a proxy; * allows any.",
 )
 @click.option("--no-previews", is_flag=True, help="Send no previews.")
-@click.option(
+@seconds_option(
     "--step-seconds",
-    metavar="SECONDS",
-    type=Finite(min=0),
+    "How long a step of the simulated sampler takes.",
     default=0.02,
     show_default=True,
-    help="How long a step of the simulated sampler takes.",
+    zero=True,
 )
 def serve(
     login_env: str | None,

@@ -17,7 +17,7 @@ import click
 from ..errors import AuthenticationError, NotFound
 from ..nearest import nearest
 from .completion import complete_classes, complete_folders, complete_types
-from .decorators import Finite
+from .decorators import Finite, seconds_option
 from .exits import Exit, Mistake, SilentExit, message_of
 from .listing import (
     Columns,
@@ -400,14 +400,7 @@ def _show_info(rows: list[Row]) -> None:
     type=Finite(min=0, min_open=True),
     help="Wait until so much memory of the first device is free (1 GB is 2**30 bytes).",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Finite(min=0),
-    default=60.0,
-    show_default=True,
-    help="How long to wait.",
-)
+@seconds_option("--timeout", "How long to wait.", default=60.0, show_default=True, zero=True)
 @of_server
 def free(given: ServerOptions, models_only: bool, wait_vram: float | None, timeout: float) -> None:
     """Have the server free its memory.
@@ -513,14 +506,7 @@ _REPORT: Final = "comfy-client-report.txt"
     type=click.Path(dir_okay=False, path_type=Path),
     help=f"Write a file for a bug report, with logs and the --record.  Default: {_REPORT}.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Finite(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="How long it may take.",
-)
+@seconds_option("--timeout", "How long it may take.", default=30.0, show_default=True)
 @of_server
 def doctor(given: ServerOptions, run: bool, file: Path | None, timeout: float) -> None:
     """Find out why a server cannot be reached, or what is wrong.

@@ -16,7 +16,7 @@ import attrs
 import click
 
 from ..errors import ComfyError, WorkflowError
-from .decorators import Finite, complete_files
+from .decorators import complete_files, seconds_option
 from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
 from .extra_data import extra_data_option, prompt_options
 from .hosted_jobs import is_hosted
@@ -51,6 +51,10 @@ _KEY: Final = "comfy_client_sweep"
 _IN_FLIGHT: Final = 4  # with one server
 _SHEETS: Final = (".png", ".jpg", ".webp")
 
+_file_option = partial(
+    click.option, metavar="FILE", type=click.Path(dir_okay=False), callback=no_dash
+)
+
 
 @command(
     "comfy-client sweep txt2img.json --axis KSampler.seed=1..8 --axis KSampler.cfg=4,7.5",
@@ -80,28 +84,10 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     shell_complete=complete_files,
     help="Save the files: in a folder, as fox.png, or as 'out/{seed}_{index:03}{ext}'.",
 )
-@click.option(
-    "--journal",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    callback=no_dash,
-    help="Record the rows there; the same command goes on where it stopped.",
-)
+@_file_option("--journal", help="Record the rows there; the same command goes on where it stopped.")
 @click.option("--retry-failed", is_flag=True, help="Run the journal's failed rows again.")
-@click.option(
-    "--csv",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    callback=no_dash,
-    help="Write a table of the rows.",
-)
-@click.option(
-    "--sheet",
-    metavar="FILE",
-    type=click.Path(dir_okay=False),
-    callback=no_dash,
-    help="Write a labelled contact sheet of the pictures (extra [image]).",
-)
+@_file_option("--csv", help="Write a table of the rows.")
+@_file_option("--sheet", help="Write a labelled contact sheet of the pictures (extra [image]).")
 @click.option(
     "--in-flight",
     type=click.IntRange(1, 1000),
@@ -115,17 +101,11 @@ _SHEETS: Final = (".png", ".jpg", ".webp")
     help="With several servers, when one that may have run a prompt stays away: fail the row, "
     "or run it on another.",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Finite(min=0, min_open=True),
-    help="For each prompt.  Default: no limit.",
-)
-@click.option(
+@seconds_option("--timeout", "For each prompt.  Default: no limit.")
+@seconds_option(
     "--patience",
-    metavar="SECONDS",
-    type=Finite(min=0),
-    help="How long a server may be away at a time.  Default: none; with several servers 120.",
+    "How long a server may be away at a time.  Default: none; with several servers 120.",
+    zero=True,
 )
 @quiet_option
 @of_servers

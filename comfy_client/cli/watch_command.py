@@ -17,7 +17,7 @@ import click
 
 from ..errors import ComfyError, UnexpectedResponse
 from .completion import complete_ids
-from .decorators import Finite
+from .decorators import seconds_option
 from .exits import one_line
 from .hosted_jobs import is_hosted
 from .listing import Row, print_rows
@@ -308,12 +308,7 @@ def _words(key: str, value: Any) -> str:
     "comfy-client wait --timeout 300 && comfy-client run txt2img.json",
     "comfy-client wait --host gpu-1:8188 --host gpu-2:8188",
 )
-@click.option(
-    "--timeout",
-    metavar="SECONDS",
-    type=Finite(min=0, min_open=True),
-    help="How long to wait.  Default: no limit.",
-)
+@seconds_option("--timeout", "How long to wait.  Default: no limit.")
 @of_servers
 def wait(given: ServerOptions, timeout: float | None) -> None:
     """Wait until the server, or each of several, can run prompts.

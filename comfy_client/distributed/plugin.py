@@ -16,8 +16,10 @@ import time
 import uuid
 import weakref
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final, Literal
 
+import attrs
 from distributed import Semaphore, Worker, get_worker
 from distributed.comm.addressing import get_address_host
 from distributed.core import Status
@@ -37,6 +39,7 @@ from .assignment import Hosts, WorkerName, checked, host_for, least_taken
 from .notes import WorkerServer
 
 
+@attrs.define(eq=False, repr=False)
 class Clients:
     """A worker's clients: one for each server that gets its prompts, and more to find prompts.
 
@@ -60,27 +63,19 @@ class Clients:
         jobs: The jobs for which tasks of this worker wait, by the key of the task.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        credentials: Mapping[str, AnyCredentials | None],
-        user: str | None,
-        verify: bool | str,
-        max_json: int = MAX_JSON,
-    ) -> None:
-        self.url = url
-        self.client_id: str = str(uuid.uuid4())
-        self.closed: bool = False
-        self.turns_away: bool = False
-        self.jobs: dict[object, Job] = {}
-        self._credentials = credentials
-        self._user = user
-        self._verify = verify
-        self._max_json = max_json
-        self._submitting: dict[str, ComfyApi] = {}
-        self._looking: weakref.WeakSet[ComfyApi] = weakref.WeakSet()
-        self._lock = threading.Lock()  # guards the two collections above, and closed
+    url: str
+    _credentials: Mapping[str, AnyCredentials | None] = attrs.field(kw_only=True)
+    _user: str | None = attrs.field(kw_only=True)
+    _verify: bool | str = attrs.field(kw_only=True)
+    _max_json: int = attrs.field(default=MAX_JSON, kw_only=True)
+    client_id: str = attrs.field(factory=lambda: str(uuid.uuid4()), init=False)
+    closed: bool = attrs.field(default=False, init=False)
+    turns_away: bool = attrs.field(default=False, init=False)
+    jobs: dict[object, Job] = attrs.field(factory=dict, init=False)
+    _submitting: dict[str, ComfyApi] = attrs.field(factory=dict, init=False)
+    _looking: weakref.WeakSet[ComfyApi] = attrs.field(factory=weakref.WeakSet, init=False)
+    # Guards the two collections above, and closed.
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False)
 
     @property
     def place(self) -> WorkerServer:
@@ -305,13 +300,13 @@ class ComfyPlugin(WorkerPlugin):
         self._watch: asyncio.Task[None] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        given = {
+        given: dict[str, Any] = {
             "credentials": self._credentials,
             "user": self._user,
             "verify": self._verify,
             "max_json": self._max_json,
         }
-        return _plugin, (self._hosts, given)
+        return partial(ComfyPlugin, **given), (self._hosts,)
 
     def __repr__(self) -> str:
         where = self.url or self._hosts or f"{HOST_VARIABLE} of each worker"
@@ -441,8 +436,3 @@ def _checked(
                 f"a {type(one).__name__} would be pickled and sent with its secret"
             )
     return {url_of(host): one for host, one in given.items()}
-
-
-def _plugin(hosts: Hosts, given: dict[str, Any]) -> ComfyPlugin:
-    """Restore a plugin from its pickle."""
-    return ComfyPlugin(hosts, **given)

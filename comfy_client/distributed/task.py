@@ -417,7 +417,7 @@ class _Task:
                 places(self.worker),
                 patience=0.0 if attempt.remark == "silent" else self.patience,
                 deadline=self.deadline,
-                check=self._check_searched,
+                check=partial(self._check_wanted, _ANSWER),  # what is found is cancelled
             )
         except JobLost:
             self.notes.note_remark(attempt, "silent")
@@ -602,20 +602,12 @@ class _Task:
 
     # -- what nobody wants ---------------------------------------------------------------------
 
-    def _check_wanted(self) -> None:
-        """End the task if it has been cancelled and has not sent its prompt.
+    def _check_wanted(self, waited: float = 0.0) -> None:
+        """End the task if it was cancelled, so many seconds ago, and has not sent its prompt.
 
         If the same call has been submitted again meanwhile, Dask runs it again.
         """
-        if self.demand.is_gone(waited=0.0):
-            raise Reschedule
-
-    def _check_searched(self) -> None:
-        """End the task if it has been cancelled, and its prompt was not found for a while since.
-
-        A prompt that is found is cancelled.
-        """
-        if self.demand.is_gone(waited=_ANSWER):
+        if self.demand.is_gone(waited=waited):
             raise Reschedule
 
     def _withdraw(self, attempt: Attempt, job: Job) -> None:

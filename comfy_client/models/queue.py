@@ -174,8 +174,8 @@ class Queue(_Late, ShownAsTable, AsDict):
         )
         pending.sort(key=lambda one: float("inf") if one.number is None else one.number)
         queue = cls.__new__(cls)
-        _set(queue, {"running": tuple(running), "pending": tuple(pending)})
-        _set(queue, {"_make": partial(_raw, source)})
+        parts = {"running": tuple(running), "pending": tuple(pending)}
+        _set(queue, {**parts, "_make": partial(_raw, source)})
         return queue
 
     def __repr__(self) -> str:

@@ -453,28 +453,9 @@ class VAEEncode(Simulated):
 _PRIMITIVES = ("Int", "Float", "String", "StringMultiline", "Boolean")
 CLASSES: dict[str, type[BuiltinNode]] = {
     **{
-        cls.__name__: cls
-        for cls in (
-            LoadImage,
-            LoadImageMask,
-            EmptyImage,
-            ImageScale,
-            ImageScaleBy,
-            ImageInvert,
-            ImageBlend,
-            ImageBatch,
-            ImageCrop,
-            SaveImage,
-            PreviewImage,
-            PreviewAny,
-            SaveImageWebsocket,
-            CheckpointLoaderSimple,
-            CLIPTextEncode,
-            EmptyLatentImage,
-            KSampler,
-            VAEDecode,
-            VAEEncode,
-        )
+        name: cls
+        for name, cls in globals().items()
+        if isinstance(cls, type) and issubclass(cls, BuiltinNode) and hasattr(cls, "run")
     },
     **{f"Primitive{name}": Primitive for name in _PRIMITIVES},
 }

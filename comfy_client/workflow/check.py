@@ -45,7 +45,7 @@ from .input_specs import InputSpec
 from .problems import Problem, node_of, problem_at, shown
 from .replacements import Replaced, not_replaced, replace_classes
 from .rules import STUB, Listed, Rules, replaces_classes, rules_for
-from .sendable import Sendable, sendable
+from .sendable import Sendable
 from .validate import ValidationResult, validate
 
 #: The most lines of a printed report.
@@ -163,7 +163,7 @@ def check(graph: Any, definitions: Definitions, *, targets: Any = None) -> Check
     """
     if not isinstance(graph, Mapping):
         raise WorkflowError(f"a workflow must be a dict of nodes by id, not {brief(graph)}")
-    sent = sendable(graph)
+    sent = Sendable(graph)
     report, may_be_old = _check(sent, definitions, targets, refresh=False)
     if isinstance(definitions, Mapping):
         return report
@@ -460,7 +460,8 @@ class _Checker:
             if choices and value not in choices:
                 text = f"{name} = {brief(shown(name, value))} is not one of the choices"
                 hint = f"the choices are: {listing(choices)}; the server does not check this one"
-                yield self._warning(node_id, "value_not_in_list", text, name, value, hint)
+                there = {"input": name, "value": shown(name, value)}
+                yield self._warning(node_id, "value_not_in_list", text, **there, hint=hint)
         known = {
             name
             for group in ("required", "optional", "hidden")
@@ -471,8 +472,10 @@ class _Checker:
             near = self.known.nearest(nearest, name, absent, 1)
             if near:
                 text = f"the node has no input {brief(name)}, which the server ignores"
-                hint = f"nearest: {listing(near)}"
-                yield self._warning(node_id, "unknown_input", text, name, given[name], hint, near)
+                more = {"value": shown(name, given[name]), "hint": f"nearest: {listing(near)}"}
+                yield self._warning(
+                    node_id, "unknown_input", text, input=name, candidates=near, **more
+                )
 
     def _nulls(
         self, node_id: str, definition: Mapping[str, Any], given: Mapping[str, Any]
@@ -485,30 +488,11 @@ class _Checker:
                 becomes = "no choice"
             if becomes and given.get(name, "") is None:
                 text = f"{shorten(name, 60)} is null, which becomes {becomes}"
-                yield self._warning(node_id, "invalid_input_type", text, name)
+                yield self._warning(node_id, "invalid_input_type", text, input=name)
 
-    def _warning(
-        self,
-        node_id: str,
-        kind: str,
-        text: str,
-        name: str | None = None,
-        value: Any = None,
-        hint: str | None = None,
-        candidates: tuple[str, ...] = (),
-    ) -> Problem:
-        return problem_at(
-            self.graph,
-            node_id,
-            kind,
-            text,
-            severity="warning",
-            input=name,
-            value=shown(name, value),
-            hint=hint,
-            candidates=candidates,
-            named_by_server=False,
-        )
+    def _warning(self, node_id: str, kind: str, text: str, **more: Any) -> Problem:
+        more = {"severity": "warning", "named_by_server": False, **more}
+        return problem_at(self.graph, node_id, kind, text, **more)
 
 
 def _is_fatal(spec: InputSpec) -> bool:

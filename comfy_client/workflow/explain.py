@@ -519,16 +519,11 @@ def _cycle(fault: _Fault) -> _Said:
 
 
 def _not_in_list(fault: _Fault) -> _Said:
-    if isinstance(fault.info.get("received_value"), list):  # for an input with several values
-        wrong = fault.details.removeprefix(f"{fault.name}: ").rpartition(" not in ")[0]
-        hint, near = _choices(fault)
-        return {
-            "message": f"{fault.name}: {wrong or 'some'} not among the choices",
-            "hint": hint,
-            "candidates": near,
-        }
     hint, near = _choices(fault)
     message = f"{fault.given} is not one of the choices"
+    if isinstance(fault.info.get("received_value"), list):  # for an input with several values
+        wrong = fault.details.removeprefix(f"{fault.name}: ").rpartition(" not in ")[0]
+        message = f"{fault.name}: {wrong or 'some'} not among the choices"
     return {"message": message, "hint": hint, "candidates": near}
 
 

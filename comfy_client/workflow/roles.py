@@ -12,7 +12,7 @@ import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import attrs
 
@@ -39,12 +39,21 @@ from .seeds import is_wanted
 #: A role: an attribute of a workflow.
 Role: TypeAlias = Literal["positive", "negative", "seed", "size", "checkpoint"]
 
-_NAMES: Final[Mapping[Role, str]] = {
-    "positive": "positive prompt",
-    "negative": "negative prompt",
-    "seed": "seed",
-    "size": "size",
-    "checkpoint": "checkpoint",
+
+class _Words(NamedTuple):
+    """The words of error messages about a role."""
+
+    name: str
+    source: str  #: Before a node from which its value comes.
+    without: str  #: After a node that has none.
+
+
+_WORDS: Final[Mapping[Role, _Words]] = {
+    "positive": _Words("positive prompt", "the text comes from", "takes no text"),
+    "negative": _Words("negative prompt", "the text comes from", "makes it void or takes none"),
+    "seed": _Words("seed", "it comes from", "adds no noise"),
+    "size": _Words("size", "it depends on", "works on the picture of another sampler"),
+    "checkpoint": _Words("checkpoint", "the model comes from", "has none"),
 }
 #: Inputs of text encoders that hold a prompt; all that an encoder has form one group.
 _TEXTS: Final = (
@@ -402,7 +411,7 @@ def get_role(graph: Mapping[str, Any], role: Role) -> Any:
 def clear_roles(graph: Mapping[str, Any]) -> dict[Place, Role]:
     """Return the role of each input that has one, by (node id, name); omit unclear roles."""
     found: dict[Place, Role] = {}
-    for role in _NAMES:
+    for role in _WORDS:
         with contextlib.suppress(UnclearRole):
             found |= {place: role for places in _places(graph, role) for place in places}
     return found
@@ -436,7 +445,7 @@ def _checked(role: Role, value: Any) -> tuple[Any, ...]:
         if not (_is_number(value) or is_wanted(value)):
             raise TypeError(f'the seed is a number or "random", not {brief(value)}')
     elif not isinstance(value, str):
-        raise TypeError(f"the {_NAMES[role]} is a text, not {brief(value)}")
+        raise TypeError(f"the {_WORDS[role].name} is a text, not {brief(value)}")
     return (value,)
 
 
@@ -475,7 +484,7 @@ def _places(graph: Mapping[str, Any], role: Role) -> dict[tuple[Place, ...], Any
 
 
 def _unclear(search: _Search) -> UnclearRole:
-    graph, name = search.graph, _NAMES[search.role]
+    graph, name = search.graph, _WORDS[search.role].name
     places = list(dict.fromkeys(place for found in search.found for place in found))
     lines = [_each(search, places)]
     lines += [f"the output of {describe(graph, one)}" for one in list(search.ends)[:_MOST_SHOWN]]
@@ -489,37 +498,19 @@ def _unclear(search: _Search) -> UnclearRole:
 
 
 def _nothing(search: _Search) -> UnclearRole:
-    graph, name = search.graph, _NAMES[search.role]
-    reasons = [
-        f"{_SOURCE[search.role]} {describe(graph, one)}" for one in list(search.ends)[:_MOST_SHOWN]
-    ]
+    graph, words = search.graph, _WORDS[search.role]
+    reasons = [f"{words.source} {describe(graph, one)}" for one in list(search.ends)[:_MOST_SHOWN]]
     reasons += [
-        f"{describe(graph, one)} {_WITHOUT[search.role]}" for one in list(search.void)[:_MOST_SHOWN]
+        f"{describe(graph, one)} {words.without}" for one in list(search.void)[:_MOST_SHOWN]
     ]
     if not reasons:
         reasons = ["no node samples" if not _samplers(graph) else "no input has it"]
     near = list(search.near())
     return UnclearRole(
-        f"no input is the {name} of this workflow: {'; '.join(reasons)}"
+        f"no input is the {words.name} of this workflow: {'; '.join(reasons)}"
         + (f"; perhaps {_each(search, near)}" if near else ""),
         candidates=tuple(map(".".join, near)),
     )
-
-
-_SOURCE: Final[Mapping[Role, str]] = {
-    "positive": "the text comes from",
-    "negative": "the text comes from",
-    "seed": "it comes from",
-    "size": "it depends on",
-    "checkpoint": "the model comes from",
-}
-_WITHOUT: Final[Mapping[Role, str]] = {
-    "positive": "takes no text",
-    "negative": "makes it void or takes none",
-    "seed": "adds no noise",
-    "size": "works on the picture of another sampler",
-    "checkpoint": "has none",
-}
 
 
 def _each(search: _Search, places: list[Place]) -> str:

@@ -18,7 +18,10 @@ _MOST_BITS: Final = 14_000
 
 @attrs.frozen(eq=False)
 class Sendable:
-    """A graph as it would be sent.
+    """A graph as it would be sent: a copy as plain JSON, and a list of what cannot be sent.
+
+    The copy keeps NaN and Infinity.  An upload becomes ``upload/NAME``, any other value that
+    cannot be sent ``None``; whatever has a key that is not a string is left out.
 
     Attributes:
         graph: The graph, as an independent copy.
@@ -26,74 +29,61 @@ class Sendable:
         left_out: The inputs, as (node id, name), whose value was replaced with ``None``.
     """
 
-    graph: dict[str, Any]
-    problems: list[Problem]
-    left_out: set[tuple[str, str]]
+    _source: Mapping[Any, Any]
+    graph: dict[str, Any] = attrs.field(factory=dict, init=False)
+    problems: list[Problem] = attrs.field(factory=list, init=False)
+    left_out: set[tuple[str, str]] = attrs.field(factory=set, init=False)
 
+    def __attrs_post_init__(self) -> None:
+        for node_id, node in self._source.items():
+            if not isinstance(node_id, str):
+                text = f"the node id {brief(node_id)} is not a string"
+                self.problems.append(Problem("error", "not_sendable", text, named_by_server=False))
+            elif isinstance(node, Mapping):
+                self.graph[node_id] = self._node(node_id, node)
+            else:
+                self.graph[node_id] = _plain(node)[0]
+                self._add(node_id, "malformed_node", f"the node is not an object: {brief(node)}")
 
-def sendable(graph: Mapping[Any, Any]) -> Sendable:
-    """Copy a graph as plain JSON, and list what cannot be sent.
+    def _node(self, node_id: str, node: Mapping[Any, Any]) -> dict[str, Any]:
+        copied: dict[str, Any] = {}
+        for key, value in node.items():
+            if not isinstance(key, str):
+                self._add(node_id, "not_sendable", f"the key {brief(key)} is not a string")
+            elif key == "inputs" and isinstance(value, Mapping):
+                copied[key] = self._inputs(node_id, value)
+            else:
+                copied[key], fault = _plain(value)
+                if fault:
+                    self._add(node_id, "not_sendable", f"{brief(key)}: {fault}")
+        if "inputs" not in copied:
+            self._add(node_id, "malformed_node", "the node has no inputs")
+        elif not isinstance(copied["inputs"], dict):
+            text = f"inputs is not an object: {brief(copied['inputs'])}"
+            self._add(node_id, "malformed_node", text)
+        return copied
 
-    The copy keeps NaN and Infinity.  An upload becomes ``upload/NAME``, any other value that
-    cannot be sent ``None``; whatever has a key that is not a string is left out.
-    """
-    made = Sendable({}, [], set())
-    for node_id, node in graph.items():
-        if not isinstance(node_id, str):
-            text = f"the node id {brief(node_id)} is not a string"
-            made.problems.append(Problem("error", "not_sendable", text, named_by_server=False))
-            continue
-        if isinstance(node, Mapping):
-            made.graph[node_id] = _node(made, graph, node_id, node)
-        else:
-            made.graph[node_id] = _plain(node)[0]
-            _add(
-                made, graph, node_id, "malformed_node", f"the node is not an object: {brief(node)}"
-            )
-    return made
-
-
-def _node(
-    made: Sendable, graph: Mapping[str, Any], node_id: str, node: Mapping[Any, Any]
-) -> dict[str, Any]:
-    copied: dict[str, Any] = {}
-    for key, value in node.items():
-        if not isinstance(key, str):
-            text = f"the key {brief(key)} is not a string"
-            _add(made, graph, node_id, "not_sendable", text)
-        elif key == "inputs" and isinstance(value, Mapping):
-            copied[key] = _inputs(made, graph, node_id, value)
-        else:
-            copied[key], fault = _plain(value)
+    def _inputs(self, node_id: str, inputs: Mapping[Any, Any]) -> dict[str, Any]:
+        copied: dict[str, Any] = {}
+        for name, value in inputs.items():
+            if not isinstance(name, str):
+                text = f"the input name {brief(name)} is not a string"
+                self._add(node_id, "not_sendable", text)
+                continue
+            if isinstance(value, Upload):  # in a folder, so not among the server's choices
+                copied[name] = f"upload/{value.name or 'content'}"
+                continue
+            copied[name], fault = _plain(value)
             if fault:
-                _add(made, graph, node_id, "not_sendable", f"{brief(key)}: {fault}")
-    if "inputs" not in copied:
-        _add(made, graph, node_id, "malformed_node", "the node has no inputs")
-    elif not isinstance(copied["inputs"], dict):
-        text = f"inputs is not an object: {brief(copied['inputs'])}"
-        _add(made, graph, node_id, "malformed_node", text)
-    return copied
+                if type(value) is not float:
+                    self.left_out.add((node_id, name))
+                where = {"input": name, "value": shown(name, copied[name])}
+                self._add(node_id, "not_sendable", f"{name}: {fault}", **where)
+        return copied
 
-
-def _inputs(
-    made: Sendable, graph: Mapping[str, Any], node_id: str, inputs: Mapping[Any, Any]
-) -> dict[str, Any]:
-    copied: dict[str, Any] = {}
-    for name, value in inputs.items():
-        if not isinstance(name, str):
-            text = f"the input name {brief(name)} is not a string"
-            _add(made, graph, node_id, "not_sendable", text)
-            continue
-        if isinstance(value, Upload):  # in a folder, so not among the server's choices
-            copied[name] = f"upload/{value.name or 'content'}"
-            continue
-        copied[name], fault = _plain(value)
-        if fault:
-            if type(value) is not float:
-                made.left_out.add((node_id, name))
-            text = f"{name}: {fault}"
-            _add(made, graph, node_id, "not_sendable", text, input=name, value=copied[name])
-    return copied
+    def _add(self, node_id: str, kind: str, text: str, **where: Any) -> None:
+        problem = problem_at(self._source, node_id, kind, text, named_by_server=False, **where)
+        self.problems.append(problem)
 
 
 def _plain(value: Any) -> tuple[Any, str | None]:
@@ -111,19 +101,3 @@ def _plain(value: Any) -> tuple[Any, str | None]:
         return None, "the value is nested too deeply"
     except ValueError as exc:
         return None, str(exc)
-
-
-def _add(
-    made: Sendable,
-    graph: Mapping[str, Any],
-    node_id: str,
-    kind: str,
-    text: str,
-    *,
-    input: str | None = None,
-    value: Any = None,
-) -> None:
-    problem = problem_at(
-        graph, node_id, kind, text, input=input, value=shown(input, value), named_by_server=False
-    )
-    made.problems.append(problem)

@@ -25,6 +25,7 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "prompt_commands.history": ("history",),
     "prompt_commands.queue": ("queue",),
 }
+TABLES: Final = ("table", "table_of")
 POEM: Final = "長い詩は、とても長いので、端末の一行には収まりません。" * 4
 
 
@@ -47,11 +48,12 @@ def width(line: str) -> int:
 
 
 def printing() -> Iterator[str]:
-    """The functions of the command line that call ``table``, by module."""
-    for path in Path(comfy_client.cli.__file__).parent.glob("*.py"):
+    """The functions of the command line that print a table, by module."""
+    paths = Path(comfy_client.cli.__file__).parent.glob("*.py")
+    for path in (path for path in paths if path.stem != "listing"):  # where they are defined
         for function in ast.parse(path.read_text("utf-8")).body:
             calls = (node.func for node in ast.walk(function) if isinstance(node, ast.Call))
-            if any(isinstance(call, ast.Name) and call.id == "table" for call in calls):
+            if any(isinstance(call, ast.Name) and call.id in TABLES for call in calls):
                 yield f"{path.stem}.{getattr(function, 'name', '')}"
 
 
