@@ -39,10 +39,18 @@ def part(title: str) -> str:
 
 
 def names_of_call(node: ast.AST) -> str:
-    if not isinstance(node, ast.Call):
-        return ""
-    function = node.func
+    return name_of(node.func) if isinstance(node, ast.Call) else ""
+
+
+def name_of(function: ast.AST) -> str:
     return getattr(function, "attr", getattr(function, "id", ""))
+
+
+def makes_lock(node: ast.AST) -> bool:
+    """Whether a node calls what makes a lock, or names it as the factory of an attribute."""
+    if isinstance(node, ast.keyword) and node.arg == "factory":
+        return name_of(node.value) in LOCKS
+    return names_of_call(node) in LOCKS
 
 
 def owners_of_locks() -> Iterator[str]:
@@ -50,7 +58,7 @@ def owners_of_locks() -> Iterator[str]:
     for module, tree in sources().items():
         for top in tree.body:
             owner = f"{module}.{top.name}" if hasattr(top, "name") else module
-            if any(names_of_call(node) in LOCKS for node in ast.walk(top)):
+            if any(map(makes_lock, ast.walk(top))):
                 yield owner
 
 

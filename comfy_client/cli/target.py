@@ -253,8 +253,7 @@ def resolve(
     if values.get("ca"):
         values["ca"] = os.path.expanduser(values["ca"])
     if "max_json" in values:
-        with mistakes(f"max-json ({sources['max-json']})"):
-            values["max_json"] = number_of_bytes(str(values["max_json"]))
+        values["max_json"] = _size(values["max_json"], sources["max-json"])
     return Target(
         host,
         found and found.credentials,
@@ -264,6 +263,12 @@ def resolve(
         remarks=tuple(_unsent(others) if found is None else _shown(found.file)),
         **values,
     )
+
+
+def _size(said: int | str, source: str) -> int:
+    """Return a size in bytes, which a profile says as a text."""
+    with mistakes(f"max-json ({source})"):
+        return number_of_bytes(str(said))
 
 
 def _layers(

@@ -173,9 +173,8 @@ class Submission:
                     found = self.find(key, until)
                     if found is not None:
                         return found
-                    most = until.left(timing.question)
-                    known = [] if witness is None else [witness]
-                    if not is_known and not self.has_kept(known, Deadline.after(most)):
+                    limit = Deadline.after(until.left(timing.question))
+                    if not is_known and not self.has_kept([witness] if witness else [], limit):
                         why = "a proxy that was restarted may have forgotten it"
                         if witness is not None:
                             break
@@ -184,9 +183,7 @@ class Submission:
                         now = runtime.monotonic()
                         unlisted_since = now if unlisted_since is None else unlisted_since
                         most = timing.look_up if is_known and not is_over else timing.look_up_sure
-                        if now - unlisted_since >= most:
-                            break
-                        if not self._has_list and self._search is None:
+                        if now - unlisted_since >= most or not (self._has_list or self._search):
                             break
                         continue
                 # A server that has forgotten both asset and key would run the job twice.
