@@ -26,9 +26,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
         "Y03",
         "hosted/sending.py",
         *(
-            f"known = [] if {name} is None else [{name}]\n"
-            "                    if not is_known "
-            "and not self.has_kept(known, Deadline.after(most)):\n"
+            f"not self.has_kept([{name}] if {name} else [], limit):\n"
             '                        why = "a proxy that was restarted may have forgotten it"\n'
             f"                        if {name} is not None:\n"
             "                            break\n"
