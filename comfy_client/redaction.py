@@ -87,6 +87,8 @@ def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
     """Return a JSON value in which the values of secret names are :class:`Sealed`."""
     if isinstance(value, str):
         return Sealed(value) if is_secret else value
+    if type(value) in _LEAVES:
+        return value
     if depth < MAX_DEPTH and isinstance(value, Mapping):
         return {
             name: sealed(each, is_secret=is_secret or is_secret_value(name, each), depth=depth + 1)
@@ -121,6 +123,8 @@ def _has_secrets(value: Any) -> bool:
         if not level:
             break
     names -= _harmless
+    if not names:
+        return False
     if any(is_secret_name(str(name)) for name in names):
         return True
     if len(_harmless) + len(names) <= 4096:

@@ -109,8 +109,8 @@ def decode_text(
     if length > _NO_MATTER and _is_deep(said, message):
         log.debug("skipped a text frame of %d bytes that nests too deeply", len(data))
         return SKIPPED
-    kind = message.get("type") if isinstance(message, dict) else None
-    if not isinstance(kind, str) or not kind:
+    kind = message.get("type") if type(message) is dict else None
+    if type(kind) is not str or not kind:
         log.debug("skipped a message of %d bytes without a type", len(data))
         return ()
     payload = message.get("data")
@@ -119,7 +119,7 @@ def decode_text(
         if length > least:
             nbytes = _size(said) + (each and each * said.count(sign))
     read = FROM_SERVER.get(kind)
-    if read is None or not isinstance(payload, dict):
+    if read is None or type(payload) is not dict:
         return (unknown(identifier(kind) or "", message, nbytes),)
     event = read(payload, nbytes)
     if type(event) is LogsEvent:

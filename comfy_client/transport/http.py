@@ -20,7 +20,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlsplit
 
 import attrs
 import requests
@@ -136,7 +136,7 @@ def query(params: Params | None) -> str:
     pairs = [
         text
         if _PLAIN.fullmatch(text := f"{name!s}={value!s}")
-        else urlencode([(name, value)], quote_via=quote)
+        else f"{quote(str(name), '')}={quote(str(value), '')}"
         for name, value in given
     ]
     return "?" + "&".join(pairs) if pairs else ""

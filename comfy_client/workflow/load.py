@@ -275,6 +275,8 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
         return data
     for wrapper in ("prompt", "output", "workflow"):
         inner = data.get(wrapper)
+        if inner is None:
+            continue
         is_record = wrapper == "prompt" and isinstance(inner, (list, tuple))
         if is_record or (
             isinstance(inner, Mapping) and not {"class_type", "inputs"} & inner.keys()
