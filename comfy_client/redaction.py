@@ -89,7 +89,7 @@ def sealed(value: Any, *, is_secret: bool = False, depth: int = 0) -> Any:
         return Sealed(value) if is_secret else value
     if type(value) in _LEAVES:
         return value
-    if depth < MAX_DEPTH and isinstance(value, Mapping):
+    if depth < MAX_DEPTH and isinstance(value, (dict, Mapping)):
         return {
             name: sealed(each, is_secret=is_secret or is_secret_value(name, each), depth=depth + 1)
             for name, each in value.items()

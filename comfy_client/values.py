@@ -138,8 +138,8 @@ def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...]
 
 def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
     """Return a JSON object with its values converted, without Nones; None for another value."""
-    if not isinstance(value, Mapping) or convert is None:
-        return value if isinstance(value, Mapping) else None
+    if convert is None or not isinstance(value, (dict, Mapping)):
+        return value if isinstance(value, (dict, Mapping)) else None
     converted = (
         (key if key.isascii() and len(key) <= MAX_ID_LENGTH else text(key) or "", convert(item))
         for key, item in islice(value.items(), MAX_ITEMS)
@@ -218,7 +218,7 @@ def _below(level: list[Any]) -> list[Any]:
 
 def mapping(data: object, what: str) -> Mapping[str, Any]:
     """Return ``data`` if it is a JSON object, else raise :class:`UnexpectedResponse`."""
-    if not isinstance(data, Mapping):
+    if not isinstance(data, (dict, Mapping)):
         raise UnexpectedResponse(f"{what}: expected a JSON object, got {_kind(data)}")
     return data
 
@@ -294,7 +294,7 @@ def build(cls: type[T], data: object, **given: Any) -> T:
     that is missing or of another type raises :class:`UnexpectedResponse`.
     """
     source = mapping(data, cls.__name__)
-    known, make = given, cast(Any, cls)
+    make: Any = cls
     for name, convert, is_required in _fields(make):
         if name in given:
             continue
@@ -302,8 +302,9 @@ def build(cls: type[T], data: object, **given: Any) -> T:
         if value is not None:
             value = convert(value)
         if value is not None:
-            known[name] = value
+            given[name] = value
         elif is_required:
             said = f"got {_kind(source[name])}" if name in source else "there is none"
             raise UnexpectedResponse(f"{cls.__name__}: {name} is required, {said}")
-    return cast(T, make(**known, raw=source))
+    made: T = make(**given, raw=source)
+    return made

@@ -269,7 +269,9 @@ def submit_workflow(
     """
     parts.check_open()
     wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
-    with announced(parts.tracker, prompt_id):
+    if prompt_id is not None:  # a user's own, so others may know it
+        parts.tracker.announced.add(prompt_id)
+    try:
         workflow = _read(
             routes, parts, workflow, inputs, options, check=check, deadline=deadline, waits=waits
         )
@@ -286,6 +288,9 @@ def submit_workflow(
             waits=waits,
             **options,
         )
+    finally:
+        if prompt_id is not None:
+            parts.tracker.announced.discard(prompt_id)
 
 
 def queue_workflow(
@@ -351,19 +356,6 @@ def attach_job(
         check_existence(parts.poller, prompt_id)
     poller = parts.poller
     return attach(routes, poller, prompt_id, graph, output_names=names, tags=tags, waits=waits)
-
-
-@contextlib.contextmanager
-def announced(tracker: Tracker, prompt_id: str | None) -> Iterator[None]:
-    """Context manager: announce a user's own prompt id while the prompt is being submitted."""
-    if prompt_id is None:
-        yield  # nobody knows it yet
-        return
-    tracker.announced.add(prompt_id)
-    try:
-        yield
-    finally:
-        tracker.announced.discard(prompt_id)
 
 
 def check_existence(poller: Poller, prompt_id: str) -> None:

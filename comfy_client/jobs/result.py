@@ -421,7 +421,7 @@ def _walk(
         for value in values if isinstance(values, list) else [values]:
             if isinstance(value, str):
                 texts.append(text(value, len(value)) or "")
-            elif isinstance(value, Mapping) and exact(value.get("filename"), MOST_NAME):
+            elif isinstance(value, (dict, Mapping)) and exact(value.get("filename"), MOST_NAME):
                 subfolder = value.get("subfolder")
                 if isinstance(subfolder, str) and exact(subfolder, MOST_NAME) is None:
                     continue

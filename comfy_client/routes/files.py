@@ -260,8 +260,10 @@ class FileRoutes:
             RequestTimeout: See ``timeout``.
         """
         params = _view_params(info, preview, channel)
-        with _naming(params):
+        try:
             return self._http.content("/view", params=params, timeout=timeout)
+        except NotFound as exc:
+            raise _named(exc, params) from None
 
     def stream_image(
         self,
@@ -410,10 +412,12 @@ class FileRoutes:
         self, params: Mapping[str, str | None], timeout: float | None, start: int = 0
     ) -> Iterator[Download]:
         with contextlib.ExitStack() as stack:
-            with _naming(params):
+            try:
                 download = stack.enter_context(
                     self._http.download("/view", params=params, timeout=timeout, start=start)
                 )
+            except NotFound as exc:
+                raise _named(exc, params) from None
             yield download
 
     def _uploader(
@@ -447,13 +451,9 @@ class FileRoutes:
             raise NotFound(f"{trouble} {_place(params)}", **facts_of(exc)) from None
 
 
-@contextlib.contextmanager
-def _naming(params: Mapping[str, str | None]) -> Iterator[None]:
-    """Context manager: add the file's name to the error if the server does not have the file."""
-    try:
-        yield
-    except NotFound as exc:
-        raise NotFound(f"{exc}: {_place(params)}", **facts_of(exc)) from None
+def _named(exc: NotFound, params: Mapping[str, str | None]) -> NotFound:
+    """Return the error for a file that the server does not have, with the file's name."""
+    return NotFound(f"{exc}: {_place(params)}", **facts_of(exc))
 
 
 def _place(params: Mapping[str, str | None]) -> str:

@@ -327,7 +327,7 @@ def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
     bare = {
         node_id: {**node, "_meta": {}}
         for node_id, node in graph.items()
-        if isinstance(node, Mapping) and not isinstance(node.get("_meta"), Mapping)
+        if isinstance(node, (dict, Mapping)) and not isinstance(node.get("_meta"), (dict, Mapping))
     }
     return {**graph, **bare} if bare else graph
 

@@ -237,7 +237,8 @@ _FIELD: Final = re.compile(r"^([!-9;-~]+):[ \t]*+([^\r\n]*)(?<![ \t])\r?\n", re.
 _FOLD: Final = re.compile(r"(?<![ \t])[ \t]*+\r?\n[ \t]+")
 #: A head that http.client would send without a change, and without an error.
 _PLAIN: Final = re.compile(
-    r"[A-Z]+ /(?:[!$&-;=@-Z_a-z~]|%[0-9A-F]{2})*(?:\?(?:[!$&-;=?-Z_a-z~]|%[0-9A-F]{2})*)? HTTP/1\.1"
+    r"[A-Z]+ /(?:[!$&-;=@-Z_a-z~]++|%[0-9A-F]{2})*+"
+    r"(?:\?(?:[!$&-;=?-Z_a-z~]++|%[0-9A-F]{2})*+)? HTTP/1\.1"
     r"(?:\r\n[!-9;-~]+: [^\r\n]*)+"
 )
 #: The methods for which http.client sends no Content-Length if there is no body.
@@ -861,7 +862,7 @@ class _Session(requests.Session):
 
     def send(self, request: requests.PreparedRequest, **kw: Any) -> requests.Response:
         kw.pop("allow_redirects")
-        response = self.get_adapter(request.url or "").send(request, **kw)
+        response: requests.Response = self.get_adapter(request.url or "").send(request, **kw)
         if "set-cookie" in response.headers:
             # The stubs have no types for it.
             extract_cookies_to_jar(self.cookies, request, response.raw)

@@ -97,6 +97,7 @@ _PLAIN: Final = re.compile(r"[\w.~-]*=[\w.~-]*", re.ASCII)
 _NOT_OF_A_HANDSHAKE = frozenset(
     {"accept", "accept-encoding", "connection", "content-type", "content-length", "origin"}
 )
+_encode: Final = jsonlib.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
 #: Headers for files: their length is checked, so they must not be encoded.
 _IDENTITY: Final = {"Accept-Encoding": "identity"}
 
@@ -378,7 +379,7 @@ class Http:
             extra = as_sent(headers)
         body = data
         if not isinstance(json, _Unset):
-            text = jsonlib.dumps(json, allow_nan=False, separators=(",", ":"))
+            text = _encode(json)
             body, text = _Body(text.encode()), ""
             extra.setdefault("Content-Type", "application/json")
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)

@@ -37,7 +37,7 @@ def title_of(graph: Mapping[str, Any], node_id: object) -> str | None:
     lacks such an id, the longest known prefix of the id is used.
     """
     meta = _node(graph, node_id).get("_meta")
-    title = meta.get("title") if isinstance(meta, Mapping) else None
+    title = meta.get("title") if isinstance(meta, (dict, Mapping)) else None
     return title if isinstance(title, str) else None
 
 
@@ -156,7 +156,7 @@ def origin(graph: Mapping[str, Any], node_id: object) -> str | None:
 def _node(graph: Mapping[str, Any], node_id: object) -> Mapping[str, Any]:
     key = origin(graph, node_id)
     node = {} if key is None else graph[key]
-    return node if isinstance(node, Mapping) else {}
+    return node if isinstance(node, (dict, Mapping)) else {}
 
 
 def free_id(taken: Container[str], after: int = 0) -> int:
@@ -170,12 +170,13 @@ def free_id(taken: Container[str], after: int = 0) -> int:
 def copied(value: Any) -> Any:
     """Copy a JSON value, tuples as lists; objects that JSON lacks are kept as they are."""
     # A shortcut for the usual types.
-    if isinstance(value, (list, tuple)):
-        return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
-    if isinstance(value, (dict, Mapping)):
+    kind = type(value)
+    if kind is dict or (kind is not list and isinstance(value, Mapping)):
         return {
             key: inner if type(inner) in _PLAIN else copied(inner) for key, inner in value.items()
         }
+    if isinstance(value, (list, tuple)):
+        return [inner if type(inner) in _PLAIN else copied(inner) for inner in value]
     return value
 
 
@@ -298,7 +299,7 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         WorkflowError: One line that names node and input.
     """
-    if not isinstance(graph, Mapping):
+    if not isinstance(graph, (dict, Mapping)):
         raise WorkflowError(f"a workflow must be a dict of nodes by id, not {brief(graph)}")
     return json_graph(graph, links=True)
 
@@ -497,6 +498,8 @@ def json_value(value: Any) -> Any:
 
 def json_link(graph: Mapping[str, Any], value: list[Any]) -> list[Any]:
     """Return a link with its node id as a string, so that the server finds the node."""
+    if not value or type(value[0]) is str:
+        return value
     link = as_link(value)
     return list(link) if link and link[0] != value[0] and link[0] in graph else value
 

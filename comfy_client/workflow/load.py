@@ -145,7 +145,7 @@ def is_source(value: object) -> bool:
 
 def _read(source: Any, api: object) -> tuple[Any, str]:
     """Decode a source; return the data and a name for messages."""
-    if isinstance(source, Mapping):
+    if isinstance(source, (dict, Mapping)):
         return source, "the workflow"
     if isinstance(source, str) and source.lstrip("\ufeff \t\r\n").startswith(("{", "[")):
         return _json(source.lstrip("\ufeff"), "the workflow text"), "the workflow text"
@@ -268,7 +268,7 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
     if isinstance(data, (list, tuple)) and len(data) > 2 and isinstance(data[2], Mapping):
         # A record of queue or history: number, prompt_id, graph, ...
         return {key: _without_empty_title(node) for key, node in data[2].items()}
-    if not isinstance(data, Mapping):
+    if not isinstance(data, (dict, Mapping)):
         kind = "a list" if isinstance(data, (list, tuple)) else brief(data)
         raise WorkflowError(f"{where}: a workflow must be an object of nodes by id, not {kind}")
     if is_ui_format(data):
@@ -282,11 +282,10 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
             isinstance(inner, Mapping) and not {"class_type", "inputs"} & inner.keys()
         ):
             return _unwrap(inner, where)
-    records = [one for one in data.values() if _is_record(one)]
-    if records and len(records) == len(data):  # the answer of GET /history/{prompt_id}
-        if len(records) > 1:
+    if data and all(map(_is_record, data.values())):  # the answer of GET /history/{prompt_id}
+        if len(data) > 1:
             raise WorkflowError(f"{where}: the history of {len(data)} prompts; give one of them")
-        return _unwrap(records[0], where)
+        return _unwrap(next(iter(data.values())), where)
     return data
 
 
@@ -312,7 +311,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         raise WorkflowError(f"{where}: it has no nodes")
     graph: dict[str, Any] = {}
     for key, node in data.items():
-        if not isinstance(key, (str, int)) or isinstance(key, bool):
+        if type(key) is not str and (not isinstance(key, (str, int)) or isinstance(key, bool)):
             raise WorkflowError(f"{where}: the node id {brief(key)} is not a string")
         node_id = str(key)
         if node_id in graph:

@@ -22,9 +22,13 @@ class Node(Shown):
 
     __slots__ = ("__weakref__", "_graph", "_id")
 
+    _graph: dict[str, Any]
+    _id: str
+
     def __init__(self, graph: dict[str, Any], node_id: str) -> None:
-        self._graph = graph
-        self._id = node_id
+        # Not by the method of this class, which looks for inputs, too.
+        object.__setattr__(self, "_graph", graph)
+        object.__setattr__(self, "_id", node_id)
 
     @property
     def id(self) -> str:
