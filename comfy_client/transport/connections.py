@@ -396,43 +396,32 @@ def _response(sock: socket.socket, *args: Any, **kw: Any) -> http.client.HTTPRes
     return SkippingResponse(_OwningReader(sock, transfer), *args, **kw)  # type: ignore[arg-type]
 
 
-class _Releasing:
-    """Mixin for answers that give up their connection before the pool may lend it again.
-
-    urllib3 does so afterwards: a Ctrl-C in between would close a connection that is in use, or
-    lend it twice.
-    """
-
-    _fp: Any
-    _pool: Any
-    _connection: Any
-    _original_response: Any
-
-    def readinto1(self, buffer: memoryview) -> int:
-        """Read the bytes that are there into a buffer, which is not longer than the body's rest."""
-        body: Any = self._fp
-        got: int = 0 if body.isclosed() else body.fp.readinto1(buffer)
-        body.length -= got
-        self._release_at_end()
-        return got
-
-    def _release_at_end(self) -> None:
-        body: Any = self._fp
-        if body.length == 0:
-            body.close()
-        if body.isclosed() and not body.length:
-            self.release_conn()
-
-    def release_conn(self) -> None:
-        pool, connection = self._pool, self._connection
-        self._connection = None
-        if pool and connection:
-            if self._original_response.will_close:
-                connection.close()
-            pool._put_conn(connection)
+def _read_into(body: Any, buffer: memoryview) -> int:
+    """Read the bytes of a body that are there into a buffer, which is not longer than its rest."""
+    got: int = 0 if body.isclosed() else body.fp.readinto1(buffer)
+    body.length -= got
+    return got
 
 
-class _Answer(_Releasing, urllib3.HTTPResponse):
+def _has_ended(body: Any) -> bool:
+    """Return whether all of a body was read; close it then."""
+    if body.length == 0:
+        body.close()
+    return body.isclosed() and not body.length
+
+
+# Answers give up their connection before the pool may lend it again.  urllib3 does so afterwards: a
+# Ctrl-C in between would close a connection that is in use, or lend it twice.
+
+
+def _give_back(pool: Any, connection: Any, body: Any) -> None:
+    if pool and connection:
+        if body.will_close:
+            connection.close()
+        pool._put_conn(connection)
+
+
+class _Answer(urllib3.HTTPResponse):
     """An answer of any kind."""
 
     def read1(self, amt: int | None = None, decode_content: bool | None = None) -> bytes:
@@ -441,35 +430,60 @@ class _Answer(_Releasing, urllib3.HTTPResponse):
         if decode_content is not False or not amt or not isinstance(body, SkippingResponse):
             return super().read1(amt, decode_content)
         chunk: bytes = body.read1(amt)
-        self._release_at_end()
+        if _has_ended(body):
+            self.release_conn()
         return chunk
 
+    def readinto1(self, buffer: memoryview) -> int:
+        """Read as :func:`_read_into`."""
+        got = _read_into(self._fp, buffer)
+        if _has_ended(self._fp):
+            self.release_conn()
+        return got
 
-class _PlainAnswer(_Releasing, io.IOBase):
-    """An answer with a body of known length that is not encoded; made quicker than urllib3's."""
+    def release_conn(self) -> None:
+        connection, self._connection = self._connection, None
+        _give_back(self._pool, connection, self._original_response)
 
-    def __init__(self, answer: QuickResponse, pool: Any, connection: Any) -> None:
-        self.headers, self.status = answer.msg, answer.status
-        self._fp = self._original_response = answer
+
+class _PlainAnswer(io.IOBase):
+    """An answer whose body is as it is on the wire, and of known length; quicker to make."""
+
+    def __init__(self, body: QuickResponse, pool: Any, connection: Any) -> None:
+        self.headers: Headers = body.msg
+        self.status: int = body.status
+        self._original_response = body  # where requests looks for cookies
         self._pool, self._connection = pool, connection
 
     @property
     def closed(self) -> bool:
-        return bool(self._fp.isclosed())
+        return self._original_response.isclosed()
 
     def read1(self, amt: int, decode_content: bool = False) -> bytes:
         """Read the bytes that are there."""
-        chunk: bytes = self._fp.read1(amt)
-        self._release_at_end()
+        chunk = self._original_response.read1(amt)
+        self.drain_conn()
         return chunk
 
+    def readinto1(self, buffer: memoryview) -> int:
+        """Read as :func:`_read_into`."""
+        got = _read_into(self._original_response, buffer)
+        self.drain_conn()
+        return got
+
     def drain_conn(self) -> None:
-        """Return the connection to the pool, as all of the body was read."""
-        self._release_at_end()
+        """Return the connection to the pool if all of the body was read."""
+        if _has_ended(self._original_response):
+            self.release_conn()
+
+    def release_conn(self) -> None:
+        """Return the connection to the pool, unless it has it."""
+        connection, self._connection = self._connection, None
+        _give_back(self._pool, connection, self._original_response)
 
     def close(self) -> None:
-        """Close the answer, and its connection unless the pool has it back."""
-        self._fp.close()
+        """Close the answer, and its connection unless the pool has it."""
+        self._original_response.close()
         if self._connection:
             self._connection.close()
 
