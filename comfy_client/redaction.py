@@ -114,11 +114,11 @@ def _has_secrets(value: Any) -> bool:
         below: list[Any] = []
         for item in level:
             kind = type(item)
-            if kind is dict or (kind not in _LEAVES and isinstance(item, Mapping)):
+            if kind is list:
+                below += item
+            elif kind is dict or (kind not in _LEAVES and isinstance(item, Mapping)):
                 names.update(item)
                 below += item.values()
-            elif kind is list:
-                below += item
         level = below
         if not level:
             break

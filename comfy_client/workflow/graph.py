@@ -378,7 +378,7 @@ def _json_node(
         return _json_part(graph, node_id, "", "", node)
     made: dict[str, Any] = {}
     for part, value in node.items():
-        if not isinstance(part, str):
+        if type(part) is not str and not isinstance(part, str):
             raise WorkflowError(
                 f"{describe(graph, node_id)}: the key {brief(part)} is not a string"
             )
@@ -401,7 +401,7 @@ def _json_inputs(
 ) -> dict[str, Any]:
     made: dict[str, Any] = {}
     for name, value in inputs.items():
-        if not isinstance(name, str):
+        if type(name) is not str and not isinstance(name, str):
             raise WorkflowError(
                 f"{describe(graph, node_id)}: the input name {brief(name)} is not a string"
             )
@@ -454,6 +454,15 @@ def json_value(value: Any) -> Any:
     Raises:
         ValueError: JSON cannot represent it.
     """
+    kind = type(value)
+    if kind is dict or (kind not in JSON_TYPES and isinstance(value, Mapping)):
+        for key in value:
+            if type(key) is not str and not isinstance(key, str):
+                raise ValueError(f"the key {brief(key)} is not a string")
+        return {
+            key: inner if type(inner) in _SCALARS else json_value(inner)
+            for key, inner in value.items()
+        }
     if value is None or isinstance(value, (str, int)):
         return value
     if isinstance(value, float):
@@ -462,14 +471,6 @@ def json_value(value: Any) -> Any:
         raise ValueError(f"{float(value)} is not a number that JSON can represent")
     if isinstance(value, (list, tuple)):
         return [json_value(inner) for inner in value]
-    if isinstance(value, (dict, Mapping)):
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"the key {brief(key)} is not a string")
-        return {
-            key: inner if type(inner) in _SCALARS else json_value(inner)
-            for key, inner in value.items()
-        }
     from ..upload import Upload, instead_of, is_file  # few workflows need it
 
     if isinstance(value, Upload):

@@ -332,9 +332,10 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
             )
     for node_id, node in graph.items():
         for name, value in node["inputs"].items():
-            if isinstance(value, list):
+            kind = type(value)
+            if kind is list:
                 node["inputs"][name] = json_link(graph, value)
-            elif type(value) not in JSON_TYPES:
+            elif kind not in JSON_TYPES:
                 node["inputs"][name] = _file(graph, node_id, name, value)
     return graph
 
