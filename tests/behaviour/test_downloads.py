@@ -70,6 +70,16 @@ def test_a_length_of_thousands_of_digits_is_survived() -> None:
         assert http.json("GET", "/api/x") == []
 
 
+@pytest.mark.parametrize("lengths", [b"2\r\nContent-Length: 3", b"2, 3"], ids=["lines", "line"])
+def test_an_answer_of_two_lengths_is_refused(
+    comfy: ComfyServer, http: Http, lengths: bytes
+) -> None:
+    """One who passes it on may see another end of it than we do."""
+    comfy.on("GET", "/two", raw(b"Content-Length: " + lengths + b"\r\n", b"[]]"))
+    with pytest.raises(TransportError):
+        http.request("GET", "/two")
+
+
 def test_chunked_and_compressed_answers_are_whole(comfy: ComfyServer, http: Http) -> None:
     """Downloads ask for none that is compressed, and take none."""
     content = json.dumps(["x" * 3 * MIB]).encode()
