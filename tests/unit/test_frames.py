@@ -30,6 +30,7 @@ from comfy_client.transport.frames import (
     FrameError,
     Frames,
 )
+from comfy_client.transport.sockets import shut, sliced
 from tests.conftest import examples
 
 LIMIT = 4 * BUFFER
@@ -310,7 +311,7 @@ def test_a_shutdown_by_another_thread_ends_a_read(
     pair: tuple[socket.socket, socket.socket],
 ) -> None:
     """At once, as the other side's end does."""
-    _, ours = pair
+    ours = sliced(pair[1])
     ours.settimeout(60)
     ended: list[Exception] = []
 
@@ -322,8 +323,9 @@ def test_a_shutdown_by_another_thread_ends_a_read(
 
     reader = threading.Thread(target=wait)
     reader.start()
-    ours.shutdown(socket.SHUT_RDWR)
+    shut(ours)
     reader.join(30)
+    ours.close()
     assert len(ended) == 1
 
 
