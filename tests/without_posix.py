@@ -1,7 +1,7 @@
 """Takes away on Linux what Windows lacks, and runs the tests that depend on it.
 
-``python -m tests.without_posix`` runs :data:`FILES`, or what its arguments for pytest name.  As a
-plugin (``-p tests.without_posix``), this module takes away names of ``os``, ``signal`` and
+``python -m tests.without_posix`` runs :data:`FILES`, with its arguments as options of pytest.  As a
+plugin (``pytest -p tests.without_posix``), this module takes away names of ``os``, ``signal`` and
 ``time``, and whole modules.  Files that are open cannot be renamed, replaced or removed, clocks go
 in steps, and the commands that tests start write cp1252.  Tests marked ``posix`` are left out.
 
@@ -34,7 +34,17 @@ NAMES: Final = {
 #: Seconds between two ticks of most clocks of Windows.
 TICK: Final = 1 / 64
 #: The tests that depend on any of it.
-FILES: Final = ("tests/unit/test_upload.py",)
+FILES: Final = tuple(
+    f"tests/{folder}/test_{name}.py"
+    for folder, names in (
+        ("behaviour", "cli_files cli_stdout download_resume journal recording save_many"),
+        ("behaviour", "shared_files uploads"),
+        ("unit", "cli_following cli_mine deadline deafness definition_file delivery_thread"),
+        ("unit", "file_names files health hosted_poller job outage parallel poller pool_worker"),
+        ("unit", "queue_monitor runtime stop_signals tracker upload user_folder"),
+    )
+    for name in names.split()
+)
 
 
 def in_steps(clock: Callable[[], float]) -> Callable[[], float]:
@@ -114,7 +124,7 @@ def main(arguments: list[str]) -> int:
         return 2
     # In a process of its own, which has imported nothing that pytest wants to rewrite.
     command = [sys.executable, "-m", "pytest", "-p", "tests.without_posix"]
-    return subprocess.run([*command, *(arguments or FILES)], check=False).returncode
+    return subprocess.run([*command, *FILES, *arguments], check=False).returncode
 
 
 if __name__ == "__main__":

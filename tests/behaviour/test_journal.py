@@ -633,6 +633,7 @@ def opened_elsewhere(journal: Path) -> str:
     return told.stdout
 
 
+@pytest.mark.posix("forks")
 def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal) -> None:
     """It gets what any other process gets, and its end ends nothing."""
 

@@ -42,14 +42,15 @@ def test_a_file_that_holds_no_id_is_replaced():
     assert is_mine()(marked)
 
 
-def test_without_a_place_for_it_prompts_are_marked_all_the_same(monkeypatch):
+def test_without_a_place_for_it_prompts_are_marked_all_the_same(tmp_path, monkeypatch):
     """They are nobody's later."""
-    monkeypatch.setenv("XDG_STATE_HOME", "/proc/nowhere")
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "file" / "nowhere"))
     assert mark() != mark()
     assert not is_mine()(mark())
     why = why_unknown()
     assert why is not None
-    assert why.startswith("this installation has no id, as /proc/nowhere/comfy-client/id cannot")
+    assert why.startswith(f"this installation has no id, as {state_path()} cannot")
     assert why.endswith(f"set {VARIABLE} to a name of your choice, or XDG_STATE_HOME to a folder")
 
 
@@ -91,7 +92,9 @@ def test_without_a_home_there_is_no_config_and_no_id(monkeypatch, home):
 
 def test_the_place_is_that_of_the_standard(tmp_path, monkeypatch):
     """A relative one does not count."""
+    usual = state_path()
+    assert usual.is_relative_to(tmp_path)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     assert state_path() == tmp_path / "state" / "comfy-client" / "id"
     monkeypatch.setenv("XDG_STATE_HOME", "state")
-    assert state_path() == tmp_path / ".local" / "state" / "comfy-client" / "id"
+    assert state_path() == usual

@@ -264,7 +264,6 @@ def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_pat
         assert descriptors() == before
 
 
-@pytest.mark.posix("os.pread; without it, the file is copied")
 @pytest.mark.parametrize("number", [1, 2])
 def test_a_file_that_cannot_be_looked_at_leaves_no_descriptor(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
@@ -418,7 +417,6 @@ def test_an_open_file_that_ends_before_its_position_is_not_sent(
             pass
 
 
-@pytest.mark.posix("os.pread; without it, the file is copied")
 def test_a_file_that_is_written_again_while_it_is_read_is_not_sent(tmp_path: Path) -> None:
     """Half of it would be of the one, half of the other, though the size is the same."""
     path = tmp_path / "a.bin"

@@ -1,0 +1,67 @@
+"""What the lane without POSIX takes away, and that its tests are there."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.without_posix import FILES, TICK, in_steps, take_away
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def test_a_clock_goes_in_steps() -> None:
+    """Between two ticks it stands still, and is never ahead."""
+    times = iter([0.0, TICK / 2, TICK, 1.99 * TICK, 10.5])
+    clock = in_steps(times.__next__)
+    assert [clock() for _ in range(5)] == [0.0, 0.0, TICK, TICK, 10.5]
+
+
+@pytest.mark.posix("what is taken away")
+def test_what_windows_lacks_is_taken_away(tmp_path: Path) -> None:
+    """And is back afterwards, so that tests beside this one have it."""
+    with pytest.MonkeyPatch.context() as patch:
+        take_away(patch)
+        assert not hasattr(os, "pread")
+        assert not hasattr(os, "fork")
+        assert not hasattr(signal, "SIGHUP")
+        with pytest.raises(ImportError):
+            import fcntl
+        assert time.monotonic() % TICK == time.time() % TICK == 0
+        assert os.environ["PYTHONIOENCODING"] == "cp1252"
+    assert hasattr(os, "pread")
+    import fcntl
+
+    assert sys.modules["fcntl"] is fcntl
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the lane runs on Linux")
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_open_files_are_neither_renamed_nor_replaced_nor_removed(name: str, tmp_path: Path) -> None:
+    """Whichever of the two is open; once it is closed, they are."""
+    (tmp_path / "a").write_bytes(b"a")
+    (tmp_path / "b").write_bytes(b"b")
+    with pytest.MonkeyPatch.context() as patch:
+        take_away(patch)
+        with (tmp_path / name).open("rb"):
+            for call in (os.replace, os.rename):
+                with pytest.raises(PermissionError) as raised:
+                    call(tmp_path / "a", tmp_path / "b")
+                assert raised.value.winerror == 5  # type: ignore[attr-defined]
+            with pytest.raises(PermissionError):
+                (tmp_path / name).unlink()
+        (tmp_path / "a").replace(tmp_path / "b")
+        (tmp_path / "b").unlink()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_its_tests_are_there(file: str) -> None:
+    """``.ci/run`` runs them."""
+    assert (ROOT / file).exists()
+    assert "-m tests.without_posix" in (ROOT / ".ci" / "run").read_text("utf-8")
