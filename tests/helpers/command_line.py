@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
@@ -25,7 +26,11 @@ from comfy_client.cli.main import main
 
 #: Seconds for what should take a moment, and takes longer on a busy machine.
 LIMIT: Final = 300.0
-COMMAND: Final = Path(sys.executable).with_name("comfy-client")
+COMMAND: Final = (
+    Path(sysconfig.get_path("scripts"), "comfy-client.exe")
+    if os.name == "nt"
+    else Path(sys.executable).with_name("comfy-client")
+)
 _PACKAGES: Final = Path(comfy_client.__file__).parents[1]
 # A shell that runs the tests in the background has its children ignore Ctrl-C.
 _HEEDS_CTRL_C: Final = """
