@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import math
 import os
 import re
 import socket
@@ -47,23 +48,23 @@ class Client:
         http: The part of the client that sends HTTP requests.
         connection: The client's event socket.
         client_id: The client id, which the report does not show.
+        outstanding: How many jobs of the client have not ended.
+        dropped_events: How many events were dropped because receivers were too slow.
         plan: Returns how to open an event socket with a given client id; ``None``: the client uses
             no event socket.
         status_at: Returns when the server last sent the length of its queue, by
             ``time.monotonic``.
-        outstanding: How many jobs of the client have not ended.
-        dropped_events: How many events were dropped because receivers were too slow.
         watch: How many seconds to watch a queue that is not empty, to see whether it moves.
     """
 
     http: Http
     connection: Connection
     client_id: str
-    plan: Callable[[str], DialPlan] | None
-    status_at: Callable[[], float]
     outstanding: int
     dropped_events: int
-    watch: float
+    plan: Callable[[str], DialPlan] | None = None
+    status_at: Callable[[], float] = lambda: -math.inf
+    watch: float = 0.0
 
 
 class Sockets:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Final, NoReturn
@@ -303,11 +302,8 @@ class HostedApi(AssetFiles, ComfyApi):
             http,
             self.parts.connection,
             self.parts.connection.client_id,
-            plan=None,
-            status_at=lambda: -math.inf,
             outstanding=len(tracker.outstanding),
             dropped_events=self.dropped_events,
-            watch=0.0,
         )
         checks = HostedChecks(work, is_cloud=isinstance(http, CloudHttp)).checks()
         return examine(client, run=run, timeout=timeout, checks=checks)

@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
@@ -31,10 +29,8 @@ from ..reading import reading_until
 from ..redaction import Sealed
 from ..routes._base import facts_of
 from ..routes.files import Channel, FileInfo, FileRoutes, FolderType
-from ..showing.transfers import shown_transfer, told
 from ..transport.deadline import Deadline
 from ..transport.http import MAX_ANSWER, MAX_TRANSFER, Http, segment
-from ..transport.local_files import IfExists, target_path, write_atomically
 from ..transport.peers import Kind, Peer, is_address, named_peer, peer_of
 from ..transport.response import Asker, Dialect, Download, Response, reason_of
 from ..transport.resume import RemoteFile, resumed
@@ -276,6 +272,7 @@ class AssetFiles(FileRoutes):
         known: KnownAssets | None = None,
         allow_private_storage: bool = False,
     ) -> None:
+        self._http = http
         self._most = most
         self._allow_private = allow_private_storage
         self._routes = HostedRoutes(http)
@@ -460,30 +457,8 @@ class AssetFiles(FileRoutes):
 
         return io.BufferedReader(RemoteFile(file.name, download, is_fixed=True), _BUFFER)
 
-    def download_image(
-        self,
-        info: FileInfo,
-        path: str | os.PathLike[str],
-        *,
-        if_exists: IfExists | None = None,
-        preview: str | None = None,
-        channel: Channel | None = None,
-        timeout: float | None = None,
-    ) -> Path:
-        """Download a file to the disk, and return its local path.
-
-        The file appears only when it is complete.  For ``path`` and ``if_exists`` see
-        :meth:`ComfyApi.download_image`, for the rest :meth:`stream_image`.
-        """
-        name = AssetFile.of(info).name
-        target, rule = target_path(path, name, if_exists)
-        if rule == "skip" and os.path.lexists(target):
-            return target
-        stream = self.stream_image(info, preview=preview, channel=channel, timeout=timeout)
-        shown = shown_transfer("download", name, self._routes.http.show)
-        with stream as download, shown as on_moved:
-            chunks = told(download, download.length, on_moved)
-            return write_atomically(target, chunks, if_exists=rule)
+    def _local_name(self, info: FileInfo, preview: str | None, channel: str | None) -> str:
+        return AssetFile.of(info).name
 
     def _source(self, file: AssetFile, deadline: Deadline) -> _Source:
         return _Source(self._routes, file, deadline, self._allow_private)

@@ -92,10 +92,7 @@ class Health:
         """Return how many jobs in a row failed on a server, except kinds that fail on all."""
         course = self._courses.get(server)
         kinds = course.kinds if course else ()
-        return sum(not self._fails_everywhere(kind, servers) for kind in kinds)
-
-    def _fails_everywhere(self, kind: Hashable, servers: Collection[str]) -> bool:
-        return self._failed_on.get(kind, set()).issuperset(servers)
+        return sum(not self._failed_on.get(kind, set()).issuperset(servers) for kind in kinds)
 
     def rests(self, server: str, now: float) -> bool:
         """Return whether a suspect server must still wait before its next job."""

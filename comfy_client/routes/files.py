@@ -376,8 +376,8 @@ class FileRoutes:
     ) -> Path:
         """Download a file to the disk, and return its local path.
 
-        ``GET /view``.  The file appears only when it is complete.  An interrupted download
-        resumes, as in :meth:`stream_image`.
+        The file appears only when it is complete.  An interrupted download resumes, as in
+        :meth:`stream_image`, which names the requests, too.
 
         Args:
             path: A folder, where the file keeps the server's name, or the exact path of the
@@ -389,15 +389,26 @@ class FileRoutes:
 
         For ``info``, ``preview``, ``channel``, ``timeout`` and errors see :meth:`stream_image`.
         """
-        params = _view_params(info, preview, channel)
-        name = _local_name(params)
+        name = self._local_name(info, preview, channel)
         target, rule = target_path(path, name, if_exists)
         if rule == "skip" and os.path.lexists(target):
             return target
+        stream = self.stream_image(info, preview=preview, channel=channel, timeout=timeout)
         shown = shown_transfer("download", name, self._http.show)
-        with self._download(params, timeout) as download, shown as on_moved:
+        with stream as download, shown as on_moved:
             chunks = told(download, download.length, on_moved)
             return write_atomically(target, chunks, if_exists=rule)
+
+    def _local_name(self, info: FileInfo, preview: str | None, channel: str | None) -> str:
+        """Return the name for a download, with another extension if the server re-encodes it."""
+        name = _view_params(info, preview, channel)["filename"] or ""
+        for kind in ("input", "output", "temp"):
+            name = name.removesuffix(f" [{kind}]")
+        if preview is not None:
+            # The server sends WebP for formats that it does not know or that have no alpha.
+            jpeg = preview.split(";")[0] == "jpeg" and "a" not in (channel or "")
+            return f"{os.path.splitext(name)[0]}{'.jpg' if jpeg else '.webp'}"
+        return f"{os.path.splitext(name)[0]}.png" if channel in ("rgb", "a") else name
 
     def lasting(self) -> FileRoutes:
         """Return routes for the same files that work even after the client is closed.
@@ -505,16 +516,3 @@ def _view_params(
     if channel is not None:
         params["channel"] = channel
     return params
-
-
-def _local_name(params: Mapping[str, str | None]) -> str:
-    """Return the file name for a download, with another extension if the server re-encodes it."""
-    name = params["filename"] or ""
-    for kind in ("input", "output", "temp"):
-        name = name.removesuffix(f" [{kind}]")
-    preview, channel = params.get("preview"), params.get("channel")
-    if preview is not None:
-        # The server sends WebP for formats that it does not know or that have no alpha.
-        jpeg = preview.split(";")[0] == "jpeg" and "a" not in (channel or "")
-        return f"{os.path.splitext(name)[0]}{'.jpg' if jpeg else '.webp'}"
-    return f"{os.path.splitext(name)[0]}.png" if channel in ("rgb", "a") else name

@@ -36,7 +36,8 @@ class HistoryRoutes:
         """
         if max_items is not None and max_items < 1:
             return models.Histories()  # with an offset the server would return one
-        if offset is None or offset < 0 or self._leaves_out():
+        # A server that can skip has nothing beyond the end.
+        if offset is None or offset < 0 or not self._histories(1, _BEHIND_ALL):
             return self._histories(max_items, offset)
         entries = list(self._histories(None, None).items())[offset:]
         return models.Histories(entries[:max_items])
@@ -44,10 +45,6 @@ class HistoryRoutes:
     def _histories(self, max_items: int | None, offset: int | None) -> models.Histories:
         params = {"max_items": max_items, "offset": offset}
         return _entries(self._http.json("GET", "/history", params=params))
-
-    def _leaves_out(self) -> bool:
-        """Return whether the server respects ``offset``, by asking for records beyond the end."""
-        return not self._histories(1, _BEHIND_ALL)
 
     def get_history(self, prompt_id: str) -> models.HistoryEntry | None:
         """Return the record of an ended prompt; ``None`` if the server has none.

@@ -100,11 +100,6 @@ class ActiveFault(Fault):
     times: int | None = attrs.field(repr=False)
     undo: Callable[[], object] | None = attrs.field(repr=False)
 
-    @property
-    def is_used_up(self) -> bool:
-        """Whether the fault has occurred as often as it may."""
-        return self.times is not None and self.hits >= self.times
-
 
 class ActiveFaults:
     """The active faults of a server; any thread may call the methods."""
@@ -148,7 +143,7 @@ class ActiveFaults:
         """Return the active faults with these names, or all without names; the newest first."""
         with self._lock:
             faults = self._faults if not names else [f for f in self._faults if f.name in names]
-            return [fault for fault in faults if not fault.is_used_up]
+            return [one for one in faults if one.times is None or one.hits < one.times]
 
     def first(self, name: str) -> ActiveFault | None:
         """Return the newest active fault with this name, or None."""

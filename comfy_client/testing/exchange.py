@@ -34,10 +34,6 @@ class Rule:
     #: An answer, a handler, or a coroutine function of an :class:`Exchange`.
     answer: Any
 
-    def is_for(self, method: str, path: str) -> bool:
-        """Return whether the rule was made for exactly this method and path."""
-        return (self.method, self.path) == (method, path)
-
     def meets(self, request: Request) -> bool:
         """Return whether the rule applies to a request, which must be below the server's prefix."""
         path = request.full_path if self.path.startswith("/api") else request.path

@@ -304,7 +304,7 @@ class ScriptedServer:
     def off(self, method: str, path: str) -> None:
         """Remove the answers that :meth:`on` set for exactly this method and path."""
         for fault in self._active.find("answer"):
-            if fault.settings.is_for(method, path):
+            if (fault.settings.method, fault.settings.path) == (method, path):
                 fault.end()
 
     def answer(self, request: Request) -> Answer:

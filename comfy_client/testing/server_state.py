@@ -81,7 +81,9 @@ class ServerState:
         #: Further ports that are open, each with the task that serves it.
         self.ports: dict[Connections, asyncio.Task[None]] = {}
         self.sockets: EventSockets = EventSockets(self.loop, faults, records)
-        self.queue: PromptQueue = PromptQueue(self._queue_changed)
+        self.queue: PromptQueue = PromptQueue(
+            lambda: self.send("status", {"status": self.queue_info()})
+        )
         self.executor: Executor = Executor(
             nodes,
             self.queue,
@@ -117,9 +119,6 @@ class ServerState:
     def queue_info(self) -> dict[str, Any]:
         """Return the answer to ``GET /prompt``, which is also the content of ``status``."""
         return {"exec_info": {"queue_remaining": self.queue.remaining()}}
-
-    def _queue_changed(self) -> None:
-        self.send("status", {"status": self.queue_info()})
 
     def lose_queue(self) -> None:
         """Drop all pending and running prompts without a message to clients."""

@@ -506,11 +506,7 @@ def _input_type(spec: InputSpec | Autogrow) -> str:
         return "Any"
     if spec.options.keys() & {"widgetType"}:
         return "Any"
-    return " | ".join([*values, _link(kinds)])
-
-
-def _link(kinds: Iterable[str]) -> str:
-    return f"Link[Literal[{', '.join(map(quoted, sorted(kinds)))}]]"
+    return " | ".join([*values, f"Link[Literal[{', '.join(map(quoted, sorted(kinds)))}]]"])
 
 
 def _choices(choices: list[Any]) -> str:

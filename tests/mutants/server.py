@@ -8,8 +8,8 @@ SERVER = (
     Mutant(
         "F01",
         "testing/active_faults.py",
-        "return self.times is not None and self.hits >= self.times",
-        "return self.times is not None and self.hits > self.times",
+        "if one.times is None or one.hits < one.times]",
+        "if one.times is None or one.hits <= one.times]",
         "server/test_faults_http.py",
         "a fault happens once more than it may",
     ),
