@@ -78,7 +78,8 @@ def raw_server(
     try:
         yield listener.getsockname()[1]
     finally:
-        listener.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):  # Windows refuses it, and close() is enough there
+            listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         for thread in (acceptor, *threads):
             thread.join(LIMIT)
