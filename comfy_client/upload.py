@@ -552,7 +552,8 @@ def _open(file: BinaryIO, start: int) -> OpenContent:
     """
     if type(file) is io.BytesIO:
         return OpenContent(file.getvalue(), start)  # shares the memory until the file is changed
-    twin = _twin(file)
+    with _lock_of(file):  # flushing moves the position of some files
+        twin = _twin(file)
     if twin is not None:
         return _Plain(twin, start, _lock_of(file))
     with _lock_of(file):

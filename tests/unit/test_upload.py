@@ -329,6 +329,34 @@ def test_without_pread_a_file_keeps_its_position_and_nothing_is_copied(
         assert b"".join(opened_once) == content
 
 
+def test_without_pread_another_upload_of_an_open_file_does_not_move_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Python flushes it then, which moves the position of a file that is also written."""
+    content, reads = os.urandom(2 * CHUNK + 5), 0
+    monkeypatch.delattr(os, "pread", raising=False)
+    with tempfile.TemporaryFile() as file, ThreadPoolExecutor(1) as threads:
+        file.write(content)
+        file.seek(0)
+        upload = Upload(file, "a.bin")
+        with upload.opened() as opened_once:
+            file.read(10)
+            file.seek(0)
+            read = os.read
+
+            def slowly(descriptor: int, size: int) -> bytes:
+                nonlocal reads
+                reads += 1
+                if reads == 2:  # of the second piece
+                    with contextlib.suppress(TimeoutError):  # it waits for this read
+                        threads.submit(content_of, upload).result(0.2)
+                return read(descriptor, size)
+
+            monkeypatch.setattr(os, "read", slowly)
+            assert b"".join(opened_once) == content
+    assert reads > 2
+
+
 def test_equal_ones_have_the_same_source_name_and_subfolder(tmp_path: Path) -> None:
     """Copies are the same object; a pickle is equal."""
     path = tmp_path / "a"
