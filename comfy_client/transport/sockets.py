@@ -105,6 +105,9 @@ class _Sliced(socket.socket):
     def gettimeout(self) -> float | None:
         return self._timeout
 
+    def setblocking(self, flag: bool) -> None:
+        self.settimeout(None if flag else 0.0)
+
     def connect(self, address: Any) -> None:
         until = self._until()
         super().settimeout(0.0)
@@ -137,6 +140,8 @@ class _Sliced(socket.socket):
         self, call: Callable[..., Answer], *args: Any, until: float | None = None
     ) -> Answer:
         """Make a call that waits, for a slice at a time, until the timeout or ``until``."""
+        if self._timeout == 0:  # it does not block: a user's, made by a context that we share
+            return call(*args)
         until = self._until() if until is None else until
         while True:
             super().settimeout(_slice(until))
