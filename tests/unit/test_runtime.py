@@ -96,7 +96,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SlowClock:
     made = SlowClock()
     tell_time(monkeypatch, made)
     monkeypatch.setattr(threading, "_time", made)
-    monkeypatch.setattr(threading.Condition, "wait", lambda *args: made.wait(*args))
+    usual = threading.Condition.wait
+
+    def wait(condition: threading.Condition, timeout: float | None = None) -> bool:
+        thread = threading.current_thread()  # not one of pytest-timeout, which would end the tests
+        is_ours = thread is threading.main_thread() or isinstance(thread, runtime.Thread)
+        return made.wait(condition, timeout) if is_ours else usual(condition, timeout)
+
+    monkeypatch.setattr(threading.Condition, "wait", wait)
     return made
 
 
