@@ -269,9 +269,9 @@ def submit_workflow(
     """
     parts.check_open()
     wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
-    if prompt_id is not None:  # a user's own, so others may know it
-        parts.tracker.announced.add(prompt_id)
     try:
+        if prompt_id is not None:  # a user's own, so others may know it
+            parts.tracker.announced.add(prompt_id)
         workflow = _read(
             routes, parts, workflow, inputs, options, check=check, deadline=deadline, waits=waits
         )
