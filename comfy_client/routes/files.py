@@ -376,8 +376,8 @@ class FileRoutes:
     ) -> Path:
         """Download a file to the disk, and return its local path.
 
-        The file appears only when it is complete.  An interrupted download resumes, as in
-        :meth:`stream_image`, which names the requests, too.
+        ``GET /view``; for a hosted server see :meth:`stream_image`.  The file appears only when it
+        is complete.  An interrupted download resumes, as in :meth:`stream_image`.
 
         Args:
             path: A folder, where the file keeps the server's name, or the exact path of the
