@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from ..jobs.result import Result
     from ..models import HistoryEntry, Queue, QueueItem
 
-#: The cells of a line.
 #: Length of an id, and of the shortest abbreviation.
 _WHOLE: Final = 36
 _SHORTEST: Final = 4
