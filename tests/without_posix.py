@@ -53,6 +53,13 @@ def in_steps(clock: Callable[[], float]) -> Callable[[], float]:
     return lambda: math.floor(clock() / TICK) * TICK
 
 
+def denied(*paths: Any) -> PermissionError:
+    """Make the error of Windows for a file that is open."""
+    error = PermissionError(errno.EACCES, "Access is denied", *map(str, paths))
+    error.winerror = 5  # type: ignore[attr-defined]  # an attribute on Windows only
+    return error
+
+
 def refusing_open_files(function: Callable[..., None]) -> Callable[..., None]:
     """Return a function on one or two paths that is an error if this process has one open.
 
@@ -67,9 +74,7 @@ def refusing_open_files(function: Callable[..., None]) -> Callable[..., None]:
         if caller.startswith("comfy_client.") and not caller.startswith("comfy_client.testing"):
             for path in paths:
                 if _is_open(path, options.get("dir_fd")):
-                    error = PermissionError(errno.EACCES, "Access is denied", *map(str, paths))
-                    error.winerror = 5  # type: ignore[attr-defined]
-                    raise error
+                    raise denied(*paths)
         function(*paths, **options)
 
     return refuse

@@ -27,6 +27,7 @@ from comfy_client.transport.local_files import (
     write_atomically,
 )
 from tests.conftest import examples
+from tests.without_posix import denied
 
 DEVICES = ["CON", "PRN", "AUX", "NUL", "COM1", "com9", "LPT1", "COM²", "CONIN$", "conout$"]
 NAMES = st.one_of(
@@ -274,9 +275,7 @@ class InUse:
     def __call__(self, *args: Any, **options: Any) -> None:
         if self.left:
             self.left -= 1
-            error = PermissionError(errno.EACCES, "Access is denied", *map(str, args))
-            error.winerror = 5  # type: ignore[attr-defined]
-            raise error
+            raise denied(*args)
         self._real(*args, **options)
 
 
@@ -353,7 +352,7 @@ def test_a_path_that_is_too_long_for_windows_is_called_so(length, tmp_path, monk
 
     def refuse(self: Path, mode: str) -> None:
         error = FileNotFoundError(errno.ENOENT, "no such path", str(self))
-        error.winerror = 3  # type: ignore[attr-defined]
+        error.winerror = 3  # type: ignore[attr-defined]  # an attribute on Windows only
         raise error
 
     monkeypatch.setattr(Path, "open", refuse)
