@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -102,8 +103,7 @@ def test_close_ends_a_request_of_another_thread(
         url = f"{scheme}://127.0.0.1:{port}"
         with opened(url, verify=bundle, timeout=3 * LIMIT) as http:
             options: dict[str, Any] = {} if data is None else {"data": data}
-            ask = lambda: http.json("POST", "/upload", **options)  # noqa: E731
-            with in_thread(ask) as asking:
+            with in_thread(partial(http.json, "POST", "/upload", **options)) as asking:
                 assert has_read.wait(LIMIT)
                 http.close()
                 assert isinstance(asking.exception(LIMIT), ClientClosed)
