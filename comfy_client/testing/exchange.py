@@ -269,7 +269,7 @@ def fault_middleware(
                 return await handler(request)
             seen = _make_request(request, connections, prefix, await _read_body(request))
             return await Exchange(request, seen, state, handler, rest).proceed()
-        with connections.handling():
+        with connections.handling(request):
             seen = _make_request(request, connections, prefix, await _read_body(request))
             records.keep_request(seen)
             if seen.path == "/ws":

@@ -116,6 +116,8 @@ class Connections:
         self._server: web.Server | None = None
         self._inner: dict[asyncio.BaseTransport, list[Any]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        #: The sockets of requests.  asyncio closes one only after aiohttp has forgotten it.
+        self._used: dict[Any, None] = {}
 
     async def serve(
         self,
@@ -165,12 +167,18 @@ class Connections:
 
     @property
     def count(self) -> int:
-        """The number of connected clients."""
-        return sum(transport not in self._inner for transport in self._transports())
+        """The number of clients whose sockets are open."""
+        clients = [one for one in self._transports() if one not in self._inner]
+        sockets = {*self._used, *(one.get_extra_info("socket") for one in clients)} - {None}
+        return sum(sock.fileno() >= 0 for sock in sockets)
 
     @contextlib.contextmanager
-    def handling(self) -> Iterator[None]:
+    def handling(self, request: web.Request) -> Iterator[None]:
         """Context manager for each request: cancel its task when the server stops."""
+        for sock in [sock for sock in self._used if sock.fileno() < 0]:
+            del self._used[sock]
+        if (sock := request.get_extra_info("socket")) is not None:
+            self._used[sock] = None
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  for the type checker
         self._tasks.add(task)

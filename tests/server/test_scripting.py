@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import ssl
 import sys
 import threading
 import time
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import requests
+import trustme
 import websocket
 
 from comfy_client import ComfyApi
@@ -131,6 +133,31 @@ def test_sockets_and_connections_are_recorded(server: ComfyServer, dial: Dial) -
             session.get(f"{server.url}/queue", timeout=LIMIT)
         assert (server.connections, server.open_connections) == (2, 2)
     server.until(lambda: server.open_connections == 1)
+
+
+@pytest.mark.parametrize("is_secure", [False, True], ids=["http", "https"])
+def test_a_connection_counts_until_its_socket_is_closed(
+    is_secure: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then, its client could send a request that gets lost."""
+    context, ca = None, trustme.CA()
+    if is_secure:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        ca.issue_cert("127.0.0.1").configure_cert(context)
+    usual, seen = socket.socket.close, []
+    with ComfyServer(tls=context) as server:
+
+        def close(sock: socket.socket) -> None:
+            if sock.fileno() >= 0 and sock.getsockname()[1] == server.port:
+                seen.append(server.open_connections)
+            usual(sock)
+
+        with monkeypatch.context() as patch, ca.cert_pem.tempfile() as bundle:
+            patch.setattr(socket.socket, "close", close)
+            with requests.Session() as session:
+                session.get(f"{server.url}/queue", timeout=LIMIT, verify=bundle)
+            server.until(lambda: not server.open_connections)
+    assert seen == [1]
 
 
 def test_what_ran_is_recorded(server: ComfyServer) -> None:
