@@ -140,7 +140,7 @@ class _Sliced(socket.socket):
         self, call: Callable[..., Answer], *args: Any, until: float | None = None
     ) -> Answer:
         """Make a call that waits, for a slice at a time, until the timeout or ``until``."""
-        if self._timeout == 0:  # it does not block: a user's, made by a context that we share
+        if self._timeout == 0:  # non-blocking: a user's socket, made by a context that we share
             return call(*args)
         until = self._until() if until is None else until
         while True:
@@ -162,6 +162,9 @@ class _Sliced(socket.socket):
 
 class _SlicedTls(_Sliced, ssl.SSLSocket):
     """A socket with TLS that waits so."""
+
+    def connect(self, address: Any) -> None:
+        ssl.SSLSocket.connect(self, address)  # a user's socket: it shakes hands, too
 
     def do_handshake(self, block: bool = False) -> None:
         self.in_slices(super().do_handshake, block)

@@ -27,7 +27,7 @@ from comfy_client.errors import ClientClosed, ComfyError, ServerUnreachable
 from comfy_client.transport.connections import keep_to_deadlines
 from comfy_client.transport.deadline import Deadline
 from comfy_client.transport.dial import DialPlan, connect_socket, dial
-from comfy_client.transport.sockets import connect, shut, sliced
+from comfy_client.transport.sockets import connect, shaking_hands_in_slices, shut, sliced
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.http import head_of, opened, raw_server
 from tests.helpers.patches import slices
@@ -169,6 +169,24 @@ def test_large_data_passes_in_slices(
             assert sock.gettimeout() == 0.3
             with pytest.raises(TimeoutError):
                 sock.recv(1)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "gpu.example"])
+def test_a_context_that_was_given_still_checks_hosts_for_others(
+    server_side: ssl.SSLContext, client_side: ssl.SSLContext, host: str
+) -> None:
+    """The user's own sockets shake hands when they connect."""
+    shaking_hands_in_slices(client_side)
+    with (
+        silent(server_side) as (port, _),
+        client_side.wrap_socket(socket.socket(), server_hostname=host) as sock,
+    ):
+        if host == "127.0.0.1":
+            sock.connect(("127.0.0.1", port))
+            assert sock.getpeercert()
+        else:
+            with pytest.raises(ssl.SSLCertVerificationError):
+                sock.connect(("127.0.0.1", port))
 
 
 def test_a_handshake_over_https_is_made_in_slices() -> None:
