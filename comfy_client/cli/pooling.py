@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
 
+from .. import runtime
 from ..errors import JobTimeout
 from .exits import StillRunning, message_of
 from .printing import note
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two checks.
 _LOOK: Final = 0.02
-#: The longest uninterrupted wait, so that Ctrl-C works on every system.
-_SLICE: Final = 0.3
 
 
 @contextlib.contextmanager
@@ -128,7 +127,7 @@ def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> 
     for _ in clients:
         while True:
             with contextlib.suppress(queue.Empty):
-                ended.get(timeout=_SLICE)
+                ended.get(timeout=runtime.SLICE)
                 break
 
 

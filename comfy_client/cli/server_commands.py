@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from .. import runtime
 from ..errors import AuthenticationError, NotFound
 from ..nearest import nearest
 from .completion import complete_classes, complete_folders, complete_types
@@ -471,7 +472,7 @@ def _following(api: ComfyApi, lines: int) -> Iterator[LogEntry]:
     seen = Counter((entry.time, entry.text) for entry in kept)
     while True:
         try:
-            event = inbox.get(timeout=0.3)  # in slices, so that signals are handled
+            event = inbox.get(timeout=runtime.SLICE)  # in slices, so that signals are handled
         except Empty:
             continue
         if isinstance(event, ConnectionEvent):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 import click
 
+from .. import runtime
 from ..errors import ComfyError, UnexpectedResponse
 from .completion import complete_ids
 from .decorators import seconds_option
@@ -162,8 +163,6 @@ _LOOK: Final = 5.0
 #: The shortest time between two looks: in seconds, and as a multiple of how long the last one took.
 _PAUSE: Final = 0.3
 _REST: Final = 5.0
-#: The longest uninterrupted wait, so that Ctrl-C works on every system.
-_SLICE: Final = 0.3
 
 
 @command(
@@ -239,7 +238,7 @@ def changes_of(clients: Sequence[ComfyApi]) -> Iterator[dict[str, Any]]:
         threading.Thread(target=follow_it, daemon=True).start()
     while True:
         try:
-            found = inbox.get(timeout=_SLICE)
+            found = inbox.get(timeout=runtime.SLICE)
         except Empty:
             continue
         if isinstance(found, Exception):
@@ -262,7 +261,7 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
             took = time.monotonic() - now
             rests_until, due = now + max(_PAUSE, _REST * took), now + max(_LOOK, _REST * took)
         try:
-            event = inbox.get(timeout=min(_SLICE, max(0.01, due - time.monotonic())))
+            event = inbox.get(timeout=min(runtime.SLICE, max(0.01, due - time.monotonic())))
         except Empty:
             continue
         if isinstance(event, StatusEvent):

@@ -311,7 +311,7 @@ class JobHandle:
         seconds = limits.left(seconds)
         if limits.stall_timeout is not None:
             seconds = min(seconds, limits.stall_timeout)
-        return runtime.in_slices(partial(first_end, [self]), seconds)
+        return first_end([self], seconds)
 
     @contextlib.contextmanager
     def at_end(self, alarm: Callable[[], object]) -> Iterator[None]:
@@ -465,7 +465,7 @@ def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
         for handle in handles:
             handle.alarms.append(end)
         if not any(handle.is_done for handle in handles):
-            alarm.acquire(timeout=max(0.0, seconds))
+            runtime.in_slices(lambda left: alarm.acquire(timeout=left), max(0.0, seconds))
     finally:
         for handle in handles:
             with contextlib.suppress(ValueError):

@@ -5,12 +5,10 @@ from __future__ import annotations
 import copy
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, Final, Protocol, cast
 
 import attrs
 
-from .. import runtime
 from ..errors import JobInterrupted, JobLost, JobTimeout
 from ..event_queue import Budget
 from ..events import EndEvent, Event, ExecutionError, JobLostEvent
@@ -179,7 +177,7 @@ class PooledHandle(JobHandle):
         if is_withdrawn is False:
             given = self.given
             return given is not None and given.cancel(force=force)
-        runtime.in_slices(partial(first_end, [self]), seconds := self.timing.cancel_timeout)
+        first_end([self], seconds := self.timing.cancel_timeout)
         if is_withdrawn:
             return True
         if not self.is_done:

@@ -654,8 +654,8 @@ JOBS = (
     Mutant(
         "K37",
         "jobs/handle.py",
-        "seconds = min(seconds, limits.stall_timeout)\n        return runtime.in_slices",
-        "pass\n        return runtime.in_slices",
+        "seconds = min(seconds, limits.stall_timeout)\n        return first_end",
+        "pass\n        return first_end",
         "unit/test_tracker.py",
         "a wait without news goes on for too long before a bar is drawn",
     ),
