@@ -552,11 +552,10 @@ def _open(file: BinaryIO, start: int) -> OpenContent:
     """
     if type(file) is io.BytesIO:
         return OpenContent(file.getvalue(), start)  # shares the memory until the file is changed
-    with _lock_of(file):  # flushing moves the position of some files
-        twin = _twin(file)
-    if twin is not None:
-        return _Plain(twin, start, _lock_of(file))
-    with _lock_of(file):
+    with (lock := _lock_of(file)):
+        twin = _twin(file)  # flushes, which moves the position of some files
+        if twin is not None:
+            return _Plain(twin, start, lock)
         before = _position_of(file)
         try:
             file.seek(start)
