@@ -460,8 +460,14 @@ class _Checker:
             if choices and value not in choices:
                 text = f"{name} = {brief(shown(name, value))} is not one of the choices"
                 hint = f"the choices are: {listing(choices)}; the server does not check this one"
-                there = {"input": name, "value": shown(name, value)}
-                yield self._warning(node_id, "value_not_in_list", text, **there, hint=hint)
+                yield self._warning(
+                    node_id,
+                    "value_not_in_list",
+                    text,
+                    input=name,
+                    value=shown(name, value),
+                    hint=hint,
+                )
         known = {
             name
             for group in ("required", "optional", "hidden")
@@ -472,9 +478,14 @@ class _Checker:
             near = self.known.nearest(nearest, name, absent, 1)
             if near:
                 text = f"the node has no input {brief(name)}, which the server ignores"
-                more = {"value": shown(name, given[name]), "hint": f"nearest: {listing(near)}"}
                 yield self._warning(
-                    node_id, "unknown_input", text, input=name, candidates=near, **more
+                    node_id,
+                    "unknown_input",
+                    text,
+                    input=name,
+                    value=shown(name, given[name]),
+                    hint=f"nearest: {listing(near)}",
+                    candidates=near,
                 )
 
     def _nulls(

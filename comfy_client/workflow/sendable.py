@@ -77,8 +77,8 @@ class Sendable:
             if fault:
                 if type(value) is not float:
                     self.left_out.add((node_id, name))
-                where = {"input": name, "value": shown(name, copied[name])}
-                self._add(node_id, "not_sendable", f"{name}: {fault}", **where)
+                text, short = f"{name}: {fault}", shown(name, copied[name])
+                self._add(node_id, "not_sendable", text, input=name, value=short)
         return copied
 
     def _add(self, node_id: str, kind: str, text: str, **where: Any) -> None:
