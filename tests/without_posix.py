@@ -11,7 +11,6 @@ The processes that tests start keep what POSIX has, and sockets behave as usual.
 
 from __future__ import annotations
 
-import errno
 import math
 import os
 import stat
@@ -53,18 +52,13 @@ def in_steps(clock: Callable[[], float]) -> Callable[[], float]:
     return lambda: math.floor(clock() / TICK) * TICK
 
 
-def denied(*paths: Any) -> PermissionError:
-    """Make the error of Windows for a file that is open."""
-    error = PermissionError(errno.EACCES, "Access is denied", *map(str, paths))
-    error.winerror = 5  # type: ignore[attr-defined]  # an attribute on Windows only
-    return error
-
-
 def refusing_open_files(function: Callable[..., None]) -> Callable[..., None]:
     """Return a function on one or two paths that is an error if this process has one open.
 
     It refuses the client only: tests remove files that an embedded server may have open.
     """
+
+    from tests.helpers.patches import denied  # late, as in take_away
 
     def refuse(*paths: Any, **options: Any) -> None:
         frame: FrameType | None = sys._getframe(1)

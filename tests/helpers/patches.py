@@ -37,6 +37,13 @@ def slices() -> Iterator[None]:
         vars(runtime).update(before)
 
 
+def denied(*paths: Any) -> PermissionError:
+    """Make the error of Windows for a file that is open."""
+    error = PermissionError(errno.EACCES, "Access is denied", *map(str, paths))
+    error.winerror = 5  # type: ignore[attr-defined]  # an attribute on Windows only
+    return error
+
+
 def wait_longer_by_default(patch: pytest.MonkeyPatch) -> None:
     """Have clients and pools wait up to a minute for a server, in place of ten seconds."""
 

@@ -27,7 +27,7 @@ from comfy_client.transport.local_files import (
     write_atomically,
 )
 from tests.conftest import examples
-from tests.without_posix import denied
+from tests.helpers.patches import denied
 
 DEVICES = ["CON", "PRN", "AUX", "NUL", "COM1", "com9", "LPT1", "COM²", "CONIN$", "conout$"]
 NAMES = st.one_of(
