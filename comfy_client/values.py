@@ -138,7 +138,7 @@ def sequence(value: object, convert: Converter | None = None) -> tuple[Any, ...]
 
 def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] | None:
     """Return a JSON object with its values converted, without Nones; None for another value."""
-    # A dict first, here and elsewhere: an abstract base class is asked by a call in Python.
+    # dict first, here and elsewhere: isinstance() with an abstract base class is slow.
     if convert is None or not isinstance(value, (dict, Mapping)):
         return value if isinstance(value, (dict, Mapping)) else None
     converted = (

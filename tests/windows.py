@@ -124,7 +124,7 @@ def windows_path(path: Path) -> str:
 
 
 def wine(home: Path, *command: str, folder: Path | None = None) -> int:
-    """Run a command; raise an error if it fails, unless it is one of tests in ``folder``."""
+    """Run a command; raise an error if it fails, unless it runs tests, in ``folder``."""
     env = os.environ | ENVIRONMENT | {"WINEPREFIX": str(home / "prefix")}
     words = command if command[0] == "wineboot" else ("wine", *command)
     print("+", *words, file=sys.stderr, flush=True)

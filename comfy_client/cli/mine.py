@@ -151,7 +151,7 @@ def held(client_id: str) -> Iterator[bool]:
         yield lock is not None
     finally:
         if lock is not None:
-            with contextlib.suppress(OSError):  # Windows may refuse, and removes it when it closes
+            with contextlib.suppress(OSError):  # Windows may refuse, but removes it on close
                 path.unlink()
             os.close(lock)
 

@@ -603,7 +603,7 @@ class _Task:
     # -- what nobody wants ---------------------------------------------------------------------
 
     def _check_wanted(self, waited: float = 0.0) -> None:
-        """End the task if it was cancelled, so many seconds ago, and has not sent its prompt.
+        """End the task if it was cancelled ``waited`` seconds ago, and has not sent its prompt.
 
         If the same call has been submitted again meanwhile, Dask runs it again.
         """

@@ -455,7 +455,10 @@ CLASSES: dict[str, type[BuiltinNode]] = {
     **{
         name: cls
         for name, cls in globals().items()
-        if isinstance(cls, type) and issubclass(cls, BuiltinNode) and hasattr(cls, "run")
+        if isinstance(cls, type)
+        and issubclass(cls, BuiltinNode)
+        and hasattr(cls, "run")
+        and cls is not Primitive
     },
     **{f"Primitive{name}": Primitive for name in _PRIMITIVES},
 }

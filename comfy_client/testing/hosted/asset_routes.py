@@ -97,7 +97,7 @@ def content(request: web.Request, path: Path, kind: str) -> web.Response | None:
 
 
 _BYTES = "application/octet-stream"
-#: The folders of models that the proxy knows, whatever ComfyUI has.
+#: The folders of models that the proxy knows: those of ComfyUI but three.
 _ROOTS = {*MODEL_FOLDERS, *NEW_MODEL_FOLDERS} - {"configs", "custom_nodes", "detection"}
 
 
