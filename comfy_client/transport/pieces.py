@@ -138,6 +138,7 @@ class _JsonText:
         self._piece = piece
         self._largest = largest
         self._is_over = False
+        self._is_checked = True
         self._decode: Callable[[bytes, bool], str] | None = None
         self._text = ""
         self._at = 0
@@ -197,6 +198,9 @@ class _JsonText:
 
     def _check_unread(self) -> None:
         """Raise before a value is decoded that would take far too much memory."""
+        if self._is_checked:
+            return  # with more in front, so what is left is smaller
+        self._is_checked = True
         if self._largest is not None and len(self._text) - self._at > self._piece:
             # The text goes on behind the value, for up to its length.
             self._check(0, size_decoded(self._text[self._at :]) // 2)
@@ -228,4 +232,5 @@ class _JsonText:
             found = json.detect_encoding(content)
             self._decode = codecs.getincrementaldecoder(found)("surrogatepass").decode
         self._text, self._at = left + self._decode(content, self._is_over), 0
+        self._is_checked = False
         return True

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.transport.pieces import Each, JsonMember, OverLimit, loads_in_pieces, members
+from comfy_client.values import size_decoded
 from tests.conftest import examples
 from tests.helpers.patches import note_decoded
 
@@ -198,6 +199,25 @@ def test_a_name_that_comes_twice_comes_twice() -> None:
 def test_a_member_tells_its_size_in_memory() -> None:
     (small, large) = read(b'{"a":1,"b":["x","y","z",{},[]]}', [])
     assert small.size < 10 < large.size
+
+
+@pytest.mark.parametrize("chunk", [50, 1000, 1 << 20])
+def test_a_stream_is_measured_about_twice(
+    monkeypatch: pytest.MonkeyPatch, chunk: int
+) -> None:
+    """Once as what lies ahead, and once as a member, whatever the size of its chunks."""
+    content = json.dumps({f"name {n}": ["x" * 50] for n in range(500)}).encode()
+    measured = 0
+
+    def counting(text: str) -> int:
+        nonlocal measured
+        measured += len(text)
+        return size_decoded(text)
+
+    monkeypatch.setattr("comfy_client.transport.pieces.size_decoded", counting)
+    pieces = (content[at : at + chunk] for at in range(0, len(content), chunk))
+    assert sum(1 for _ in members(pieces, largest=1 << 20, piece=64)) == 500
+    assert 0.5 * len(content) < measured < 3 * len(content)
 
 
 def test_memory_holds_one_member_at_a_time() -> None:
