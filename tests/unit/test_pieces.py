@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from comfy_client.transport.pieces import Each, JsonMember, OverLimit, loads_in_pieces, members
-from comfy_client.values import size_decoded
 from tests.conftest import examples
 from tests.helpers.patches import note_decoded
 
@@ -202,22 +202,24 @@ def test_a_member_tells_its_size_in_memory() -> None:
 
 
 @pytest.mark.parametrize("chunk", [50, 1000, 1 << 20])
-def test_a_stream_is_measured_about_twice(
-    monkeypatch: pytest.MonkeyPatch, chunk: int
-) -> None:
+def test_a_stream_is_measured_about_twice(chunk: int) -> None:
     """Once as what lies ahead, and once as a member, whatever the size of its chunks."""
     content = json.dumps({f"name {n}": ["x" * 50] for n in range(500)}).encode()
-    measured = 0
-
-    def counting(text: str) -> int:
-        nonlocal measured
-        measured += len(text)
-        return size_decoded(text)
-
-    monkeypatch.setattr("comfy_client.transport.pieces.size_decoded", counting)
     pieces = (content[at : at + chunk] for at in range(0, len(content), chunk))
-    assert sum(1 for _ in members(pieces, largest=1 << 20, piece=64)) == 500
-    assert 0.5 * len(content) < measured < 3 * len(content)
+    counted = 0
+
+    def note(_: object, event: str, function: Any) -> None:
+        nonlocal counted
+        if event == "c_call" and function.__name__ == "count":  # of commas, colons, brackets
+            counted += len(function.__self__)
+
+    sys.setprofile(note)
+    try:
+        names = [one.name for one in members(pieces, largest=1 << 20, piece=64)]
+    finally:
+        sys.setprofile(None)
+    assert len(names) == 500
+    assert 2 * len(content) < counted < 4 * 3 * len(content)
 
 
 def test_memory_holds_one_member_at_a_time() -> None:
