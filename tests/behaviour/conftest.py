@@ -134,8 +134,6 @@ def path(tmp_path: Path) -> Path:
 def refused() -> Iterator[str]:
     """The URL of a port where nobody listens, and nobody else can."""
     with socket.socket() as taken:
-        if hasattr(socket, "SO_REUSEPORT"):  # not on Windows
-            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # a test may come to listen
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
 

@@ -190,9 +190,10 @@ def test_init_waits_for_a_server_that_starts(
     assert [text.startswith("waiting 30 s for the server to come up: ") for text in waits] == [True]
 
 
-def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str) -> None:
+def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer) -> None:
     """Refused, refused, and there it is."""
-    port = int(refused.rpartition(":")[2])
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
     tries: list[float | None] = []
 
     class Counting(ComfyApi):
@@ -200,7 +201,8 @@ def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str)
             tries.append(timeout)
             return super().poll_status(timeout)
 
-    with contextlib.closing(Counting(refused)) as api:
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    with listener, contextlib.closing(Counting(url)) as api:
         caught: list[Any] = []
         thread = threading.Thread(
             target=lambda: caught.append(exception_of(lambda: api.init(30), 40))
@@ -208,18 +210,16 @@ def test_init_waits_for_a_port_that_opens_late(comfy: ComfyServer, refused: str)
         thread.start()
         until(lambda: len(tries) > 2)
         assert thread.is_alive()
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            listener.bind(("127.0.0.1", port))
-            listener.listen()
-            relay = threading.Thread(target=_relay, args=(listener, comfy.port))
-            relay.start()
-            thread.join(40)
-            assert caught == [None]
-            assert api.connected
-            api.close()
-            listener.shutdown(socket.SHUT_RDWR)
-            relay.join(30)
+        listener.listen()
+        relay = threading.Thread(target=_relay, args=(listener, comfy.port))
+        relay.start()
+        thread.join(40)
+        assert caught == [None]
+        assert api.connected
+        api.close()
+        _end(listener)
+        listener.close()
+        relay.join(30)
 
 
 def _relay(listener: socket.socket, port: int) -> None:
