@@ -58,8 +58,8 @@ def check_name(ctx: CheckContext) -> CheckResult:
     begun = time.monotonic()
     try:
         found = look_up(host, port)
-    except (socket.gaierror, UnicodeError) as exc:
-        away = getattr(exc, "errno", None) == socket.EAI_AGAIN
+    except socket.gaierror as exc:
+        away = exc.errno == socket.EAI_AGAIN
         what = "no name server answers" if away else "no name server knows it"
         advice = "check the spelling, the network and the VPN, or give an address as host"
         return failed(f"{host!r}: {what}", advice)

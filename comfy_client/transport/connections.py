@@ -35,6 +35,7 @@ from urllib3.exceptions import (
     ClosedPoolError,
     ConnectTimeoutError,
     HeaderParsingError,
+    LocationParseError,
     NameResolutionError,
     NewConnectionError,
 )
@@ -46,7 +47,7 @@ from .. import runtime
 from .._version import __version__
 from ..locks import shared_lock
 from .deadline import LONGEST, Deadline, read_timeout
-from .sockets import connect, shaking_hands_in_slices, shut, sliced
+from .sockets import connect, no_name, shaking_hands_in_slices, shut, sliced
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -587,7 +588,11 @@ class _Connecting(HTTPConnection):
     def _new_conn(self) -> socket.socket:
         """Connect, and raise the same errors as urllib3."""
         if not runtime.SLICED or self.source_address is not None:
-            return super()._new_conn()
+            try:
+                return super()._new_conn()
+            except LocationParseError:
+                error = no_name()
+                raise NameResolutionError(self.host, self, error) from error
         host, timeout = self._dns_host.strip("[]"), self.timeout
         try:
             sock = connect(host, self.port, Deadline.after(timeout), lambda sock: None)

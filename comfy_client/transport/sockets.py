@@ -36,9 +36,17 @@ def shut(sock: socket.socket) -> None:
         socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
+def no_name() -> socket.gaierror:
+    """Make the error for a host name that nobody can have, so that nobody looks it up."""
+    return socket.gaierror(socket.EAI_NONAME, "a part of the name is empty or too long")
+
+
 def look_up(host: str, port: int) -> list[tuple[Any, Any, int, str, Any]]:
     """Return the addresses of a host in the order in which to try them."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise no_name() from None
     if runtime.SLICED and host.lower() == "localhost":
         # ComfyUI listens on 127.0.0.1, and Windows takes two seconds to refuse ::1.
         found.sort(key=lambda each: each[0] != socket.AF_INET)

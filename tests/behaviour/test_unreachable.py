@@ -14,9 +14,12 @@ from comfy_client.errors import (
     ServerUnreachable,
 )
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.dial import DialPlan, dial
 from tests.helpers.http import (
+    LIMIT,
     opened,
 )
+from tests.helpers.patches import slices
 
 LookUp = Callable[[Callable[..., Any]], None]
 
@@ -56,6 +59,23 @@ def test_a_moment_without_name_servers_may_mend_and_nothing_was_sent(
             http.json(method, "/prompt")
         assert caught.value.retryable
         assert isinstance(caught.value.__cause__, socket.gaierror)
+
+
+@pytest.mark.parametrize("waits", [contextlib.nullcontext, slices], ids=["whole", "sliced"])
+@pytest.mark.parametrize("name", ["a..b", ".a", "a" * 64, f"{'a' * 64}.example"])
+def test_a_name_with_an_empty_or_too_long_part_is_unknown(
+    name: str, waits: Callable[[], contextlib.AbstractContextManager[None]]
+) -> None:
+    """Of a proxy, as ``host`` takes none, for HTTP and the socket; and of a socket's server."""
+    proxy, words = f"http://{name}:3128", "a part of the name is empty or too long"
+    with waits(), opened("gpu.example", proxies={"http": proxy}) as http:
+        with pytest.raises(ServerUnreachable, match=f"refuses to connect us: {words}") as caught:
+            http.json("GET", "/prompt")
+        assert not caught.value.retryable
+        with pytest.raises(ServerUnreachable, match=words):
+            dial(DialPlan("ws://gpu.example/ws", {}, proxy=proxy), LIMIT, id)
+        with pytest.raises(ServerUnreachable, match="unknown host"):
+            dial(DialPlan(f"ws://{name}/ws", {}), LIMIT, id)
 
 
 def test_init_waits_for_name_servers_but_not_for_unknown_names(
