@@ -90,8 +90,8 @@ STORED: Final = 10e6
 #: Bytes per read; larger buffers are fresh memory, which costs more than the reads saved.
 _CHUNK: Final = 1 << 19
 
-#: A parameter of a query, with nothing to encode.
-_PLAIN: Final = re.compile(r"[\w.~-]*=[\w.~-]*", re.ASCII)
+#: A parameter of a query, with nothing to encode but slashes.
+_PLAIN: Final = re.compile(r"[\w.~/-]*=[\w.~/-]*", re.ASCII)
 
 #: Headers that the handshake sets itself, and Origin, which must match Host.
 _NOT_OF_A_HANDSHAKE = frozenset(
@@ -135,7 +135,7 @@ def query(params: Params | None) -> str:
         values = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
         given += [(name, each) for each in values if each is not None]
     pairs = [
-        text
+        text.replace("/", "%2F")
         if _PLAIN.fullmatch(text := f"{name!s}={value!s}")
         else f"{quote(str(name), '')}={quote(str(value), '')}"
         for name, value in given

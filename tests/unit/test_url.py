@@ -180,3 +180,8 @@ def test_a_value_of_a_query_is_what_str_makes_of_it(text: str, sent: str) -> Non
             return "1.0"
 
     assert query({"limit": Named(1)}) == f"?limit={sent}"
+
+
+def test_slashes_of_a_query_are_encoded() -> None:
+    """In names and values, whatever else they have."""
+    assert query({"a/b": "c//d", "e": "/f g/"}) == "?a%2Fb=c%2F%2Fd&e=%2Ff%20g%2F"
