@@ -300,6 +300,11 @@ class Headers(urllib3.HTTPHeaderDict):
         for name, value in read_fields(file):
             self._container.setdefault(name.lower(), [name]).append(value)
 
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the values of a name, joined by commas; quicker than by ``[]`` and an error."""
+        found = self._container.get(name.lower())
+        return default if found is None else ", ".join(found[1:])
+
     def first(self) -> dict[str, str]:
         """Return the first value of each name, which is in lower case."""
         return {name: value for name, (_, value, *_) in self._container.items()}
@@ -408,6 +413,7 @@ def _has_ended(body: Any) -> bool:
     """Return whether all of a body was read; close it then."""
     if body.length == 0:
         body.close()
+        return True
     return body.isclosed() and not body.length
 
 
