@@ -26,7 +26,7 @@ from ..events import (
     PreviewEvent,
     Progress,
 )
-from ..locks import share, shared_lock
+from ..locks import share
 from ..log_records import Tag
 from ..showing.screen import Surface, surface
 from ..signals import Receivers, call_safely, is_callback
@@ -71,8 +71,7 @@ class Job(KnownAttributes, Future[Result]):
     """
 
     handle: JobHandle
-    _lock: runtime.RLock
-    _callbacks: list[Callable[[Future[Result]], object]] | None
+    _callbacks: list[Callable[[Future[Result]], object]]
 
     def __init__(self, handle: JobHandle) -> None:
         vars(self)["handle"] = handle
@@ -87,8 +86,7 @@ class Job(KnownAttributes, Future[Result]):
         future.set_running_or_notify_cancel()
         vars(self).update(vars(future))  # a job begins often, and ``__setattr__`` takes its time
         share(self._condition)
-        # Guards the list of callbacks.  Re-entrant, as a callback may add others.
-        vars(self)["_lock"] = shared_lock()
+        # Needs no lock: whoever takes a callback out of the list, which is one step, calls it.
         vars(self)["_callbacks"] = []
 
     def _after_fork(self) -> None:
@@ -193,11 +191,11 @@ class Job(KnownAttributes, Future[Result]):
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
         """Call ``fn(job)`` in another thread when the job ends, or right here if it has ended."""
-        with self._lock:
-            if self._callbacks is not None:
-                self._callbacks.append(fn)
-                return
-        super().add_done_callback(fn)
+        self._callbacks.append(fn)
+        if self.done():
+            with contextlib.suppress(ValueError):  # the thread of callbacks took it
+                self._callbacks.remove(fn)
+                super().add_done_callback(fn)  # the future is done, so this calls it
 
     def set_result(self, result: Result) -> None:
         """End the job with a result; only the client calls this."""
@@ -213,21 +211,19 @@ class Job(KnownAttributes, Future[Result]):
         with contextlib.suppress(RuntimeError):  # Ctrl-C in a ``wait`` may have released its lock
             finish(None)  # the handle has the result or the error
         self.handle.finish(ending)
-        with self._lock:
-            callbacks, self._callbacks = self._callbacks, None
-        if callbacks:
+        if self._callbacks:
             # User code may be slow, so do not run it in the socket's thread.
-            thread = runtime.Thread(
-                target=self._call_back, args=(callbacks,), name="comfy-callbacks", daemon=True
-            )
+            thread = runtime.Thread(target=self._call_back, name="comfy-callbacks", daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # no more threads on this machine
-                self._call_back(callbacks)
+                self._call_back()
 
-    def _call_back(self, callbacks: list[Callable[[Future[Result]], object]]) -> None:
-        for fn in callbacks:
-            super().add_done_callback(fn)  # the future is done, so this calls them
+    def _call_back(self) -> None:
+        with contextlib.suppress(IndexError):  # all are taken
+            while True:
+                fn = self._callbacks.pop(0)
+                super().add_done_callback(fn)  # the future is done, so this calls it
 
     # -- its events ----------------------------------------------------------------------
 

@@ -257,12 +257,28 @@ def test_callbacks_run_in_order_in_their_own_thread(one, job, caplog):
     assert seen[1] == (job, threading.current_thread().name)
 
 
+def test_a_callback_that_adds_others_has_each_called_once(one, job):
+    """At once, as the job has ended, while the thread goes on with those that were there."""
+    seen = []
+    done = threading.Event()
+
+    def adding(_):
+        job.add_done_callback(lambda _: seen.append("added"))
+        seen.append("adding")
+
+    job.add_done_callback(adding)
+    job.add_done_callback(lambda _: done.set())
+    one.settle(RESULT)
+    assert done.wait(30)
+    assert seen == ["added", "adding"]
+
+
 def test_a_job_ends_with_a_fork(one, job):
     """Whatever lock another thread held when the process was copied."""
     other, twin = tracked("by-another-id", {})
     other.join(one)
     events = job.events()
-    locks = [lock for each in (job, twin) for lock in (each._condition, each._lock)]
+    locks = [each._condition for each in (job, twin)]
     held = threading.Thread(target=lambda: [lock.acquire() for lock in locks])
     held.start()
     held.join()  # and they stay so
