@@ -235,6 +235,8 @@ class Receivers:
 
     def publish(self, event: Event) -> None:
         """Queue an event for its listeners; nearly free if there are none."""
+        if not (self._callbacks or self._namespace or other_names or self._subscriptions):
+            return  # nobody has ever listened, as in most scripts
         names = signal_names(event)
         for name, ref in self._subscriptions:
             if name in names and (queue := ref()) is not None:
