@@ -69,7 +69,9 @@ def text(value: object, most: int = MAX_TEXT_LENGTH) -> str | None:
 
 def exact(value: object, most: int) -> str | None:
     """Return a text if it need not be changed or cut, such as a file name; None otherwise."""
-    return value if isinstance(value, str) and text(value, most) == value else None
+    if not isinstance(value, str) or len(value) > most:
+        return None
+    return value if value.isascii() or text(value, most) == value else None
 
 
 def identifier(value: object) -> str | None:

@@ -465,7 +465,7 @@ def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
         for handle in handles:
             handle.alarms.append(end)
         if not any(handle.is_done for handle in handles):
-            runtime.in_slices(lambda left: alarm.acquire(timeout=left), max(0.0, seconds))
+            runtime.in_slices(partial(alarm.acquire, True), max(0.0, seconds))
     finally:
         for handle in handles:
             with contextlib.suppress(ValueError):

@@ -221,8 +221,8 @@ class NamedOutputs(dict[str, NodeOutput]):
 
     def __init__(self, nodes: Mapping[str, NodeOutput], names: Mapping[str, str]) -> None:
         self._nodes, self._names = nodes, names
-        keys = names or dict(zip(nodes, nodes, strict=True))
-        super().__init__({name: nodes[key] for name, key in keys.items() if key in nodes})
+        found = {name: nodes[key] for name, key in names.items() if key in nodes}
+        super().__init__(found if names else nodes)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return NamedOutputs, (self._nodes, self._names)

@@ -1129,9 +1129,12 @@ def _continued(got: bytes, error: ComfyError | None, rest: Iterable[bytes]) -> I
     yield from rest
 
 
+_NO_CALLS: Final = contextlib.nullcontext()
+
+
 def _in_calls(transfer: Transfer) -> contextlib.AbstractContextManager[None]:
     """Context manager: cut a transfer once the calls to which it belongs have ended."""
-    return contextlib.nullcontext() if parallel_calls.get() is None else ended_by(transfer.cut)
+    return _NO_CALLS if parallel_calls.get() is None else ended_by(transfer.cut)
 
 
 def _log(
