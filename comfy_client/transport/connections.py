@@ -459,6 +459,7 @@ class _PlainAnswer(io.IOBase):
     def __init__(self, body: QuickResponse, pool: Any, connection: Any) -> None:
         self.headers: Headers = body.msg
         self.status: int = body.status
+        self.body_size: int | None = body.length  # before anything of it is read
         self._original_response = body  # where requests looks for cookies
         self._pool, self._connection = pool, connection
 

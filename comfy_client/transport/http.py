@@ -1218,6 +1218,9 @@ def _no_file(answer: Response) -> UnexpectedResponse:
 
 def body_length(response: requests.Response) -> int | None:
     """Return the number of bytes of the decoded body, or None if it is not known in advance."""
+    known: int | None = getattr(response.raw, "body_size", None)
+    if known is not None:  # an answer of our own connections
+        return known
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
     if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
