@@ -625,7 +625,7 @@ class ComfyApi(KnownAttributes, Routes):
             ServerUnreachable: The server is down; nothing was submitted.
         """
         from .jobs.execute import submit_workflow
-        from .jobs.job import NO_CALLBACKS, Callbacks, delivery
+        from .jobs.job import Callbacks, delivery
 
         seal(options, self.submit)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
@@ -643,7 +643,7 @@ class ComfyApi(KnownAttributes, Routes):
             check=check,
             resubmit=resubmit,
             wants_previews=on_preview is not None,
-            begun=None if callbacks == NO_CALLBACKS else delivery(self.parts.receivers, callbacks),
+            begun=delivery(self.parts.receivers, callbacks),
         )
 
     def job(

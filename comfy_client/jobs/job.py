@@ -394,44 +394,32 @@ _RECOUNT: Final = 2.0
 Call = Callable[..., object]
 
 
-def _check_one(_: object, __: object, callback: object) -> None:
-    if not is_callback(callback, 1):
-        raise TypeError(f"a callback must be a plain function of one value, not {callback!r:.200}")
-
-
-def _check_two(_: object, __: object, callback: object) -> None:
-    if not is_callback(callback, 2):
-        what = "a plain function of a node id and its outputs"
-        raise TypeError(f"on_output must be {what}, not {callback!r:.200}")
-
-
-def _check_seconds(_: object, __: object, every: float) -> None:
-    if isinstance(every, bool) or not is_real(every):
-        raise TypeError(f"every must be a number of seconds, or None: {every!r:.80}")
-    if not every >= 0:
-        raise ValueError("every must be 0 or more seconds")
-
-
-_OF_ONE: Final[Any] = attrs.validators.optional(_check_one)
-_OF_TWO: Final[Any] = attrs.validators.optional(_check_two)
-_SECONDS: Final[Any] = attrs.validators.optional(_check_seconds)
-
-
 @attrs.frozen(repr=False)
 class Callbacks:
     """The callbacks for a prompt: see :meth:`ComfyApi.submit`."""
 
-    on_event: Callable[[Any], object] | None = attrs.field(default=None, validator=_OF_ONE)
-    on_progress: Callable[[Progress], object] | None = attrs.field(default=None, validator=_OF_ONE)
-    on_preview: Callable[[PreviewEvent], object] | None = attrs.field(
-        default=None, validator=_OF_ONE
-    )
-    on_start: Callable[[Job], object] | None = attrs.field(default=None, validator=_OF_ONE)
-    on_output: Callable[[str, NodeOutput], object] | None = attrs.field(
-        default=None, validator=_OF_TWO
-    )
-    on_queue: Callable[[int], object] | None = attrs.field(default=None, validator=_OF_ONE)
-    every: float | None = attrs.field(default=None, validator=_SECONDS)
+    on_event: Callable[[Any], object] | None = None
+    on_progress: Callable[[Progress], object] | None = None
+    on_preview: Callable[[PreviewEvent], object] | None = None
+    on_start: Callable[[Job], object] | None = None
+    on_output: Callable[[str, NodeOutput], object] | None = None
+    on_queue: Callable[[int], object] | None = None
+    every: float | None = None
+
+    def __attrs_post_init__(self) -> None:
+        of_events = self.on_event, self.on_progress, self.on_preview
+        for callback in (*of_events, self.on_start, self.on_queue):
+            if callback is not None and not is_callback(callback, 1):
+                what = f"a plain function of one value, not {callback!r:.200}"
+                raise TypeError(f"a callback must be {what}")
+        if self.on_output is not None and not is_callback(self.on_output, 2):
+            what = f"a plain function of a node id and its outputs, not {self.on_output!r:.200}"
+            raise TypeError(f"on_output must be {what}")
+        every: object = self.every
+        if every is not None and (isinstance(every, bool) or not is_real(every)):
+            raise TypeError(f"every must be a number of seconds, or None: {every!r:.80}")
+        if self.every is not None and not self.every >= 0:
+            raise ValueError("every must be 0 or more seconds")
 
     def __bool__(self) -> bool:
         """Return whether there is any callback."""
