@@ -309,7 +309,7 @@ def save(pieces: Iterable[bytes], output: Path, what: str) -> None:
     note(f"{what}: {written}")
 
 
-def to_stdout(pieces: Iterable[bytes]) -> None:
+def to_stdout(pieces: Iterable[bytes | memoryview]) -> None:
     """Write bytes to standard output as they are."""
     for piece in pieces:
         sys.stdout.buffer.write(piece)

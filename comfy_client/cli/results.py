@@ -212,7 +212,7 @@ def _write_only_file(result: Result, server: str | None) -> None:
         message = f"--out - writes one file, and the prompt has {len(files)}: {names}"
         raise Unsaved(message, download_again(result.prompt_id, server))
     with files[0].stream() as content:
-        to_stdout(content)
+        to_stdout(content.views())
 
 
 def download_again(prompt_id: str, server: str | None) -> str:

@@ -469,7 +469,8 @@ class AssetFiles(FileRoutes):
         ask = self._source(file, deadline).ask
         with resumed(ask, 0, http.resume, http.log, overlap=_OVERLAP) as download:
             length = file.size if download.length is None else download.length
-            yield Download(download.status, download.headers, length, checked(download, file))
+            chunks = checked(download, file)
+            yield Download(download.status, download.headers, length, chunks, kind=download.kind)
 
 
 def checked(download: Download, file: AssetFile) -> Iterator[bytes]:

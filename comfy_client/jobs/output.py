@@ -276,7 +276,7 @@ class Output(Shown, AsDict, ABC):
         else:
             shown = shown_transfer("download", self.filename)
             with self.stream(timeout=timeout) as download, shown as on_moved:
-                chunks = told(download, download.length, on_moved)
+                chunks = told(download.views(), download.length, on_moved)
                 written = write_atomically(target, chunks, if_exists=if_exists)
         self._saved[:] = [written]
         return written

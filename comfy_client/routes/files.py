@@ -396,7 +396,7 @@ class FileRoutes:
         stream = self.stream_image(info, preview=preview, channel=channel, timeout=timeout)
         shown = shown_transfer("download", name, self._http.show)
         with stream as download, shown as on_moved:
-            chunks = told(download, download.length, on_moved)
+            chunks = told(download.views(), download.length, on_moved)
             return write_atomically(target, chunks, if_exists=rule)
 
     def _local_name(self, info: FileInfo, preview: str | None, channel: str | None) -> str:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from .. import runtime
 from .screen import surface
@@ -17,6 +17,7 @@ LARGE: Final = 8_000_000
 
 #: Called with the number of bytes that were moved, and the size of the file; ``None``: unknown.
 OnMoved: TypeAlias = Callable[[int, int | None], None]
+Chunk = TypeVar("Chunk", bound=Sized)
 
 
 @contextmanager
@@ -36,7 +37,7 @@ def shown_transfer(verb: str, name: str, delay: float = 0.4) -> Iterator[OnMoved
     transfer.end("done")
 
 
-def told(chunks: Iterable[bytes], size: int | None, on_moved: OnMoved) -> Iterator[bytes]:
+def told(chunks: Iterable[Chunk], size: int | None, on_moved: OnMoved) -> Iterator[Chunk]:
     """Yield the chunks of a file; after each, call ``on_moved`` with the number of bytes so far."""
     moved = 0
     for chunk in chunks:

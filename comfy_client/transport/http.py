@@ -49,6 +49,7 @@ from .pieces import GROWTH, PIECE, Each, JsonMember, OverLimit, loads_in_pieces,
 from .response import (
     COMFYUI,
     Asker,
+    Chunks,
     Dialect,
     Download,
     Response,
@@ -89,6 +90,8 @@ STORED: Final = 10e6
 
 #: Bytes per read; larger buffers are fresh memory, which costs more than the reads saved.
 _CHUNK: Final = 1 << 19
+#: Bytes per read into a buffer that is used again.
+_BUFFER: Final = 1 << 20
 
 #: A parameter of a query, with nothing to encode but slashes.
 _PLAIN: Final = re.compile(r"[\w.~/-]*=[\w.~/-]*", re.ASCII)
@@ -555,10 +558,11 @@ class Http:
         if not _is_file(response, start):
             raise _no_file(self._sender.answer(response, b""))
         length = body_length(response)
-        chunks = self._sender.chunks(response, length, deadline)
+        kind = Chunks()
+        chunks = self._sender.chunks(response, length, deadline, kind)
         part = range_of(response.headers) if response.status_code == 206 else None
         length = length if part is None else part.end - part.start
-        return Download(response.status_code, response.headers, length, chunks)
+        return Download(response.status_code, response.headers, length, chunks, kind=kind)
 
     def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[JsonMember]:
         """Yield the members of the JSON object that a GET answers, without holding the whole.
@@ -1036,12 +1040,21 @@ class _Sender:
         return whole or body.getvalue()
 
     def chunks(
-        self, response: requests.Response, length: int | None, deadline: Deadline
-    ) -> Iterator[bytes]:
+        self,
+        response: requests.Response,
+        length: int | None,
+        deadline: Deadline,
+        kind: Chunks | None = None,
+    ) -> Iterator[Any]:
         """Yield the body in chunks, unpacked; ``length`` is its :func:`body_length`.
+
+        They are bytes, or by ``kind`` views of one buffer, unless they have to be unpacked.
 
         Raises an error at the deadline, and if the body is too short.
         """
+        if kind is not None and kind.are_views and length and _is_ours(response):
+            yield from _views(response, length, deadline, self._next)
+            return
         size, unpack = (_CHUNK, False) if length else reading(response.headers, _CHUNK)
         read = functools.partial(response.raw.read1, size, decode_content=unpack)
         got = 0
@@ -1067,8 +1080,7 @@ class _Sender:
         Nothing is read if it is too large, empty or of unknown length, or if the body is not
         our own: that of a given adapter, or of a recorder.
         """
-        is_ours = hasattr(type(response.raw), "readinto1")
-        if not length or length > MAX_ANSWER or not is_ours:
+        if not length or length > MAX_ANSWER or not _is_ours(response):
             return b"", None
         got = 0
         body = io.BytesIO(bytes(length))  # takes memory only where something arrives
@@ -1118,6 +1130,23 @@ class _Sender:
             error, cause = _short(method, url, got, length), None
         self._check_wanted()
         raise error from cause
+
+
+def _is_ours(response: requests.Response) -> bool:
+    """Return whether a body is our own, and not that of a given adapter or of a recorder."""
+    return hasattr(type(response.raw), "readinto1")
+
+
+def _views(
+    response: requests.Response, length: int, deadline: Deadline, next_part: Callable[..., int]
+) -> Iterator[memoryview]:
+    """Yield a body of known length as views of one buffer; ``next_part`` reads into it."""
+    buffer, got = memoryview(bytearray(min(length, _BUFFER))), 0
+    while got < length:
+        read = functools.partial(response.raw.readinto1, buffer[: length - got])
+        size = next_part(response, length, got, deadline, read)
+        got += size
+        yield buffer[:size]
 
 
 def _continued(got: bytes, error: ComfyError | None, rest: Iterable[bytes]) -> Iterator[bytes]:

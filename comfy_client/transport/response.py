@@ -137,6 +137,17 @@ class Response:
 
 
 @attrs.define(eq=False)
+class Chunks:
+    """A choice about the chunks of a download, which counts once the first one is read.
+
+    Attributes:
+        are_views: Whether all are views of one buffer, and each is valid until the next one.
+    """
+
+    are_views: bool = False
+
+
+@attrs.define(eq=False)
 class Download:
     """The body of an answer while it arrives: iterate over its chunks.
 
@@ -147,15 +158,25 @@ class Download:
         status: The HTTP status.
         headers: The headers; names are case-insensitive.
         length: The size in bytes; ``None`` if the server did not say.
+        kind: The choice between ``bytes`` and :meth:`views`.
     """
 
     status: int
     headers: Mapping[str, str] = attrs.field(repr=False)
     length: int | None
-    _chunks: Iterator[bytes] = attrs.field(repr=False)
+    _chunks: Iterator[Any] = attrs.field(repr=False)
+    kind: Chunks = attrs.field(factory=Chunks, repr=False, kw_only=True)
 
     def __iter__(self) -> Iterator[bytes]:
         """Yield chunks of up to 512 KiB."""
+        return self._chunks
+
+    def views(self) -> Iterator[bytes | memoryview]:
+        """Yield chunks of up to 1 MiB, of which each is valid only until the next one.
+
+        This is quicker where every chunk is used at once, such as written to a file.
+        """
+        self.kind.are_views = True
         return self._chunks
 
 

@@ -57,7 +57,7 @@ def resumed(
         first = body.enter_context(ask(start, {}))
         at = start if first.status == 206 else 0
         chunks = _chunks(body, first, ask, at, within, log, overlap)
-        yield Download(first.status, first.headers, first.length, chunks)
+        yield Download(first.status, first.headers, first.length, chunks, kind=first.kind)
 
 
 def _chunks(

@@ -181,6 +181,18 @@ def test_transfers_take_constant_memory() -> None:
     assert peak < 8 * MIB
 
 
+def test_views_of_a_download_share_one_buffer(comfy: ComfyServer, http: Http) -> None:
+    """So each is to be used before the next; bytes may be kept."""
+    content = os.urandom(3 * MIB + 17)
+    (comfy.root / "output" / "a").write_bytes(content)
+    with http.download("/view", params={"filename": "a"}) as download:
+        found = [(memoryview(view).obj, bytes(view)) for view in download.views()]
+    assert b"".join(copy for _, copy in found) == content
+    assert len(found) > 1 == len({id(memory) for memory, _ in found})
+    with http.download("/view", params={"filename": "a"}) as download:
+        assert b"".join(list(download)) == content
+
+
 def test_bytes_in_memory_take_little_more_than_their_size() -> None:
     """An answer is not held twice."""
     with raw_server(pour_90_mb) as source, opened(f"127.0.0.1:{source}") as http:

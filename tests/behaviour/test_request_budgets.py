@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import socket
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import pytest
 
-from comfy_client import Workflow
+from comfy_client import ComfyApi, Workflow
 from comfy_client.redaction import sealed_workflow
 from comfy_client.routes.prompts import make_prompt
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.http import Http
+from tests.helpers.http import MIB
 
 
 def calls(call: Callable[[], object]) -> int:
@@ -70,6 +74,32 @@ def test_a_small_file_takes_hardly_more_calls_than_an_answer(
     ours = least(lambda: http.content("/view", params={"filename": "a.png"}))
     answer = least(lambda: http.request("GET", "/view", params={"filename": "a.png"}))
     assert ours < 1.2 * answer, (ours, answer)
+
+
+def test_a_mebibyte_of_a_file_takes_few_calls(
+    comfy: ComfyServer, http: Http, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read in one piece, and written in one."""
+    receive, here = socket.socket.recv_into, threading.get_ident()
+
+    def filled(sock: socket.socket, buffer: Any) -> int:
+        """Wait until all is there, as luck decides how much comes at once."""
+        if threading.get_ident() != here or len(buffer) < MIB // 4:
+            return receive(sock, buffer)
+        sock.setblocking(True)
+        return receive(sock, buffer, 0, socket.MSG_WAITALL)
+
+    monkeypatch.setattr(socket.socket, "recv_into", filled)
+    few, many = 1, 9
+    with ComfyApi(comfy.url, transport="poll") as api:
+        for size in (few, many):
+            (comfy.root / "output" / f"{size}.png").write_bytes(bytes(size * MIB))
+        one, nine = (
+            least(partial(api.download_image, {"filename": f"{size}.png"}, tmp_path / "a.png"))
+            for size in (few, many)
+        )
+    assert nine - one < (many - few) * 50, (one, nine)
+    print("NN", one, nine)
 
 
 def test_a_node_takes_few_calls_until_it_is_sent(http: Http) -> None:
