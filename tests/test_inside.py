@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import comfy_client
+from tests.walks import MODULES, nodes, tree
 
 from .guide import text_of
 
@@ -20,11 +21,11 @@ MAKERS = {"locks.shared_lock"}
 
 
 @cache
-def sources() -> dict[str, ast.Module]:
-    """The modules of the client, parsed; the embedded server has threads and locks of its own."""
+def sources() -> dict[str, str]:
+    """The modules of the client, by their files; the embedded server has threads of its own."""
     return {
-        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): ast.parse(path.read_bytes())
-        for path in sorted(PACKAGE.rglob("*.py"))
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): name
+        for name, path in sorted(MODULES.items(), key=lambda one: one[1])
         if path.relative_to(PACKAGE).parts[0] != "testing"
     }
 
@@ -55,8 +56,8 @@ def makes_lock(node: ast.AST) -> bool:
 
 def owners_of_locks() -> Iterator[str]:
     """The classes, functions and modules that make a lock."""
-    for module, tree in sources().items():
-        for top in tree.body:
+    for module, name in sources().items():
+        for top in tree(name).body:
             owner = f"{module}.{top.name}" if hasattr(top, "name") else module
             if any(map(makes_lock, ast.walk(top))):
                 yield owner
@@ -64,8 +65,8 @@ def owners_of_locks() -> Iterator[str]:
 
 def threads() -> Iterator[str]:
     """The names of all threads, up to what is filled in."""
-    for tree in sources().values():
-        for node in ast.walk(tree):
+    for name in sources().values():
+        for node in nodes(name):
             if names_of_call(node) == "Thread":
                 assert isinstance(node, ast.Call)
                 for keyword in node.keywords:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.walks import MODULES, tree
+from tests.walks import MODULES, nodes
 
 #: The rooms of sliced waits, and the one that is no part of a user's program.
 OTHERS = ("comfy_client.runtime", "comfy_client.transport.sockets", "comfy_client.testing")
@@ -71,7 +71,7 @@ def found() -> Iterator[tuple[str, str]]:
     for name in MODULES:
         if name.startswith(OTHERS):
             continue
-        for node in ast.walk(tree(name)):
+        for node in nodes(name):
             if isinstance(node, ast.Call) and _may_wait(node):
                 yield name.removeprefix("comfy_client."), ast.unparse(node)
 

@@ -49,9 +49,26 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @cache
+def _trees() -> dict[str, tuple[ast.Module, tuple[ast.AST, ...]]]:
+    """Parse all modules, without a search for garbage, which would take longer than that."""
+    gc.disable()
+    try:
+        parsed = {name: ast.parse(path.read_text("utf-8")) for name, path in MODULES.items()}
+        found = {name: (module, tuple(ast.walk(module))) for name, module in parsed.items()}
+        gc.freeze()
+    finally:
+        gc.enable()
+    return found
+
+
 def tree(name: str) -> ast.Module:
     """Return the syntax tree of a module of the package."""
-    return ast.parse(MODULES[name].read_text(encoding="utf-8"))
+    return _trees()[name][0]
+
+
+def nodes(name: str) -> tuple[ast.AST, ...]:
+    """Return all nodes of the syntax tree of a module, as ``ast.walk`` yields them."""
+    return _trees()[name][1]
 
 
 # -- calls that are executed -------------------------------------------------------------
@@ -351,7 +368,7 @@ DEPENDENT = re.compile(
 def docstrings() -> Iterator[str]:
     """Yield the docstrings of the package's functions, classes and modules."""
     for name in MODULES:
-        for node in ast.walk(tree(name)):
+        for node in nodes(name):
             if isinstance(node, Function | ast.ClassDef | ast.Module):
                 text = ast.get_docstring(node)
                 if text:
@@ -366,15 +383,19 @@ def dependent() -> list[str]:
 # -- patches -----------------------------------------------------------------------------
 
 
+#: A call that may set a name of something else.
+PATCHING = re.compile(r"\b(setattr|delattr|patch(\.object|\.multiple)?)\(")
+
+
 def patches() -> Iterator[str]:
     """Yield the places where tests set names of the package's modules and classes."""
     for path in sorted(TESTS.rglob("*.py")):
         text = path.read_text(encoding="utf-8")
-        if "comfy_client" not in text or not re.search("setattr|delattr|patch", text):
+        if "comfy_client" not in text or not PATCHING.search(text):
             continue
-        module = ast.parse(text)
-        ours = {alias for node in ast.walk(module) for alias in _ours(node)}
-        for node in ast.walk(module):
+        parts = [*ast.walk(ast.parse(text))]
+        ours = {alias for node in parts for alias in _ours(node)}
+        for node in parts:
             if isinstance(node, ast.Call) and _is_patch(node, ours):
                 yield f"{path.relative_to(TESTS)}:{node.lineno}"
 
