@@ -29,8 +29,6 @@ CHUNK: Final = 1 << 20
 #: The most bytes that are copied, and the share of the free space that a copy may take.
 MOST_COPIED: Final = 16 << 30
 _SHARE: Final = 0.5
-#: Seconds of one wait for a pipe.
-_SLICE: Final = 0.2
 #: The moment by which this thread must have read what it sends, on the monotonic clock.
 _reading: Final = BlockLimit("reading")
 #: Raises an error once another thread has ended what this thread does; ``None``: none can.
@@ -168,6 +166,6 @@ def _wait_for(descriptor: int) -> None:
     """Wait until a pipe has data or its other end is closed."""
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
-    while not poll.poll(1000 * _SLICE):
+    while not poll.poll(1000 * runtime.SLICE):
         check_time()
     check_time()

@@ -20,6 +20,7 @@ from ..batch.map_loop import InFlight
 from ..client import ComfyApi
 from ..errors import ClientClosed, ComfyError
 from ..events import NAMES
+from ..jobs.handle import SLICE
 from ..jobs.job import Job
 from ..routes.prompts import PromptOptions
 from ..transport.deadline import Deadline, read_timeout
@@ -144,8 +145,6 @@ def _is_on_the_way(job: PooledJob) -> bool:
 
 #: Seconds in which a running server is expected to answer.
 READY: Final = 10.0
-#: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
-_SLICE: Final = 0.5
 
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
@@ -165,7 +164,7 @@ def connect(dispatcher: Dispatcher, timeout: float | None) -> None:
     def is_settled() -> bool:
         return state.was_ready or state.closed or is_hopeless(dispatcher.members)
 
-    while not dispatcher.wait(is_settled, deadline.left(_SLICE)):
+    while not dispatcher.wait(is_settled, deadline.left(SLICE)):
         if deadline.expired:
             break
     dispatcher.check_open()
@@ -191,7 +190,7 @@ def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
         for job in (left := dispatcher.jobs()):
             dispatcher.recall(job)
         dispatcher.end_unsent(left)
-    while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, _SLICE):
+    while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, SLICE):
         dispatcher.warn_of_away()
         dispatcher.warn_of_silence()
     if dispatcher.state.is_idle:

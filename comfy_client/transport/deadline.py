@@ -89,8 +89,6 @@ def limited_silence(seconds: float) -> contextlib.AbstractContextManager[object]
 
 #: Calls at a time; more do not make one server faster, and take its connections from others.
 MAX_PARALLEL: Final = 4
-#: Seconds of one wait, during which Windows ignores Ctrl-C.
-_SLICE: Final = 0.2
 #: Seconds to wait for the other calls once one has failed.
 _FAREWELL: Final = 1.0
 
@@ -200,7 +198,7 @@ def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Mad
             if not workers:
                 context.run(run)
             for worker in workers:
-                while not worker.wait(_SLICE) and not group.over.is_set():
+                while not worker.wait(runtime.SLICE) and not group.over.is_set():
                     pass
         if failed:
             raise next(iter(failed.values()))  # the first failure, due to which the others ended
