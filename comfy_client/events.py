@@ -702,6 +702,3 @@ CLASSES: Mapping[str, type[Event]] = {
 }
 
 NAMES = frozenset(CLASSES)
-
-#: Names that only this library fires; a server's message of such a name fires only ``all``.
-FROM_CLIENT = NAMES - FROM_SERVER.keys()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from ..errors import ApiError, ComfyError, NotFound, ServerUnreachable, UnexpectedResponse
+from ..errors import ApiError, ComfyError, ServerUnreachable, UnexpectedResponse
 from ..transport.http import SMALL, Http, segment
 from ..transport.response import Download
 from ..values import is_shallow, mapping, size_decoded
@@ -240,18 +240,6 @@ class HostedRoutes:
         route = "/api/v2/assets/from-hash"
         answer = self.http.json("POST", route, json=body, timeout=timeout, max_bytes=SMALL)
         return Asset.from_json(answer)
-
-    def has_hash(self, hash: str, *, timeout: float | None = None) -> bool:
-        """Return whether the server has the bytes with a hash.
-
-        ``HEAD /api/v2/assets/by-hash/{hash}``.
-        """
-        name = segment(hash).replace("%3A", ":")  # as the server writes it
-        try:
-            self.http.request("HEAD", f"/api/v2/assets/by-hash/{name}", timeout=timeout)
-        except NotFound:
-            return False
-        return True
 
     def asset(self, asset_id: str, *, timeout: float | None = None) -> Asset:
         """Return an asset, with a fresh ``url``.  ``GET /api/v2/assets/{id}``."""

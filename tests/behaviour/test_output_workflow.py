@@ -15,9 +15,8 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.errors import NotFound, TransportError, UnexpectedResponse, WorkflowError
 from comfy_client.jobs.result import make_result
 from comfy_client.testing import ComfyServer, Request
-from comfy_client.workflow.metadata.png import write_metadata
 from tests.conftest import WORKFLOWS
-from tests.helpers.graphs import canvas, node, picture, txt2img
+from tests.helpers.graphs import canvas, node, picture, txt2img, with_metadata
 from tests.helpers.http import raw
 from tests.helpers.media import ALL, MEDIA
 
@@ -287,7 +286,7 @@ def large(content: bytes, size: int) -> bytes:
 def test_a_file_with_the_graph_of_the_page_alone_is_converted(api: ComfyApi) -> None:
     """With the definitions of the server; its own client fetches them."""
     ui = json.loads((WORKFLOWS / "txt2img_ui.json").read_text(encoding="utf-8"))
-    content = write_metadata((MEDIA / "SaveImage.png").read_bytes(), {"workflow": ui, "prompt": 1})
+    content = with_metadata((MEDIA / "SaveImage.png").read_bytes(), {"workflow": ui, "prompt": 1})
     stored = api.upload_image(content, "page.png")
     with pytest.raises(WorkflowError, match="UI format"):
         Workflow.load(content)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import itertools
+import json
 import random
+from collections.abc import Mapping
 from typing import Any
 
 from PIL import Image
+
+from comfy_client.workflow.metadata.png import add_texts
 
 _COLORS = itertools.count(random.randrange(1 << 24))
 
@@ -48,3 +52,8 @@ def png(color: tuple[int, ...] = (1, 2, 3), size: tuple[int, int] = (8, 8)) -> b
     file = io.BytesIO()
     Image.new("RGBA" if len(color) == 4 else "RGB", size, color).save(file, "PNG")
     return file.getvalue()
+
+
+def with_metadata(picture: bytes, entries: Mapping[str, Any]) -> bytes:
+    """A copy of a PNG with these entries, as SaveImage writes them."""
+    return add_texts(picture, {k.encode(): json.dumps(v).encode() for k, v in entries.items()})

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 from comfy_client import ComfyApi, State
 from comfy_client.event_queue import LEAST
 from comfy_client.events import (
-    FROM_CLIENT,
     FROM_SERVER,
     NAMES,
     PreviewEvent,
@@ -31,6 +30,8 @@ from comfy_client.testing import ComfyServer, frame
 from comfy_client.transport.decode import HELLO, SKIPPED, decode_binary, decode_text
 from comfy_client.values import MAX_LEVELS
 
+#: Names that only this library fires.
+FROM_CLIENT = NAMES - FROM_SERVER.keys()
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"

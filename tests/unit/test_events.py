@@ -14,7 +14,6 @@ import pytest
 from comfy_client.errors import JobLost
 from comfy_client.events import (
     CLASSES,
-    FROM_CLIENT,
     FROM_SERVER,
     NAMES,
     Event,
@@ -58,7 +57,6 @@ def test_the_documented_names_are_these() -> None:
         execution_error execution_interrupted job_lost queue_error logs terminal
         terminal_subscription_error feature_flags notification"""
     assert set(text.split()) == NAMES
-    assert not FROM_CLIENT & FROM_SERVER.keys()
 
 
 @pytest.mark.parametrize("version", VERSIONS)

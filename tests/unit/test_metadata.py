@@ -17,11 +17,11 @@ from hypothesis import strategies as st
 
 from comfy_client.errors import WorkflowError
 from comfy_client.workflow.metadata import png as png_module
-from comfy_client.workflow.metadata.png import write_metadata
 from comfy_client.workflow.metadata.read import read_metadata as read_from
 from comfy_client.workflow.metadata.read import reader_of
 from comfy_client.workflow.metadata.stream import Stream
 from tests.conftest import examples
+from tests.helpers.graphs import with_metadata
 
 GRAPH = {"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "text": "Gruß \u2603"}}}
 EDITOR = {"nodes": [], "links": [], "version": 0.4}
@@ -65,13 +65,13 @@ UTF8 = json.dumps(GRAPH, ensure_ascii=False).encode()
 
 def test_what_was_written_is_read() -> None:
     """Both texts come back as they went in."""
-    picture = write_metadata(png(), {"prompt": GRAPH, "workflow": EDITOR})
+    picture = with_metadata(png(), {"prompt": GRAPH, "workflow": EDITOR})
     assert read_metadata(picture) == {"prompt": GRAPH, "workflow": EDITOR}
 
 
 def test_writes_plain_text_chunks_before_the_pixels() -> None:
     """The file is what SaveImage makes: tEXt with ASCII JSON between header and pixels."""
-    picture = write_metadata(png(), {"prompt": GRAPH, "parameters": "x"})
+    picture = with_metadata(png(), {"prompt": GRAPH, "parameters": "x"})
     assert picture == png(text("prompt", JSON), text("parameters", b'"x"'))
 
 
@@ -79,9 +79,9 @@ def test_writing_replaces_texts_of_the_same_key_only() -> None:
     """Other texts, and what follows the end of the picture, stay."""
     other = text("parameters", b"steps: 20")
     old = png(packed("prompt", b"{}"), other, after=text("prompt", b"{}")) + b"trailing"
-    picture = write_metadata(old, {"prompt": GRAPH})
+    picture = with_metadata(old, {"prompt": GRAPH})
     assert picture == png(text("prompt", JSON), other) + b"trailing"
-    assert write_metadata(old, {}) == old
+    assert with_metadata(old, {}) == old
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_of_a_repeated_key_the_last_one_counts() -> None:
 
 def test_nan_survives() -> None:
     """ComfyUI writes it for nodes that always run; strict readers stumble, this one does not."""
-    picture = write_metadata(png(), {"prompt": {"is_changed": [math.nan]}})
+    picture = with_metadata(png(), {"prompt": {"is_changed": [math.nan]}})
     assert math.isnan(read_metadata(picture)["prompt"]["is_changed"][0])
 
 
@@ -133,7 +133,7 @@ def test_a_file_that_ends_early_is_read_as_far_as_it_goes() -> None:
         with pytest.raises(WorkflowError, match="ends early"):
             read_metadata(png()[:length])
     with pytest.raises(WorkflowError, match="ends early"):
-        write_metadata(whole[: len(whole) - 20], {"prompt": GRAPH})
+        with_metadata(whole[: len(whole) - 20], {"prompt": GRAPH})
 
 
 @pytest.mark.parametrize(
@@ -160,22 +160,6 @@ def test_damage_is_a_typed_error(data: bytes, message: str) -> None:
     assert len(str(caught.value)) < 200
 
 
-@pytest.mark.parametrize(
-    ("entries", "message"),
-    [
-        ({"": 1}, "cannot be a key"),
-        ({"x" * 80: 1}, "cannot be a key"),
-        ({"\u2603": 1}, "cannot be a key"),
-        ({"a\0b": 1}, "cannot be a key"),
-        ({"prompt": {1, 2}}, "prompt cannot be written"),
-    ],
-)
-def test_what_cannot_be_written_is_a_typed_error(entries: dict[str, Any], message: str) -> None:
-    """The error names key or reason."""
-    with pytest.raises(WorkflowError, match=message):
-        write_metadata(png(), entries)
-
-
 def test_a_zip_bomb_takes_no_memory_to_speak_of() -> None:
     """A text that unpacks to 256 MiB is refused after the limit."""
     packer = zlib.compressobj(9)
@@ -198,6 +182,6 @@ def test_damaged_bytes_raise_nothing_else(data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 4))):
         picture[data.draw(st.integers(0, len(picture) - 1))] = data.draw(st.integers(0, 255))
     picture = picture[: data.draw(st.integers(0, len(picture)))]
-    for call in (read_metadata, lambda png: write_metadata(png, {"prompt": GRAPH})):
+    for call in (read_metadata, lambda png: with_metadata(png, {"prompt": GRAPH})):
         with contextlib.suppress(WorkflowError):
             call(bytes(picture))

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import json
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any
 
 from ...errors import WorkflowError
 from ..graph import brief
@@ -34,24 +32,14 @@ def png_texts(stream: Stream) -> Texts:
                 yield key.lower(), _text(stream, kind, memoryview(content)[len(key) + 1 :])
 
 
-def write_metadata(png: bytes, entries: Mapping[str, Any]) -> bytes:
-    """Return a copy of a PNG with these entries as JSON texts, placed as SaveImage places them.
+def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
+    """Return a copy of a PNG with these texts by key, placed as SaveImage places them.
 
     Texts with the same keys are replaced; all other bytes stay.
 
-    Args:
-        png: A complete PNG file.
-        entries: Entries by key (1 to 79 characters of Latin-1): ``{"prompt": graph}`` and the like.
-
     Raises:
-        WorkflowError: It is not a PNG, it is damaged, a key is not valid, or JSON cannot
-            represent a value.
+        WorkflowError: It is not a PNG, or damaged.
     """
-    return add_texts(png, {_key(name): _encode(name, value) for name, value in entries.items()})
-
-
-def add_texts(png: bytes, texts: Mapping[bytes, bytes]) -> bytes:
-    """Add encoded texts as :func:`write_metadata` does, without checking the keys."""
     return _with_chunks(
         png, [_chunk(b"tEXt", key + b"\0" + text) for key, text in texts.items()], texts
     )
@@ -141,21 +129,3 @@ def _unpacked(stream: Stream, packed: bytes | memoryview) -> memoryview | Workfl
     return WorkflowError(
         f"larger than {MAX_TEXT} bytes" if len(text) == MAX_TEXT else "the packed text is cut off"
     )
-
-
-def _key(name: str) -> bytes:
-    try:
-        key = name.encode("latin-1")
-    except UnicodeEncodeError:
-        key = b""
-    if not 0 < len(key) <= _MAX_KEY or b"\0" in key:
-        raise WorkflowError(f"{brief(name)} cannot be a key in a PNG file")
-    return key
-
-
-def _encode(name: str, value: Any) -> bytes:
-    try:
-        # NaN is allowed, as on the server: IS_CHANGED puts it into graphs.
-        return json.dumps(value).encode("ascii")
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise WorkflowError(f"{name} cannot be written into a PNG file: {exc}") from None
