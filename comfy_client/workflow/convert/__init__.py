@@ -7,23 +7,20 @@ The modules are listed in the order of a conversion.
 Modules:
     converting: :func:`convert` and its steps.
     saved_file: The file as it was saved, in classes.
-    numbering: Unique node ids for the whole file.
-    opening: Makes all nodes, inner subgraphs first.
+    opening: Unique node ids for the whole file, and all nodes, inner subgraphs first.
     open_file: The graphs of an open file; instances of subgraphs with their own values.
     open_nodes: A node with its inputs and widgets, as the frontend holds it.
     specs: The inputs of a node class in the frontend's order.
     widgets: The widgets of an input, and which values they take.
     losses: Links that the frontend itself loses when it opens a file.
     proxies: Promoted widgets of before 2026, turned into inputs of their subgraph.
-    everywhere: Links that Anything Everywhere adds to inputs without one.
-    groups: The nodes that lie in a group.
-    patterns: Regular expressions of a file, as far as they are tried.
+    everywhere: Links that Anything Everywhere adds to inputs without one, as far as its groups
+        and regular expressions allow.
     set_get: Set and Get nodes of packs, which pair by name.
     links: The source of each value, through borders of subgraphs and bypassed nodes.
     dynamic_prompts: Choices ``{day|night}`` and comments in prompts.
     file_names: Placeholders in file names, such as ``%date:yyyy-MM-dd%``.
     warnings: Warnings where the prompt may not be what is meant.
-    packs: The node pack that a file names for a node.
     era: Differences between frontends.
 """
 

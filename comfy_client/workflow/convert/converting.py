@@ -17,14 +17,12 @@ from .era import era_of
 from .everywhere import spread
 from .file_names import SAVING, Placeholders
 from .links import DeadLink, LinkedOutput, Links, Place, PromotedValue
-from .numbering import number_nodes
 from .open_file import VIRTUAL, OpenFile, all_nodes, is_virtual
 from .open_nodes import InputBudget, TooMuch
-from .opening import open_file
-from .packs import pack_of
+from .opening import number_nodes, open_file
 from .saved_file import BYPASSED, MUTED, read_file
 from .specs import Catalog
-from .warnings import Report, check_left_out, check_node, check_promoted, check_widgets
+from .warnings import Report, check_left_out, check_node, check_promoted, check_widgets, pack_of
 from .widgets import MISSING, Widget, corrected
 
 #: The most inputs and values of a prompt: a subgraph may have any number of instances.

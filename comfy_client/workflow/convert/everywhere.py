@@ -9,18 +9,17 @@ The rules are those of version 7.8, which also reads files of earlier versions.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from typing import Any, Final
 
 from attrs import define, evolve, frozen
 
 from ...values import number
 from ..graph import brief, shorten
-from .groups import members
 from .open_file import OpenFile, OpenGraph
 from .open_nodes import InputBudget, OpenNode, Slot
-from .patterns import Pattern, Unclear, pattern
 from .saved_file import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED, SavedLink, mapping
 
 #: The most comparisons of inputs with what could feed them.
@@ -372,3 +371,113 @@ def _labelled(one: _Broadcast, label: str, rule: Any) -> _Broadcast:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else ""
+
+
+# -- regular expressions ----------------------------------------------------------------
+
+#: The longest expression, and how much of a text it is tried on.
+_LONGEST: Final = 200
+#: What JavaScript and Python read alike: no repeated groups, no look-around, no references.
+_CHARACTER: Final = r"[^\\()\[\]{}*+?|]|\\[bBdDwWs.^$()\[\]{}*+?|/-]|\[\^?[^\\\[\]^]+\]"
+_PLAIN: Final = re.compile(rf"(?:\(\?:|\((?!\?)|\)(?![*+?{{])|\||(?:{_CHARACTER})[*+?]?)*")
+_REPEAT: Final = re.compile(r"(?<!\\)[*+]")
+_MOST_REPEATS: Final = 2
+#: Optional characters, and alternatives in groups: each may double the work.
+_CHOICE: Final = re.compile(r"(?<!\\)(?<!\()[?|]")
+_MOST_CHOICES: Final = 6
+
+
+class Unclear(Exception):
+    """An expression or a rule that only the browser can judge; the text says why."""
+
+
+@frozen
+class Pattern:
+    """A regular expression that a text must match, or must not if it is inverted."""
+
+    regex: re.Pattern[str]
+    inverted: bool
+    _repeats: int
+    _choices: int
+
+    def accepts(self, text: str, budget: InputBudget) -> bool:
+        """Return whether the beginning of a text matches, or does not if inverted.
+
+        Raises:
+            TooMuch: Too many texts were tried.
+        """
+        text = text[:_LONGEST]
+        budget.spend(len(text) ** self._repeats << self._choices)
+        return (self.regex.search(text) is None) == self.inverted
+
+
+def pattern(value: Any, inverted: bool = False) -> Pattern | None:
+    """Read a regular expression; return None if it is empty, takes everything, or is no good.
+
+    Raises:
+        Unclear: It is longer or more involved than those that are tried here.
+    """
+    if not isinstance(value, str) or value in ("", ".*"):
+        return None
+    repeats, choices = len(_REPEAT.findall(value)), len(_CHOICE.findall(value))
+    is_short = len(value) <= _LONGEST and repeats <= _MOST_REPEATS and choices <= _MOST_CHOICES
+    if not is_short or not _PLAIN.fullmatch(value):
+        raise Unclear("its regular expression is too involved")
+    try:
+        return Pattern(re.compile(value, re.ASCII), inverted, repeats, choices)
+    except re.error:
+        return None
+
+
+# -- groups -----------------------------------------------------------------------------
+
+_TITLE_HEIGHT: Final = 30.0
+#: A collapsed node is as wide as its title in the browser's font: between these.
+_NARROW, _WIDE = 60.0, 500.0
+
+
+def members(
+    graph: OpenGraph, wanted: Callable[[Set[str], str], bool], budget: InputBudget
+) -> Set[str]:
+    """Return the ids of the nodes in all groups that are wanted, by their nodes and their title.
+
+    Raises:
+        Unclear: A node lies at the border of a group, and only the browser knows its width.
+    """
+    found: set[str] = set()
+    groups = graph.saved.raw.get("groups")
+    for each in groups if isinstance(groups, list) else ():
+        budget.spend(len(graph.nodes))
+        group = mapping(each)
+        bounds = _numbers(group.get("bounding"), 4)
+        inside = {node.id for node in graph.nodes.values() if _is_inside(node, bounds)}
+        title = group.get("title")
+        if wanted(inside, title if isinstance(title, str) else ""):
+            found |= inside
+    return found
+
+
+def _is_inside(node: OpenNode, bounds: list[float]) -> bool:
+    """Return whether the middle of a node is in a group."""
+    raw = node.saved.raw
+    (left, top), (width, height) = _numbers(raw.get("pos"), 2), _numbers(raw.get("size"), 2)
+    collapsed = bool(mapping(raw.get("flags")).get("collapsed"))
+    widths = (_NARROW, _WIDE) if collapsed else (width, width)
+    full = _TITLE_HEIGHT + (0 if collapsed else height)
+    middle = top - _TITLE_HEIGHT + full / 2
+    narrow, wide = (
+        bounds[0] <= left + each / 2 < bounds[0] + bounds[2]
+        and bounds[1] <= middle < bounds[1] + bounds[3]
+        for each in widths
+    )
+    if narrow != wide:
+        raise Unclear("it is restricted to groups, and a collapsed node lies at a group's border")
+    return narrow
+
+
+def _numbers(value: Any, count: int) -> list[float]:
+    """Read coordinates, from a list or from an object with the indexes as names."""
+    pairs = mapping(value)
+    items = value if isinstance(value, list) else [pairs.get(str(at)) for at in range(count)]
+    found = [float(number(each) or 0) for each in items[:count]]
+    return found + [0.0] * (count - len(found))

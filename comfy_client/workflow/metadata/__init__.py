@@ -6,7 +6,8 @@ Each kind of file has a reader here, which finds the texts without decoding a pi
 Nothing in a file is trusted: no size, no number, no offset.
 
 Modules:
-    read: Choice of a reader by the first bytes, and decoding of the texts it finds.
+    read: Choice of a reader by the first bytes, and decoding of the texts it finds; the readers
+        for GLB, safetensors and SVG.
     stream: The bytes of a file in their order, within limits.
     json_text: JSON from an untrusted file, decoded within limits.
     png: PNG, which is also written.
@@ -14,5 +15,4 @@ Modules:
     isobmff: MP4 and MOV.
     matroska: WebM and MKV.
     audio: FLAC, Ogg and MP3.
-    headers: GLB, safetensors and SVG.
 """

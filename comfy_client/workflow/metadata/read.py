@@ -1,14 +1,58 @@
-"""Choice of the reader for a media file, and decoding of the workflow it finds."""
+"""Choice of the reader for a media file, and decoding of the workflow it finds.
+
+The readers of files that begin with JSON or text are here: GLB, safetensors (``.latent``), SVG.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...errors import WorkflowError
-from . import audio, exif, headers, isobmff, matroska, png
+from . import audio, exif, isobmff, matroska, png
 from .json_text import decoded
-from .stream import PAUSE, Stream, Texts
+from .stream import KEYS, MAX_TEXT, PAUSE, Stream, Texts
+
+
+def glb_texts(stream: Stream) -> Texts:
+    """Yield the texts in ``asset.extras`` of a binary glTF file."""
+    stream.take(12)
+    size, kind = struct.unpack("<I4s", stream.take(8))
+    if kind != b"JSON":
+        raise WorkflowError(f"the {stream.name} is damaged: it does not begin with JSON")
+    asset = _table(decoded(stream.text(size), f"the {stream.name}")).get("asset")
+    yield from _texts(_table(asset).get("extras"))
+
+
+def safetensors_texts(stream: Stream) -> Texts:
+    """Yield the texts in ``__metadata__`` of a latent, or of a model that ComfyUI saved."""
+    (size,) = struct.unpack("<Q", stream.take(8))
+    header = _table(decoded(stream.text(size), f"the {stream.name}"))
+    yield from _texts(header.get("__metadata__"))
+
+
+def svg_texts(stream: Stream) -> Texts:
+    """Yield the JSON in the ``<metadata>`` of an SVG file."""
+    text = stream.read(MAX_TEXT)
+    start = text.find(b"<![CDATA[", max(0, text.find(b"<metadata")))
+    end = text.find(b"]]>", start)
+    if 0 <= start < end:
+        yield "comment", memoryview(text)[start + 9 : end]
+
+
+def _table(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _texts(entries: Any) -> Texts:
+    for name in KEYS & _table(entries).keys():
+        text = entries[name]
+        if isinstance(text, str):
+            yield name, text.encode("utf-8", "surrogatepass")
+
+
+# -- all kinds --------------------------------------------------------------------------
 
 Reader = Callable[[Stream], Texts]
 
@@ -20,8 +64,8 @@ _BEGINNINGS: tuple[tuple[bytes, str, Reader], ...] = (
     (b"OggS", "Ogg file", audio.ogg_texts),
     (b"ID3", "MP3 file", audio.mp3_texts),
     (b"\x1a\x45\xdf\xa3", "WebM file", matroska.matroska_texts),
-    (b"glTF", "GLB file", headers.glb_texts),
-    (b"<", "SVG file", headers.svg_texts),
+    (b"glTF", "GLB file", glb_texts),
+    (b"<", "SVG file", svg_texts),
 )
 #: The first boxes of an MP4 or a MOV.
 _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
@@ -46,7 +90,7 @@ def reader_of(stream: Stream) -> Reader | None:
         stream.name, reader = "MP4 file", isobmff.mp4_texts
     # A length of less than 4 GB, and a JSON object of that length.
     elif head[4:9] == b"\0\0\0\0{":
-        stream.name, reader = "safetensors file", headers.safetensors_texts
+        stream.name, reader = "safetensors file", safetensors_texts
     return reader
 
 
