@@ -23,7 +23,7 @@ from comfy_client import ComfyApi, event_queue, to_dict, values
 from comfy_client.batch import journal, sheet
 from comfy_client.cli.main import main
 from comfy_client.distributed import run_workflow
-from comfy_client.doctor.package_checks import ADVISED
+from comfy_client.doctor.examine import ADVISED
 from comfy_client.events import NAMES
 from comfy_client.jobs import gallery
 from comfy_client.jobs import result as outputs

@@ -1,7 +1,7 @@
 """The command line, ``comfy-client`` (extra ``[cli]``).
 
 Modules:
-    main: The group of all commands, and how they end.
+    main: The group of all commands, and how they end; ``help`` and ``schema``.
     run_command: ``run``, ``rerun`` and ``demo``.
     sweep_command: ``sweep``.
     watch_command: ``watch``, ``wait``, and the changes of a queue and its history.
@@ -12,7 +12,6 @@ Modules:
     bug_report: The file that ``doctor --report`` writes.
     workflow_commands: ``inputs``, ``check``, ``convert``, ``example`` and ``stubs``.
     raw_commands: ``api`` and ``object-info``.
-    help_commands: ``help`` and ``schema``.
     server_options: The options that name servers, and the clients they stand for.
     decorators: Types of options that several commands share.
     target: Resolution of options, environment and profiles to a server and its credentials.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import (
-    help_commands,
     prompt_commands,
     raw_commands,
     run_command,
@@ -23,9 +23,52 @@ from . import (
     workflow_commands,
 )
 from .exits import Exit
-from .printing import end_stdout, log_more, plain_logs, report, safe_streams
-from .server_options import ServerOptions, of_servers
+from .printing import command, emit, end_stdout, log_more, plain_logs, report, safe_streams
+from .server_options import ServerOptions, of_servers, with_json
 from .stop_signals import ending_as_by_ctrl_c
+
+# -- commands that describe the others --------------------------------------------------
+
+
+def _complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    group = ctx.find_root().command
+    names = group.list_commands(ctx) if isinstance(group, click.Group) else []
+    return [name for name in names if name.startswith(incomplete)]
+
+
+@command("comfy-client help", "comfy-client help run", name="help")
+@click.argument("command", metavar="[COMMAND]", required=False, shell_complete=_complete)
+@click.pass_context
+def show_help(ctx: click.Context, command: str | None) -> None:
+    """Show the help of a command, or the list of all commands."""
+    root = ctx.find_root()
+    group = root.command
+    if command is None or not isinstance(group, click.Group):
+        click.echo(root.get_help())
+        return
+    _, found, _ = group.resolve_command(root, [command])  # or UsageError, with the nearest
+    if found is None:
+        return
+    with click.Context(found, info_name=command, parent=root) as below:
+        click.echo(found.get_help(below))
+
+
+@command("comfy-client schema", "comfy-client schema --classes")
+@click.option("--classes", is_flag=True, help="Print the schema of classes instead.")
+@with_json
+def schema(given: ServerOptions, classes: bool) -> None:
+    """Print the JSON Schema of what commands print with --json."""
+    from importlib.resources import files
+
+    name = "schema.json" if classes else "commands.json"
+    text = (files("comfy_client") / name).read_text("utf-8")
+    if given.json:
+        emit(json.loads(text))
+    else:
+        click.echo(text.rstrip("\n"))
+
+
+# -- the group --------------------------------------------------------------------------
 
 _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
     "Run workflows": (
@@ -62,8 +105,8 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         serve_command.serve,
         workflow_commands.stubs,
         raw_commands.object_info,
-        help_commands.schema,
-        help_commands.show_help,
+        schema,
+        show_help,
     ),
 }
 

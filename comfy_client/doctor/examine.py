@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import platform
 import queue
+import re
 import ssl
 import threading
 import time
@@ -19,9 +20,60 @@ from typing import Final, NamedTuple
 from .._version import __version__
 from ..errors import ClientClosed, ComfyError
 from ..transport.deadline import Deadline, check_timeout
-from . import event_checks, network_checks, package_checks, server_checks
+from . import event_checks, network_checks, server_checks
 from .context import CheckContext, Client, Redactor
-from .report import CheckResult, DoctorCheck, DoctorReport, failed, unknown
+from .network_checks import version_of
+from .report import CheckResult, DoctorCheck, DoctorReport, failed, ok, unknown, warning
+
+# -- packages ---------------------------------------------------------------------------
+
+
+class Advised(NamedTuple):
+    """A package, the oldest release without known flaws, and what older ones do."""
+
+    package: str
+    release: str
+    flaw: str
+
+
+#: Older releases work, too, and ``setup.cfg`` allows them, so that the client can be installed
+#: beside others; but they have known flaws that a hostile server or client may use.
+ADVISED: Final = (
+    Advised("urllib3", "2.8", "unpacks or drains more of an answer than is asked for"),
+    Advised("requests", "2.33", "has known flaws with .netrc and certificates"),
+    Advised("Pillow", "13.0", "has known flaws in decoding pictures of strangers"),
+    Advised("aiohttp", "3.14.4", "has known flaws in reading requests (the embedded server)"),
+)
+
+
+def numbers(release: str) -> tuple[int, ...]:
+    """Return the numbers at the start of a release, by which releases are compared."""
+    start = re.match(r"\d+(\.\d+)*", release)
+    return tuple(map(int, start[0].split("."))) if start else ()
+
+
+def check_packages(_: CheckContext) -> CheckResult:
+    """Check which installed packages have known flaws."""
+    return judged({one.package: version_of(one.package) for one in ADVISED})
+
+
+def judged(releases: Mapping[str, str]) -> CheckResult:
+    """Return the result for releases by package; those without a number are not installed."""
+    installed = {name: release for name, release in releases.items() if numbers(release)}
+    old = [
+        one
+        for one in ADVISED
+        if one.package in installed and numbers(installed[one.package]) < numbers(one.release)
+    ]
+    text = ", ".join(f"{name} {release}" for name, release in installed.items())
+    if not old:
+        return ok(text)
+    flaws = "; ".join(f"{one.package} before {one.release} {one.flaw}" for one in old)
+    wanted = " ".join(f'"{one.package}>={one.release}"' for one in old)
+    return warning(f"{text}: {flaws}", f"if nothing else needs the old ones: pip install {wanted}")
+
+
+# -- all checks -------------------------------------------------------------------------
 
 
 class Check(NamedTuple):
@@ -56,7 +108,7 @@ CHECKS: Final = (
     Check("queue", ("comfyui",), server_checks.check_queue),
     Check("run", ("comfyui",), event_checks.check_run, math.inf),
     Check("client", (), event_checks.check_client),
-    Check("packages", (), package_checks.check_packages),
+    Check("packages", (), check_packages),
 )
 
 
@@ -158,5 +210,5 @@ def _versions() -> dict[str, str]:
         "Python": platform.python_version(),
         "platform": platform.platform(),
         "OpenSSL": ssl.OPENSSL_VERSION.removeprefix("OpenSSL ").partition(" ")[0],
-        **{name: network_checks.version_of(name) for name in libraries},
+        **{name: version_of(name) for name in libraries},
     }

@@ -20,7 +20,7 @@ Modules:
     hosts: Filter of requests by ``Host`` and ``Origin``.
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
-    server_state: The parts of a running server.
+    server_state: The parts of a running server; all open event sockets, and what goes to them.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
     nodes: The node classes of a server, their definitions, their cached outputs.
@@ -29,7 +29,6 @@ Modules:
     node_api: Functions for running nodes.
     images: Batches of pictures, as they pass between nodes; pictures of the simulated sampler.
     folders: The folders of a server.
-    event_sockets: All open event sockets, and the messages that go to them.
     listen_address: The address of a server, and its port, which stays reserved while it is down.
     server_loop: The event loop, and the TCP connections.
     active_faults: Faults that are active, and the effects of those that concern messages.

@@ -1,13 +1,16 @@
-"""The parts of a running server: files, nodes, queue, executor, sockets, log."""
+"""The parts of a running server: files, nodes, queue, executor, log, and the event sockets."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 import attrs
@@ -15,12 +18,197 @@ from aiohttp import web
 
 from .active_faults import ActiveFaults
 from .argument_checks import Version
-from .event_sockets import EventSockets
 from .folders import Folders
 from .nodes import NodeRegistry
 from .prompt_queue import Executor, PromptQueue
 from .received import Records
 from .server_loop import Connections, ServerLoop
+from .wire import EventSocket, encode_message
+
+
+class Receiver(Protocol):
+    """A receiver of the messages for one client id, such as its open socket."""
+
+    @property
+    def client_id(self) -> str:
+        """The client id."""
+
+    @property
+    def receives(self) -> bool:
+        """Whether messages are sent to it."""
+
+    async def send(self, message: str | bytes, parts: int = 1, pause: float = 0.0) -> None:
+        """Send a message."""
+
+    async def send_raw(self, data: bytes) -> None:
+        """Send raw bytes."""
+
+
+class EventSockets:
+    """The open event sockets, and the queue of messages to them.
+
+    Any thread may use :meth:`send`, :meth:`flush`, :meth:`push` and :attr:`open`; the rest is for
+    the server's own thread.
+    """
+
+    def __init__(self, loop: ServerLoop, faults: ActiveFaults, records: Records) -> None:
+        self._loop = loop
+        self._faults = faults
+        self._records = records
+        #: Prompts whose messages are dropped.
+        self.silenced: set[str] = set()
+        self._by_id: dict[str, Receiver] = {}  # the recipients of messages
+        self._open: list[EventSocket] = []
+        self._flags: dict[str, Any] = {}
+        self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
+        self._stale: dict[str, list[asyncio.Event]] = {}  # handlers whose socket has ended
+
+    @property
+    def open(self) -> list[EventSocket]:
+        """The sockets that are open."""
+        return list(self._open)
+
+    @contextlib.asynccontextmanager
+    async def connected(self, link: EventSocket) -> AsyncIterator[None]:
+        """Context manager: register a socket, in place of an older one with the same client id."""
+        client_id = link.client_id
+        self._register(link, {})
+        self._open.append(link)
+        try:
+            yield
+        finally:
+            self._open.remove(link)
+            await self._until_reconnected(client_id)
+            self._forget(client_id)
+
+    @contextlib.contextmanager
+    def subscribed(self, receiver: Receiver) -> Iterator[None]:
+        """Context manager: send the messages for a client id to a receiver without a socket.
+
+        It replaces the socket with this id, as another socket would.
+        """
+        self._register(receiver, {"supports_preview_metadata": True})
+        try:
+            yield
+        finally:
+            self._forget(receiver.client_id)
+
+    def _register(self, receiver: Receiver, flags: dict[str, Any]) -> None:
+        self._by_id.pop(receiver.client_id, None)
+        self._by_id[receiver.client_id] = receiver
+        self._flags[receiver.client_id] = flags
+
+    def _forget(self, client_id: str) -> None:
+        """Remove a client id; as in ComfyUI, the end of any socket with this id does so."""
+        self._by_id.pop(client_id, None)
+        self._flags.pop(client_id, None)
+
+    async def _until_reconnected(self, client_id: str) -> None:
+        reconnected = asyncio.Event()
+        waiting = self._stale.setdefault(client_id, [])
+        waiting.append(reconnected)
+        while self._faults.first("stale_handlers") and not reconnected.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(reconnected.wait(), 0.02)
+        if not reconnected.is_set():
+            waiting.remove(reconnected)
+
+    def wake_stale_handlers(self, client_id: str) -> None:
+        """Wake handlers of ended sockets that wait for this client id, and unregister the id."""
+        for reconnected in self._stale.pop(client_id, ()):
+            reconnected.set()
+            self._by_id.pop(client_id, None)
+
+    def is_connected(self, client_id: str) -> bool:
+        """Return whether a client has an open socket."""
+        return client_id in self._by_id
+
+    def set_flags(self, client_id: str, flags: Any) -> None:
+        """Set the feature flags of a client."""
+        self._flags[client_id] = flags
+
+    def knows_metadata(self, client_id: str | None) -> bool:
+        """Return whether a client wants previews with metadata.
+
+        Raises AttributeError for flags that are not an object, which ends the prompt on a real
+        server, too.
+        """
+        flags = self._flags.get(client_id or "", {})
+        return flags.get("supports_preview_metadata") is True
+
+    # -- messages -----------------------------------------------------------------------
+
+    def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
+        """Queue a message for one client, or for all clients if ``client_id`` is None."""
+        self._later(partial(self.deliver, event, data, client_id))
+
+    def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
+        self._loop.later(self._outgoing.put_nowait, sending)
+
+    async def publish(self) -> None:
+        """Send queued messages until the server stops."""
+        while True:
+            sending = await self._outgoing.get()
+            try:
+                await sending()
+            except Exception as exc:  # noqa: BLE001  ComfyUI would end here
+                self._records.keep(self._records.errors, exc)
+
+    async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
+        """Send a message to a connected client, or to all, unless a fault prevents it."""
+        if self._loop.is_stopping:
+            return  # an ending process sends nothing
+        if isinstance(data, dict) and data.get("prompt_id") in self.silenced:
+            return
+        if self._faults.keep_back(event, data, client_id):
+            return
+        links = self._receiving(client_id)
+        if not links:
+            return
+        for extra in self._faults.take_intruders():
+            for link in links:
+                if isinstance(extra, bytes):
+                    await link.send_raw(extra)
+                else:
+                    await link.send(extra, *self._faults.framing())
+        message = encode_message(event, data)
+        for link in links:
+            await link.send(message, *self._faults.framing())
+
+    def _receiving(self, client_id: str | None) -> list[Receiver]:
+        if client_id is None:
+            links = list(self._by_id.values())
+        else:
+            links = [self._by_id[client_id]] if client_id in self._by_id else []
+        return [link for link in links if link.receives]
+
+    def flush(self) -> None:
+        """Wait until all queued messages have been sent, or the server is stopping or frozen."""
+        if self._loop.is_frozen:
+            return
+        done = Future[None]()
+
+        async def sent() -> None:
+            done.set_result(None)
+
+        self._later(sent)
+        while not (done.done() or self._loop.is_stopping or self._loop.is_frozen):
+            with contextlib.suppress(TimeoutError):
+                done.result(0.1)
+
+    def push(self, data: bytes, to: str | None = None, *, everybody: bool = False) -> None:
+        """Send raw bytes to one client or all, and wait; ``everybody`` includes muted sockets."""
+
+        async def write() -> None:
+            links: Sequence[Receiver] = self.open if everybody else self._receiving(to)
+            for link in links:
+                await link.send_raw(data)
+
+        self._later(write)
+        self.flush()
+
+
+# -- server -----------------------------------------------------------------------------
 
 _Source = TypeVar("_Source")
 _From = TypeVar("_From", contravariant=True)

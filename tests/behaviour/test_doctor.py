@@ -27,8 +27,7 @@ from comfy_client import (
 from comfy_client.cli.main import main
 from comfy_client.doctor import examine
 from comfy_client.doctor.context import Redactor, Sockets
-from comfy_client.doctor.examine import CHECKS
-from comfy_client.doctor.package_checks import judged
+from comfy_client.doctor.examine import CHECKS, judged
 from comfy_client.doctor.report import CheckResult
 from comfy_client.errors import ServerUnreachable
 from comfy_client.event_queue import HIGH_WATER

@@ -85,7 +85,7 @@ SERVER = (
     ),
     Mutant(
         "Z08",
-        "testing/event_sockets.py",
+        "testing/server_state.py",
         "        self._by_id.pop(client_id, None)\n        self._flags",
         "        self._flags",
         "server/test_routes.py",

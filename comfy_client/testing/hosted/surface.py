@@ -9,6 +9,7 @@ their times in seconds.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -22,11 +23,10 @@ from ..prompt_routes import JOB_ROUTES, PROMPT_ROUTES
 from ..server_state import RouteHandler, Routes, ServerState
 from ..system_routes import SYSTEM_ROUTES
 from ..wire import Next
-from .asset_routes import ASSET_V2_ROUTES
+from .asset_routes import ASSET_V2_ROUTES, content, content_type, path_of
 from .hosted_state import HostedState, is_same
 from .job_routes import JOB_V2_ROUTES
 from .job_stream import STREAM_ROUTES
-from .storage_port import STORAGE_ROUTES
 from .v2_errors import Refusal
 
 _READ = (
@@ -219,3 +219,49 @@ def _guard(hosted: HostedState) -> Any:
         return await handler(request)
 
     return guard
+
+
+# -- storage ----------------------------------------------------------------------------
+
+#: The headers that storage accepts; any other one was not meant for it.
+_ALLOWED = frozenset(
+    {
+        "host",
+        "user-agent",
+        "accept",
+        "accept-encoding",
+        "accept-language",
+        "connection",
+        "range",
+        "if-range",
+    }
+)
+
+
+async def _get(hosted: HostedState, request: web.Request) -> web.Response:
+    foreign = {name.lower() for name in request.headers} - _ALLOWED
+    if foreign:
+        return _denied("InvalidArgument", 400, f"unexpected headers: {', '.join(sorted(foreign))}")
+    asset_id, expires = request.match_info["id"], request.query.get("expires", "")
+    signature = hosted.memory.sign(f"{asset_id} {expires}")
+    if not is_same(request.query.get("signature", ""), signature):
+        return _denied("SignatureDoesNotMatch", 403, "the signature is wrong")
+    if float(expires) < time.time():
+        return _denied("AccessDenied", 403, "Request has expired")
+    path = path_of(hosted.comfy.folders, hosted.file_of(asset_id))
+    if path is None:
+        return _denied("NoSuchKey", 404, "The specified key does not exist.")
+    found = content(request, path, content_type(path.name))
+    if found is None:
+        refused = _denied("InvalidRange", 416, "The requested range is not satisfiable")
+        refused.headers["Content-Range"] = f"bytes */{path.stat().st_size}"
+        return refused
+    return found
+
+
+def _denied(code: str, status: int, message: str) -> web.Response:
+    text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{message}</Message></Error>"
+    return web.Response(status=status, text=text, content_type="application/xml")
+
+
+STORAGE_ROUTES: Routes[HostedState] = (("GET", "/storage/{id}", _get),)
