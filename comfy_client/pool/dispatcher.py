@@ -134,39 +134,30 @@ def _work(
     finish: Callable[[Owner], bool],
 ) -> None:
     """Run the thread, and note its end: ``Thread.is_alive`` is wrong after a Ctrl-C in it."""
+    due = runtime.monotonic()
     try:
-        _call_each(todo, ref, tick, finish)
+        while True:
+            left = due - runtime.monotonic()
+            call = tick
+            if left > 0:
+                try:
+                    call = todo.get(timeout=left)
+                except queue.Empty:
+                    left = 0.0
+            if left <= 0:
+                due = runtime.monotonic() + TICK
+            owner = ref()
+            if owner is None:
+                return
+            try:
+                call(owner)
+                if todo.empty() and finish(owner):
+                    return
+            except Exception:
+                log.exception("the pool could not do one step")  # a defect; the next one may work
+            del owner, call
     finally:
         ended.append(True)
-
-
-def _call_each(
-    todo: runtime.SimpleQueue[Callable[[Owner], object]],
-    ref: weakref.ref[Owner],
-    tick: Callable[[Owner], object],
-    finish: Callable[[Owner], bool],
-) -> None:
-    due = runtime.monotonic()
-    while True:
-        left = due - runtime.monotonic()
-        call = tick
-        if left > 0:
-            try:
-                call = todo.get(timeout=left)
-            except queue.Empty:
-                left = 0.0
-        if left <= 0:
-            due = runtime.monotonic() + TICK
-        owner = ref()
-        if owner is None:
-            return
-        try:
-            call(owner)
-            if todo.empty() and finish(owner):
-                return
-        except Exception:
-            log.exception("the pool could not do one step")  # a defect; the next one may work
-        del owner, call
 
 
 class Dispatcher:

@@ -624,16 +624,8 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
         servers, dispatcher = self._servers, self._dispatcher
         terms = terms_of(servers, object(), priority, include, exclude)
         workflow = read_workflow(workflow, self)
-        policy = dispatcher.state.policy
-        make_runner = partial(
-            PoolRunner,
-            prompts=prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=False),
-            dispatcher=dispatcher,
-            terms=terms,
-            numbers=servers.numbers,
-            patience=policy.patience,
-            reruns=policy.on_lost == "retry",
-        )
+        prompts = prompts_of_call(dispatcher, timeout, stall_timeout, forsaken=False)
+        make_runner = partial(PoolRunner, prompts=prompts, servers=servers, terms=terms)
         membership.connect_once(dispatcher)
         return run_sweep(
             make_runner,

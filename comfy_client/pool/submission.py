@@ -12,7 +12,7 @@ import json
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import cache, partial
 from typing import Any, Final
 
@@ -48,7 +48,6 @@ from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..recording.secrets import Secrets
-from ..routes import Routes
 from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import LONGEST, Deadline, limited_silence, read_timeout
 from ..workflow.address import Inputs
@@ -56,7 +55,6 @@ from ..workflow.definition_source import DefinitionSource
 from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import as_link, files_in
 from .availability import cannot_run, is_hopeless, lacks, out_of_reach
-from .dispatcher import Dispatcher
 from .membership import READY, SPARE, Sending, Servers, Terms, connect_once, sending_of
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .pool_state import Entry, Member
@@ -159,23 +157,15 @@ _IS_GONE: Final = (WorkflowError, ValueError, ServerUnreachable)
 class PoolRunner(Runner):
     """Runs the prompts of a sweep on the servers of a pool."""
 
-    def __init__(
-        self,
-        grid: Grid,
-        prompts: InFlight,
-        dispatcher: Dispatcher,
-        terms: Terms,
-        numbers: Iterator[int],
-        *,
-        patience: float,
-        reruns: bool,
-    ) -> None:
+    def __init__(self, grid: Grid, prompts: InFlight, servers: Servers, terms: Terms) -> None:
+        dispatcher = servers.dispatcher
+        policy = dispatcher.state.policy
         self.prompts: InFlight = prompts
-        self.reruns: bool = reruns
+        self.reruns: bool = policy.on_lost == "retry"
         self.heir: str | None = None
         self._terms = terms
-        self._numbers = numbers
-        self._patience = patience
+        self._numbers = servers.numbers
+        self._patience = policy.patience
         self._dispatcher = dispatcher
         self._needs = needs_by_point(grid)
         # The clients of all servers that have been in the pool.
@@ -223,23 +213,19 @@ class PoolRunner(Runner):
     @property
     def poller(self) -> Poller:
         """The poller of the first server; if the pool is empty, of a former server."""
-        members = self._members.values()
-        first = next((member.api for member in members), None)
-        return (first or next(iter(self._known_clients().values()))).parts.poller
+        first = next((member.api for member in self._members.values()), None)
+        return (first or next(iter(self.clients.values()))).parts.poller
 
     @property
-    def clients(self) -> Mapping[str, Routes]:
+    def clients(self) -> Mapping[str, ComfyApi]:
         """The clients by URL, those of servers that were removed from the pool included."""
-        return self._known_clients()
-
-    def _known_clients(self) -> Mapping[str, ComfyApi]:
         if not self._members and not self._clients:
             raise ServerUnreachable("the pool has no servers: add one")
         return self._clients
 
     def add_secrets_to(self, secrets: Secrets) -> None:
         """Add the credentials of all clients to ``secrets``."""
-        for api in self._known_clients().values():
+        for api in self.clients.values():
             api.parts.http.identity.add_secrets_to(secrets)
 
     # -- the next points -------------------------------------------------------------------
