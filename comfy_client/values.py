@@ -150,6 +150,29 @@ def table(value: object, convert: Converter | None = None) -> Mapping[str, Any] 
     return {key: item for key, item in converted if item is not None}
 
 
+def _at(value: object, keys: tuple[str, ...]) -> object:
+    for key in keys:
+        value = value.get(key) if isinstance(value, (dict, Mapping)) else None
+    return value
+
+
+def table_at(value: object, *keys: str) -> Mapping[str, Any]:
+    """Return the JSON object at a path of keys in a value; an empty one if there is none."""
+    found = _at(value, keys)
+    return found if isinstance(found, (dict, Mapping)) else {}
+
+
+def list_at(value: object, *keys: str) -> list[Any]:
+    """Return the JSON array at a path of keys in a value; an empty one if there is none."""
+    found = _at(value, keys)
+    return found if isinstance(found, list) else []
+
+
+def plain_text(value: object) -> str:
+    """Return a text as it is; an empty one for any other value."""
+    return value if isinstance(value, str) else ""
+
+
 def by_id(value: object, convert: Converter) -> dict[str, Any]:
     """Convert a JSON object whose keys are ids of nodes or prompts; empty for anything else."""
     pairs = islice(value.items(), MAX_ITEMS) if isinstance(value, Mapping) else ()

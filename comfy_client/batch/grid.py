@@ -13,6 +13,7 @@ import attrs
 
 from ..errors import ComfyError, PromptRejected, WorkflowError
 from ..upload import Upload
+from ..values import list_at, table_at
 from ..workflow.address import checked_value, input_named
 from ..workflow.edit import Source, Workflow, with_inputs
 from ..workflow.explain import unknown_class
@@ -204,11 +205,7 @@ def _identity(value: object) -> Any:
 
 def _faults(report: object) -> list[Mapping[str, Any]]:
     """Return the errors in the report on a node; one empty error if they are unreadable."""
-    errors = report.get("errors") if isinstance(report, Mapping) else None
-    return [
-        fault if isinstance(fault, Mapping) else {}
-        for fault in (errors if isinstance(errors, list) and errors else [{}])
-    ]
+    return [table_at(fault) for fault in list_at(report, "errors") or [{}]]
 
 
 class Split:

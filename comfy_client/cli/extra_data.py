@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from ..errors import NotSupported
+from ..values import table_at
 from .completion import complete_texts
 from .decorators import Decorator
 from .exits import Mistake, known_server
@@ -137,11 +138,5 @@ def _takes_key(workflow: Workflow, server: PromptSource) -> bool:
         known = server.node_definitions(classes)
     except NotSupported:  # a hosted server that does not describe nodes
         return False
-    return any(_hidden_key(known.get(name)) for name in classes)
-
-
-def _hidden_key(definition: Any) -> bool:
-    given = definition.get("input") if isinstance(definition, Mapping) else None
-    hidden = given.get("hidden") if isinstance(given, Mapping) else None
-    kinds = hidden.values() if isinstance(hidden, Mapping) else ()
-    return any(kind in (_HIDDEN, [_HIDDEN]) for kind in kinds)
+    hidden = (table_at(known, name, "input", "hidden").values() for name in classes)
+    return any(kind in (_HIDDEN, [_HIDDEN]) for kinds in hidden for kind in kinds)

@@ -39,6 +39,7 @@ from ..values import (
     sequence,
     shallow,
     table,
+    table_at,
     text,
     whole,
 )
@@ -426,9 +427,7 @@ def marked(graph: Mapping[str, Any], key: str) -> dict[str, Any]:
     node = graph.get(node_id or "")
     if node_id is None or not isinstance(node, Mapping):
         return dict(graph)
-    meta = node.get("_meta")
-    meta = {**meta, MARK: key} if isinstance(meta, Mapping) else {MARK: key}
-    return {**graph, node_id: {**node, "_meta": meta}}
+    return {**graph, node_id: {**node, "_meta": {**table_at(node, "_meta"), MARK: key}}}
 
 
 def unmarked(graph: Mapping[str, Any]) -> dict[str, Any]:
@@ -437,8 +436,8 @@ def unmarked(graph: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_mark(node: Any) -> Any:
-    meta = node.get("_meta") if isinstance(node, Mapping) else None
-    if not isinstance(meta, Mapping) or MARK not in meta:
+    meta = table_at(node, "_meta")
+    if MARK not in meta:
         return node
     rest = {name: value for name, value in node.items() if name != "_meta"}
     kept = {name: value for name, value in meta.items() if name != MARK}
@@ -447,8 +446,7 @@ def _without_mark(node: Any) -> Any:
 
 def has_mark(graph: Mapping[str, Any], key: str) -> bool:
     """Return whether a graph carries the client's mark with this key."""
-    metas = (node.get("_meta") for node in graph.values() if isinstance(node, Mapping))
-    return any(isinstance(meta, Mapping) and meta.get(MARK) == key for meta in metas)
+    return any(table_at(node, "_meta").get(MARK) == key for node in graph.values())
 
 
 # -- what comes back ---------------------------------------------------------------------

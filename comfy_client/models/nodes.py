@@ -10,7 +10,7 @@ import attrs
 
 from ..showing.cells import ShownAsTable, write_plain
 from ..to_dict import AsDict
-from ..values import build, mapping, sequence, text
+from ..values import build, mapping, sequence, table_at, text
 from ..workflow.graph import brief, listing, shorten
 
 if TYPE_CHECKING:
@@ -105,13 +105,7 @@ class NodeDef(ShownAsTable, AsDict):
 
     def inputs(self) -> dict[str, Any]:
         """Return the required and then the optional inputs, as name to ``[type, settings]``."""
-        groups = (self.input.get("required"), self.input.get("optional"))
-        return {
-            name: spec
-            for group in groups
-            if isinstance(group, Mapping)
-            for name, spec in group.items()
-        }
+        return {**table_at(self.input, "required"), **table_at(self.input, "optional")}
 
     def options(self, input_name: str) -> list[Any] | None:
         """Return the options of a combo input; ``None`` if it is not a combo.
@@ -163,8 +157,7 @@ def _inputs_table(node: NodeDef) -> Table:
     """Return a table with a row for each of the first inputs of a node class."""
     from ..showing.tables import MOST_ROWS, Table
 
-    optional = node.input.get("optional")
-    optional = optional if isinstance(optional, Mapping) else {}
+    optional = table_at(node.input, "optional")
     inputs = node.inputs()
     rows = [
         (name, *_input(spec), "optional" if name in optional else "")
@@ -197,7 +190,7 @@ def _inputs_table(node: NodeDef) -> Table:
 def _input(spec: Any) -> tuple[str, str, str]:
     """Return the type of an input, its default, and its choices or range."""
     kind, settings = (*spec, None, None)[:2] if isinstance(spec, list | tuple) else (spec, None)
-    facts: Mapping[str, Any] = settings if isinstance(settings, Mapping) else {}
+    facts = table_at(settings)
     choices = combo_options(spec)
     default = brief(facts["default"]) if "default" in facts else ""
     if choices is not None:

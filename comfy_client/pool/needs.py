@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import attrs
 
+from ..values import table_at
 from ..workflow.graph import brief, class_of, inputs_of, shorten
 from ..workflow.input_specs import InputSpec
 
@@ -111,10 +112,8 @@ class Offer:
 
 def _files(definition: Any) -> Iterator[tuple[str, frozenset[str]]]:
     """Yield the inputs of a class that have fixed choices, each with the model files in these."""
-    groups = definition.get("input") if isinstance(definition, Mapping) else None
     for group in ("required", "optional"):
-        inputs = groups.get(group) if isinstance(groups, Mapping) else None
-        for name, config in inputs.items() if isinstance(inputs, Mapping) else ():
+        for name, config in table_at(definition, "input", group).items():
             if not isinstance(config, list | tuple) or not config:
                 continue
             options = config[1] if len(config) > 1 and isinstance(config[1], Mapping) else {}

@@ -8,6 +8,7 @@ from typing import Any, Final
 from ..errors import ApiError, ComfyError, PromptRejected
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
+from ..values import table_at
 from ..workflow import check_graph
 from ..workflow.explain import (
     classes_with_unlisted_choices,
@@ -42,16 +43,16 @@ def rejected(
     known.drop(_blamed(body, graph))
     names = _node_names(known, deadline) if unknown_class(body, graph) else ()
     definitions = _definitions(known, classes_with_unlisted_choices(body, graph), deadline)
-    error, node_errors = body.get("error"), body.get("node_errors")
+    error = body.get("error")
     words = explain_rejection(exc.body, graph, node_names=names, definitions=definitions)
     words = http.identity.hide(words)
-    kind = error.get("type") if isinstance(error, Mapping) else None
+    kind = table_at(error).get("type")
     if targets is not None and kind == "prompt_no_outputs":
         words = f"none of partial_execution_targets {targets} is an output node"
     return PromptRejected(
         f"the server refused the workflow:\n{words}",
         error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
-        node_errors=node_errors if isinstance(node_errors, Mapping) else {},
+        node_errors=table_at(body, "node_errors"),
         problems=problems_of_rejection(
             exc.body,
             graph,
@@ -65,8 +66,7 @@ def rejected(
 
 def _blamed(body: Mapping[str, Any], graph: Mapping[str, Any]) -> set[str]:
     """Return the classes of the nodes that a refusal names; if it names none, those of all."""
-    errors = body.get("node_errors")
-    ids = errors.keys() & graph.keys() if isinstance(errors, Mapping) else ()
+    ids = table_at(body, "node_errors").keys() & graph.keys()
     classes = (class_of(graph, node_id) for node_id in ids or graph)
     return {name for name in classes if name is not None}
 
@@ -126,7 +126,7 @@ def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:
         found = http.json("GET", "/node_replacements", timeout=left, max_bytes=SMALL)
     except (ComfyError, TimeoutError):
         return {}
-    return found if isinstance(found, Mapping) else {}
+    return table_at(found)
 
 
 def _definitions(

@@ -35,7 +35,7 @@ from aiohttp import web
 
 from ..recording.recorder import FORMAT, KEPT_HEADERS
 from ..recording.secrets import STARS
-from ..values import is_shallow
+from ..values import is_shallow, table_at
 from .argument_checks import check_seconds
 from .exchange import Exchange
 from .wire import Answer, EventSocket, Request, cut, frame, never_answer, unknown_route
@@ -221,15 +221,12 @@ def _is_about(step: Step, prompt_id: Any) -> bool:
 
 def event_data(step: Step) -> Mapping[str, Any]:
     """Return the data of the event in a step, or an empty mapping if there is none."""
-    message = step.get("msg") if isinstance(step, Mapping) else None
-    data = message.get("data") if isinstance(message, Mapping) else None
-    return data if isinstance(data, Mapping) else {}
+    return table_at(step, "msg", "data")
 
 
 def event_type(step: Step) -> Any:
     """Return the type of the event in a step, or None if there is none."""
-    message = step.get("msg") if isinstance(step, Mapping) else None
-    return message.get("type") if isinstance(message, Mapping) else None
+    return table_at(step, "msg").get("type")
 
 
 def without_api(path: str) -> str:
@@ -260,10 +257,8 @@ def has_ended(past: list[Step], prompt_id: str) -> bool:
 
 def queue_item(exchange: RecordedExchange) -> list[Any]:
     """Return a submitted prompt as ``GET /queue`` lists it."""
-    body = exchange.row.get("request")
-    body = body if isinstance(body, Mapping) else {}
-    given = body.get("extra_data")
-    extra = {**(given if isinstance(given, dict) else {}), "client_id": body.get("client_id")}
+    body = table_at(exchange.row, "request")
+    extra = {**table_at(body, "extra_data"), "client_id": body.get("client_id")}
     number = exchange.row["response"].get("number", 0)
     return [number, exchange.prompt_id, body.get("prompt") or {}, extra, []]
 

@@ -17,6 +17,7 @@ from ..errors import ComfyError, WorkflowError
 from ..nearest import nearest
 from ..showing.cells import Shown
 from ..to_dict import AsDict
+from ..values import table_at
 from .definition_source import Definitions, FromDisk, as_mapping, names_of
 from .explain import (
     Known,
@@ -199,7 +200,7 @@ def _replacements(definitions: Definitions) -> Mapping[str, Any]:
         found = ask() if callable(ask) else {}
     except ComfyError:
         return {}  # only a hint depends on it
-    return found if isinstance(found, Mapping) else {}
+    return table_at(found)
 
 
 def _listing_of(definitions: Definitions) -> Listed:
@@ -378,8 +379,7 @@ class _Checker:
     def _not_sent(self) -> Iterator[Problem]:
         """Yield a problem for each link that the client refuses to send; servers accept some."""
         for node_id, node in self.graph.items():
-            inputs = node.get("inputs") if isinstance(node, Mapping) else None
-            for name, value in inputs.items() if isinstance(inputs, Mapping) else ():
+            for name, value in table_at(node, "inputs").items():
                 fault = link_fault(self.graph, node_id, value) if type(value) is list else None
                 if fault:
                     yield problem_at(

@@ -16,7 +16,7 @@ from itertools import islice
 from typing import Any, Final
 
 from ..errors import WorkflowError
-from ..values import MAX_LEVELS, is_shallow
+from ..values import MAX_LEVELS, is_shallow, plain_text, table_at
 from .graph import as_link, describe, free_id, inputs_of, json_graph
 from .input_specs import (
     Autogrow,
@@ -266,10 +266,8 @@ class _CodeWriter:
     def _name(self, node_id: str) -> str:
         """Choose an unused variable name for a node, made from its title or its class."""
         node = self._graph[node_id]
-        meta = node.get("_meta")
-        title = meta.get("title") if isinstance(meta, dict) else None
-        base = variable(title) if isinstance(title, str) else ""
-        base = base or variable(node["class_type"]) or "node"
+        title = plain_text(table_at(node, "_meta").get("title"))
+        base = variable(title) or variable(node["class_type"]) or "node"
         number = self._numbers.get(base, 0) + 1
         while number > 1 and f"{base}_{number}" in self._numbers:  # taken
             number += 1
@@ -474,8 +472,7 @@ def _shown(definition: Mapping[str, Any]) -> Iterator[InputSpec | Autogrow]:
 
 
 def _about(definition: Mapping[str, Any]) -> str:
-    text = definition.get("description")
-    text = " ".join(text[: 10 * _LONGEST_TEXT].split()) if isinstance(text, str) else ""
+    text = " ".join(plain_text(definition.get("description"))[: 10 * _LONGEST_TEXT].split())
     return text if len(text) <= _LONGEST_TEXT else f"{text[: _LONGEST_TEXT - 3]}..."
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 import attrs
 
 from ..nearest import misspelt, nearest
+from ..values import list_at, plain_text, table_at
 from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
 from .input_specs import InputSpec
 from .model_files import is_file_name, nearest_files, source_of
@@ -70,7 +71,7 @@ def explain_rejection(
         lines[_MAX_LINES:] = [f"... ({_count(body, known)} problems in all)"]
     elif unknown_class(body, graph) is not None:
         # The embedded server's hint.
-        hint = _clean(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"), 1200)
+        hint = _clean(table_at(body, "error", "extra_info").get("hint"), 1200)
         lines += [hint] if hint else []
     return "\n".join(lines)
 
@@ -112,12 +113,12 @@ def _by_node(graph: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[s
 def classes_with_unlisted_choices(body: object, graph: Mapping[str, Any]) -> list[str]:
     """Return the classes of nodes with a wrong choice, if a refusal does not list the choices."""
     found: dict[str, None] = {}
-    for node_id, report in _mapping(_mapping(body).get("node_errors")).items():
+    for node_id, report in table_at(body, "node_errors").items():
         for fault in _faults(report):
-            info = _mapping(_mapping(fault).get("extra_info"))
+            info = table_at(fault, "extra_info")
             name = class_of(graph, node_id)
             if (
-                _mapping(fault).get("type") == "value_not_in_list"
+                table_at(fault).get("type") == "value_not_in_list"
                 and not info.get("input_config")
                 and name
             ):
@@ -131,13 +132,13 @@ def unknown_class(body: object, graph: Mapping[str, Any]) -> str | None:
     Returns None for other reasons, and for servers before 2024-05-20: they answer 500 in plain
     text.  A server names only the first unknown class.
     """
-    error = _mapping(_mapping(body).get("error"))
+    error = table_at(body, "error")
     if error.get("type") not in ("invalid_prompt", "missing_node_type"):
         return None
-    named = _mapping(error.get("extra_info")).get("class_type")
+    named = table_at(error, "extra_info").get("class_type")
     if isinstance(named, str) and named:
         return named
-    found = _UNKNOWN.search(_text(error.get("message"))[:_READ])
+    found = _UNKNOWN.search(plain_text(error.get("message"))[:_READ])
     if found:
         return found[1]
     return class_of(graph, _refused_node(body))
@@ -167,9 +168,8 @@ class Known:
 
     def input_config(self, node_id: str, name: str | None) -> Any:
         """Return ``[type, options]`` of an input, or None if unknown."""
-        inputs = _mapping(_mapping(self.definitions.get(node_id)).get("input"))
         for group in ("required", "optional"):
-            config = _mapping(inputs.get(group)).get(name or "")
+            config = table_at(self.definitions, node_id, "input", group).get(name or "")
             if isinstance(config, list) and config:
                 return config
         return None
@@ -184,8 +184,7 @@ class Known:
         """For each type, descriptions of up to three outputs in the workflow that have it."""
         found: dict[str, list[str]] = {}
         for node_id in self.graph:
-            outputs = _mapping(self.definitions.get(node_id)).get("output")
-            for slot, kind in enumerate(outputs if isinstance(outputs, list) else ()):
+            for slot, kind in enumerate(list_at(self.definitions, node_id, "output")):
                 if isinstance(kind, str) and len(found.setdefault(kind, [])) < 3:
                     found[kind].append(f"{describe(self.graph, node_id)}, slot {slot}")
         return found
@@ -201,7 +200,7 @@ def problems_in(body: Mapping[str, Any], known: Known) -> Iterator[Problem]:
         yield from _unknown_classes(body, unknown, known)
         return
     is_empty = True
-    for problem in _node_problems(_mapping(body.get("node_errors")), known):
+    for problem in _node_problems(table_at(body, "node_errors"), known):
         is_empty = False
         yield problem
     if is_empty:
@@ -215,7 +214,7 @@ def missing_class(
 
     Names are suggested for a typing mistake only, and so never for a class of a pack.
     """
-    meta = _mapping(_mapping(known.graph.get(node_id)).get("_meta"))
+    meta = table_at(known.graph, node_id, "_meta")
     pack = meta.get("cnr_id") or meta.get("aux_id")
     pack = pack if isinstance(pack, str) else None
     is_of_pack = pack not in (None, CORE)
@@ -240,7 +239,7 @@ def missing_class(
 
 def _unknown_classes(body: Mapping[str, Any], unknown: str, known: Known) -> Iterator[Problem]:
     """Yield a problem for the class that the server named, then for other unknown classes."""
-    has_hint = bool(_mapping(_mapping(body.get("error")).get("extra_info")).get("hint"))
+    has_hint = bool(table_at(body, "error", "extra_info").get("hint"))
     for node_id, name in _unknown_by_node(body, unknown, known).items():
         problem = missing_class(known, node_id, name, has_reason=has_hint)
         yield problem if node_id else attrs.evolve(problem, node_id=None)
@@ -259,29 +258,29 @@ def _count(body: Mapping[str, Any], known: Known) -> int:
     unknown = unknown_class(body, known.graph)
     if unknown is not None:
         return len(_unknown_by_node(body, unknown, known))
-    return sum(map(len, map(_faults, _mapping(body.get("node_errors")).values())))
+    return sum(map(len, map(_faults, table_at(body, "node_errors").values())))
 
 
 def _refused_node(body: object) -> str:
     """Return the id of the node in an error about the whole prompt, or ``""``."""
-    error = _mapping(_mapping(body).get("error"))
-    node_id = _mapping(error.get("extra_info")).get("node_id")
+    error = table_at(body, "error")
+    node_id = table_at(error, "extra_info").get("node_id")
     if isinstance(node_id, (str, int)):
         return str(node_id)
-    found = _NODE_ID.search(_text(error.get("details"))[:_READ])
+    found = _NODE_ID.search(plain_text(error.get("details"))[:_READ])
     return found[1] if found else ""
 
 
 def _faults(report: object) -> list[Any]:
-    faults = _mapping(report).get("errors")
+    faults = table_at(report).get("errors")
     return faults if isinstance(faults, list) else [report]
 
 
 def _node_problems(reports: Mapping[str, Any], known: Known) -> Iterator[Problem]:
     circles: set[str] = set()
     for node_id, report in reports.items():
-        checked = _mapping(report).get("class_type")
-        sent = _mapping(known.graph.get(node_id)).get("class_type")
+        checked = table_at(report).get("class_type")
+        sent = table_at(known.graph, node_id).get("class_type")
         for fault in _faults(report):
             problem = _problem(fault, known, node_id, checked)
             if _ran_out_of_stack(fault) and known.circle:
@@ -306,14 +305,14 @@ def _summary(body: Mapping[str, Any], graph: Mapping[str, Any]) -> Problem:
     The problem may: a missing class, or a cycle, is looked for in the graph.
     """
     error = body.get("error")
-    message = _clean(error if isinstance(error, str) else _mapping(error).get("message"))
-    details = _clean(_mapping(error).get("details"))
-    kind = _text(_mapping(error).get("type"))
+    message = _clean(error if isinstance(error, str) else table_at(error).get("message"))
+    details = _clean(table_at(error).get("details"))
+    kind = plain_text(table_at(error).get("type"))
     if kind == "no_prompt" or error == "no prompt":
         return Problem("error", "no_prompt", "the request holds no workflow")
     if kind == "prompt_no_outputs":
         return no_outputs()
-    info = _mapping(_mapping(error).get("extra_info"))
+    info = table_at(table_at(error).get("extra_info"))
     is_bare = kind == "missing_node_type" and info.get("class_type", "") is None
     if is_bare or (kind == "invalid_prompt" and "class_type" in message):
         return no_class(graph, _refused_node(body) or "?")
@@ -417,8 +416,8 @@ def _problem(fault: object, known: Known, node_id: str, class_type: object) -> P
         said: _Said = {"message": _clean(fault) or "no reason given"}
         kind = "unknown"
     else:
-        kind = _text(fault.get("type")) or "unknown"
-        info = _mapping(fault.get("extra_info"))
+        kind = plain_text(fault.get("type")) or "unknown"
+        info = table_at(fault, "extra_info")
         details, message = _clean(fault.get("details")), _clean(fault.get("message"))
         one = _Fault(known, str(node_id), kind, message, details, info)
         said = {"input": one.input, "value": one.value, **_WORDS.get(kind, _as_it_says)(one)}
@@ -427,7 +426,7 @@ def _problem(fault: object, known: Known, node_id: str, class_type: object) -> P
 
 
 def _ran_out_of_stack(fault: object) -> bool:
-    info = _mapping(_mapping(fault).get("extra_info"))
+    info = table_at(fault, "extra_info")
     return info.get("exception_type") == "RecursionError"
 
 
@@ -506,8 +505,7 @@ def _dynamic(fault: _Fault) -> _Said:
 
 def _cycle(fault: _Fault) -> _Said:
     """Describe a cycle of nodes, in the order of its links."""
-    named = fault.info.get("cycle_nodes")
-    named = named[:_MAX_LINES] if isinstance(named, list) else []
+    named = list_at(fault.info, "cycle_nodes")[:_MAX_LINES]
     nodes = [node if isinstance(node, str) else brief(node) for node in named]
     if nodes:
         return {"message": _in_a_circle(fault.known.graph, [*nodes, nodes[0]])}
@@ -674,7 +672,7 @@ def _bad_slot(fault: _Fault, links: list[tuple[str, str, int]]) -> _Said:
     graph = fault.known.graph
     definitions = fault.known.definitions
     for name, source, slot in links if definitions else ():
-        outputs = _mapping(definitions.get(source)).get("output")
+        outputs = table_at(definitions, source).get("output")
         if isinstance(outputs, list) and not -len(outputs) <= slot < len(outputs):
             return {
                 "message": f"input {brief(name)} links to slot {slot} of "
@@ -739,22 +737,14 @@ def _range(config: object) -> str:
     return f" (at most {brief(high)})" if low is None else f" ({brief(low)} to {brief(high)})"
 
 
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
 def _option(config: object, name: str) -> Any:
-    return _mapping(config[1]).get(name) if isinstance(config, list) and len(config) > 1 else None
+    return table_at(config[1]).get(name) if isinstance(config, list) and len(config) > 1 else None
 
 
 def _type(config: object) -> str:
     """Return the type of an input; a list of options is a COMBO."""
     kind = config[0] if isinstance(config, list) and config else None
     return shorten(kind, 60) if isinstance(kind, str) else "COMBO" if kind else "another type"
-
-
-def _text(value: object) -> str:
-    return value if isinstance(value, str) else ""
 
 
 def _clean(value: object, most: int = 200) -> str:

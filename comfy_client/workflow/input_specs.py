@@ -12,6 +12,7 @@ from typing import Any, Final
 
 import attrs
 
+from ..values import table_at
 from .convert.specs import Spec
 from .convert.widgets import MISSING, is_widget_type, widgets_for
 
@@ -165,7 +166,7 @@ def walk(
         Inputs; autogrow inputs; and for an unknown kind of input its name, with which the names
         of all its parts begin.
     """
-    yield from _walk(_mapping(definition.get("input")), given, "", 0, defaults)
+    yield from _walk(table_at(definition, "input"), given, "", 0, defaults)
 
 
 def positional(definition: Mapping[str, Any]) -> list[str]:
@@ -174,7 +175,7 @@ def positional(definition: Mapping[str, Any]) -> list[str]:
     own = {
         name
         for group in ("required", "optional")
-        for name in _mapping(_mapping(definition.get("input")).get(group))
+        for name in table_at(table_at(definition, "input").get(group))
     }
     return [name for name in names if name in own]
 
@@ -186,12 +187,12 @@ def _walk(
         return
     seen = set()
     for group in ("required", "optional"):
-        for name, config in _mapping(groups.get(group)).items():
+        for name, config in table_at(groups, group).items():
             if name in seen or not isinstance(config, (list, tuple)) or not config:
                 continue
             seen.add(name)
             full = f"{prefix}{name}"
-            options = _mapping(config[1]) if len(config) > 1 else {}
+            options = table_at(config[1]) if len(config) > 1 else {}
             spec = InputSpec(full, config[0], options, group == "required")
             match spec.kind:
                 case "COMFY_DYNAMICCOMBO_V3":
@@ -212,7 +213,7 @@ def _dynamic_combo(
 ) -> Iterator[InputSpec | Autogrow | str]:
     options = spec.options.get("options")
     inputs = {
-        one["key"]: _mapping(one.get("inputs"))
+        one["key"]: table_at(one, "inputs")
         for one in _list(options)
         if isinstance(one, Mapping) and isinstance(one.get("key"), str)
     }
@@ -227,8 +228,8 @@ def _dynamic_combo(
 
 
 def _autogrow(spec: InputSpec, level: int) -> Autogrow | None:
-    template = _mapping(spec.options.get("template"))
-    groups = _mapping(template.get("input"))
+    template = table_at(spec.options, "template")
+    groups = table_at(template, "input")
     parts = list(islice(_walk(groups, {}, "", level + 1), 2))
     if len(parts) != 1 or not isinstance(parts[0], InputSpec):
         return None
@@ -251,7 +252,7 @@ def _autogrow(spec: InputSpec, level: int) -> Autogrow | None:
 
 
 def _match_type(spec: InputSpec) -> InputSpec:
-    template = _mapping(spec.options.get("template"))
+    template = table_at(spec.options, "template")
     allowed, name = template.get("allowed_types"), template.get("template_id")
     return attrs.evolve(
         spec,
@@ -302,7 +303,3 @@ def _at(values: Sequence[Any], slot: int) -> str:
 
 def _list(value: object) -> Sequence[Any]:
     return value if isinstance(value, (list, tuple)) else ()
-
-
-def _mapping(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}

@@ -14,6 +14,7 @@ from ..nearest import nearest
 from ..redaction import is_secret_name
 from ..showing.cells import ShownAsTable, write_plain
 from ..to_dict import AsDict
+from ..values import list_at, table_at
 from .graph import brief, class_of, describe, inputs_of, shorten, title_of
 from .problems import Problem
 
@@ -147,9 +148,8 @@ def models_in(declared: object) -> list[dict[str, str]]:
     than http and https, URLs with credentials, folders that lead elsewhere, and long texts.
     """
     found = []
-    for one in islice(declared, _MOST_SOURCES) if isinstance(declared, list) else ():
-        given = one if isinstance(one, Mapping) else {}
-        name, url, folder = (given.get(key) for key in ("name", "url", "directory"))
+    for one in islice(list_at(declared), _MOST_SOURCES):
+        name, url, folder = (table_at(one).get(key) for key in ("name", "url", "directory"))
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             continue
         kept = {"name": name}
@@ -189,9 +189,7 @@ def source_of(
         name: The input.
         value: The name of the file; a declared one in another subfolder counts, too.
     """
-    node = graph.get(node_id)
-    meta = node.get("_meta") if isinstance(node, Mapping) else None
-    declared = models_in(meta.get("models")) if isinstance(meta, Mapping) else []
+    declared = models_in(table_at(graph, node_id, "_meta").get("models"))
     wanted = _base(value) if isinstance(value, str) else None
     known = next((one for one in declared if _base(one["name"]) == wanted), {})
     return known.get("url"), known.get("directory") or folder_of(class_of(graph, node_id), name)

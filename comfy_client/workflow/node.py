@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..errors import WorkflowError
 from ..showing.cells import Shown
+from ..values import table_at
 from .address import checked_value, no_input, node_named, nodes_named
 from .graph import brief, copied, shorten, title_of
 
@@ -47,8 +48,7 @@ class Node(Shown):
 
     @title.setter
     def title(self, title: str | None) -> None:
-        meta = self._data.get("_meta")
-        meta = dict(meta) if isinstance(meta, dict) else {}
+        meta = dict(table_at(self._data, "_meta"))
         meta.pop("title", None)
         self._data["_meta"] = meta if title is None else {**meta, "title": title}
 

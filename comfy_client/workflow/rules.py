@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import attrs
 
+from ..values import list_at, table_at
 from .graph import class_of, inputs_of
 from .input_specs import Autogrow, InputSpec, walk
 from .model_files import folder_of, is_file_name
@@ -381,9 +382,8 @@ def _declared(definition: Definition) -> list[str]:
 
 def _is_dynamic(definition: Mapping[str, Any], class_type: str) -> bool:
     """Return whether the rules for a node of this class depend on the node's values."""
-    groups = definition.get("input")
-    for group in groups.values() if isinstance(groups, Mapping) else ():
-        for config in group.values() if isinstance(group, Mapping) else ():
+    for group in table_at(definition, "input").values():
+        for config in table_at(group).values():
             kind = config[0] if isinstance(config, list) and config else None
             if isinstance(kind, str) and kind.startswith("COMFY_"):
                 return True
@@ -442,15 +442,12 @@ def _definition(
             case InputSpec():
                 group = required if spec.required else optional
                 group[spec.name] = [spec.kind, spec.options]
-    groups = source.get("input")
-    hidden = groups.get("hidden") if isinstance(groups, Mapping) else None
-    outputs = source.get("output")
-    outputs = outputs if isinstance(outputs, list) else []
+    outputs = list_at(source, "output")
     return {
         "input": {
             "required": required,
             "optional": optional,
-            "hidden": hidden if isinstance(hidden, Mapping) else {},
+            "hidden": table_at(source, "input", "hidden"),
         },
         "output": ["*" if one == "COMFY_MATCHTYPE_V3" else one for one in outputs],
         "output_node": source.get("output_node") is True,

@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from attrs import frozen
 
+from ...values import plain_text
+
 #: The frontend's titles for classes whose definition has no display name.
 _NAMES: Final = {
     "BasicGuider": "Basic Guider",
@@ -82,10 +84,10 @@ class Era:
 
     def title(self, class_type: str, definition: Mapping[str, Any]) -> str:
         """Return the frontend's default title for nodes of a class."""
-        given = definition.get("display_name")
+        given = plain_text(definition.get("display_name"))
         if self.is_old:
-            return _OLD_NAMES.get(class_type) or _text(given) or class_type
-        return _text(given) or _NAMES.get(class_type) or class_type
+            return _OLD_NAMES.get(class_type) or given or class_type
+        return given or _NAMES.get(class_type) or class_type
 
 
 def era_of(definitions: Mapping[str, Any]) -> Era:
@@ -95,7 +97,3 @@ def era_of(definitions: Mapping[str, Any]) -> Era:
     """
     known = [one for one in definitions.values() if isinstance(one, Mapping)]
     return Era(bool(known) and not any("is_input_list" in one for one in known))
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""

@@ -16,11 +16,11 @@ from typing import Any, Final
 
 from attrs import define, evolve, frozen
 
-from ...values import number
+from ...values import list_at, number, plain_text, table_at
 from ..graph import brief, shorten
 from .open_file import OpenFile, OpenGraph
 from .open_nodes import InputBudget, OpenNode, Slot
-from .saved_file import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED, SavedLink, mapping
+from .saved_file import BYPASSED, INSIDE_IN, INSIDE_OUT, MUTED, SavedLink
 
 #: The most comparisons of inputs with what could feed them.
 _MOST_STEPS: Final = 5_000_000
@@ -190,10 +190,9 @@ def _targets(
                 continue
             raw = saved[slot.name].raw if slot.name in saved else {}
             label, translated = raw.get("label"), raw.get("localized_name")
-            shown = _text(label) or slot.name
-            yield _Target(
-                node, slot, place, slot.type, shown, _text(label) or _text(translated) or slot.name
-            )
+            shown = plain_text(label) or slot.name
+            searched = plain_text(label) or plain_text(translated) or slot.name
+            yield _Target(node, slot, place, slot.type, shown, searched)
     for place, port in enumerate(graph.saved.outputs if offers else ()):
         if not port.links:
             yield _Target(None, None, place, port.type, port.name, port.name)
@@ -202,9 +201,9 @@ def _targets(
 def _is_open(node: OpenNode, slot: Slot, in_root: bool) -> bool:
     """Return whether an input takes what is offered; one with a widget does so on request."""
     properties = node.saved.properties
-    settings = mapping(properties.get(_SETTINGS))
+    settings = table_at(properties, _SETTINGS)
     if slot.widget is None:
-        return not mapping(settings.get("input_ue_unconnectable")).get(slot.name)
+        return not table_at(settings, "input_ue_unconnectable").get(slot.name)
     for chosen in (settings.get(_FLAG), properties.get(_FLAG)):
         if isinstance(chosen, Mapping):
             return bool(chosen.get(slot.name))
@@ -238,7 +237,7 @@ def _broadcasts(
 def _settings(sender: OpenNode) -> Mapping[str, Any]:
     """Return the settings of a node; those of before version 7 have other places."""
     properties = sender.saved.properties
-    settings = dict(mapping(properties.get(_SETTINGS)))
+    settings = dict(table_at(properties, _SETTINGS))
     version = settings.get("version")
     if not (isinstance(version, str) and "." in version) and is_everywhere(sender.type):
         values = sender.saved.values
@@ -262,12 +261,12 @@ def _offered(
     if settings.get("seed_inputs"):
         yield "INT", sender.id, 0, ""
     elif saved.properties.get("ue_convert"):
-        silent = mapping(settings.get("output_not_broadcasting"))
+        silent = table_at(settings, "output_not_broadcasting")
         for place, (kind, output) in enumerate(zip(sender.outputs, saved.outputs, strict=False)):
             if not silent.get(output.name):
-                yield kind, sender.id, place, _text(output.raw.get("label")) or output.name
+                yield kind, sender.id, place, plain_text(output.raw.get("label")) or output.name
     else:
-        labels = {each.name: _text(each.raw.get("label")) for each in reversed(saved.inputs)}
+        labels = {each.name: plain_text(each.raw.get("label")) for each in reversed(saved.inputs)}
         if sender.type == _PROMPTS:
             labels |= dict(
                 zip((each.name for each in sender.inputs), ("positive", "negative"), strict=False)
@@ -369,10 +368,6 @@ def _labelled(one: _Broadcast, label: str, rule: Any) -> _Broadcast:
         return evolve(one, unclear=str(exc))
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else ""
-
-
 # -- regular expressions ----------------------------------------------------------------
 
 #: The longest expression, and how much of a text it is tried on.
@@ -445,14 +440,12 @@ def members(
         Unclear: A node lies at the border of a group, and only the browser knows its width.
     """
     found: set[str] = set()
-    groups = graph.saved.raw.get("groups")
-    for each in groups if isinstance(groups, list) else ():
+    for each in list_at(graph.saved.raw, "groups"):
         budget.spend(len(graph.nodes))
-        group = mapping(each)
+        group = table_at(each)
         bounds = _numbers(group.get("bounding"), 4)
         inside = {node.id for node in graph.nodes.values() if _is_inside(node, bounds)}
-        title = group.get("title")
-        if wanted(inside, title if isinstance(title, str) else ""):
+        if wanted(inside, plain_text(group.get("title"))):
             found |= inside
     return found
 
@@ -461,7 +454,7 @@ def _is_inside(node: OpenNode, bounds: list[float]) -> bool:
     """Return whether the middle of a node is in a group."""
     raw = node.saved.raw
     (left, top), (width, height) = _numbers(raw.get("pos"), 2), _numbers(raw.get("size"), 2)
-    collapsed = bool(mapping(raw.get("flags")).get("collapsed"))
+    collapsed = bool(table_at(raw, "flags").get("collapsed"))
     widths = (_NARROW, _WIDE) if collapsed else (width, width)
     full = _TITLE_HEIGHT + (0 if collapsed else height)
     middle = top - _TITLE_HEIGHT + full / 2
@@ -477,7 +470,7 @@ def _is_inside(node: OpenNode, bounds: list[float]) -> bool:
 
 def _numbers(value: Any, count: int) -> list[float]:
     """Read coordinates, from a list or from an object with the indexes as names."""
-    pairs = mapping(value)
+    pairs = table_at(value)
     items = value if isinstance(value, list) else [pairs.get(str(at)) for at in range(count)]
     found = [float(number(each) or 0) for each in items[:count]]
     return found + [0.0] * (count - len(found))

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from ...values import list_at, table_at
 from .era import Era
 from .open_nodes import InputBudget, OpenNode, Slot
 from .saved_file import INSIDE_IN, INSIDE_OUT, Port, SavedFile, SavedGraph, SavedLink, SavedNode
@@ -229,10 +230,9 @@ def _at(values: Sequence[Any], place: int) -> Any:
 
 def quarantined(properties: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values, by input name, that a frontend could not place and set aside in a file."""
-    entries = properties.get("proxyWidgetErrorQuarantine")
     found: dict[str, Any] = {}
-    for each in reversed(entries) if isinstance(entries, list) else ():
-        entry = each.get("originalEntry") if isinstance(each, Mapping) else None
+    for each in reversed(list_at(properties, "proxyWidgetErrorQuarantine")):
+        entry = table_at(each).get("originalEntry")
         if (
             isinstance(entry, list)
             and len(entry) >= 2

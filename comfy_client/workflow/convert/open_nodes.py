@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from attrs import define, field
 
+from ...values import list_at, table_at
 from .losses import Layout, lost_links
 from .saved_file import SavedInput, SavedNode
 from .specs import Catalog, Spec, grouped
@@ -233,8 +234,7 @@ def _add_input(node: OpenNode, one: Spec, depth: int) -> None:
 
 
 def _autogrow(one: Spec) -> GrowingGroup:
-    template = one.options.get("template")
-    template = template if isinstance(template, Mapping) else {}
+    template = table_at(one.options, "template")
     prefix, names = template.get("prefix"), template.get("names")
     least, most = template.get("min", 1), template.get("max", 100)
     texts = [str(each) for each in names] if isinstance(names, list) else None
@@ -362,8 +362,7 @@ def _is_left_over(node: OpenNode, slot: Slot) -> bool:
 
 
 def _output_types(saved: SavedNode, definition: Mapping[str, Any]) -> list[str]:
-    given = definition.get("output")
-    given = given if isinstance(given, list) else []
+    given = list_at(definition, "output")
     types = ["COMBO" if isinstance(each, list) else str(each) for each in given]
     # The output of a match type depends on its links; the file has the saved type.
     for at, one in enumerate(saved.outputs):

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from attrs import define
 
+from ...values import list_at
 from .open_file import OpenFile, OpenGraph, is_set, promote
 from .open_nodes import OpenNode, Slot
 from .saved_file import Port
@@ -75,15 +76,13 @@ def migrate(file: OpenFile, graph: OpenGraph, host: OpenNode) -> None:
 
 
 def _entries(file: OpenFile, inner: OpenGraph, host: OpenNode) -> Iterator[_Entry]:
-    given = host.saved.properties.get("proxyWidgets")
-    given = given if isinstance(given, list) else []
+    given = list_at(host.saved.properties, "proxyWidgets")
     if not all(
         isinstance(each, list) and len(each) in (2, 3) and all(isinstance(t, str) for t in each)
         for each in given
     ):
         return  # the frontend takes all of them or none
-    saved = host.saved.values
-    values = saved if isinstance(saved, list) else []
+    values = list_at(host.saved.values)
     for place, each in enumerate(given):
         source, name = each[:2]
         nested = each[2] if len(each) == 3 else None

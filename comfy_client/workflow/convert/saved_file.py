@@ -9,7 +9,7 @@ from typing import Any, Final
 from attrs import define
 
 from ...errors import WorkflowError
-from ...values import MAX_ID_LENGTH, is_shallow, is_small, number
+from ...values import MAX_ID_LENGTH, is_shallow, is_small, list_at, number, table_at
 from ..graph import brief, shorten
 
 #: The ids that stand for a subgraph's inputs and outputs in its links.
@@ -139,9 +139,9 @@ def read_file(ui: Mapping[str, Any]) -> SavedFile:
             subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
     if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
         raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")
-    state = mapping(ui.get("state"))
+    state = table_at(ui, "state")
     last = number(ui.get("last_node_id")) or number(state.get("lastNodeId")) or 0
-    return SavedFile(root, subgraphs, int(last), mapping(ui.get("extra")))
+    return SavedFile(root, subgraphs, int(last), table_at(ui, "extra"))
 
 
 def _check_version(data: Mapping[str, Any], where: str) -> None:
@@ -156,11 +156,11 @@ def _check_version(data: Mapping[str, Any], where: str) -> None:
 
 def _definitions(ui: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """Yield the definitions of subgraphs, outer ones first."""
-    ahead = list(reversed(_objects(mapping(ui.get("definitions")).get("subgraphs"), "subgraphs")))
+    ahead = list(reversed(_objects(table_at(ui, "definitions").get("subgraphs"), "subgraphs")))
     while ahead:
         each = ahead.pop()
         yield each
-        inner = mapping(each.get("definitions")).get("subgraphs")
+        inner = table_at(each.get("definitions")).get("subgraphs")
         ahead += reversed(_objects(inner, "subgraphs"))
 
 
@@ -204,7 +204,7 @@ def _node(data: Mapping[str, Any], where: str) -> SavedNode:
         mode if isinstance(mode, int) else 0,
         [_input(each) for each in inputs],
         [SavedOutput(_text(each.get("name")) or "", _type(each), each) for each in outputs],
-        mapping(data.get("properties")),
+        table_at(data, "properties"),
         values if isinstance(values, (list, Mapping)) else [],
         named if isinstance(named, Mapping) else None,
         data,
@@ -212,14 +212,13 @@ def _node(data: Mapping[str, Any], where: str) -> SavedNode:
 
 
 def _input(data: Mapping[str, Any]) -> SavedInput:
-    widget = _text(mapping(data.get("widget")).get("name"))
+    widget = _text(table_at(data, "widget").get("name"))
     name, kind = _text(data.get("name")) or "", _type(data)
     return SavedInput(name, kind, _number(data.get("link")), widget or None, data)
 
 
 def _port(data: Mapping[str, Any]) -> Port:
-    links = data.get("linkIds")
-    ids = map(_number, links) if isinstance(links, list) else ()
+    ids = map(_number, list_at(data, "linkIds"))
     name = _text(data.get("name")) or ""
     return Port(name, _type(data), deque(one for one in dict.fromkeys(ids) if one is not None))
 
@@ -256,11 +255,6 @@ def _type(data: Mapping[str, Any]) -> str:
     if isinstance(kind, list):
         return "COMBO"
     return kind if isinstance(kind, str) else "*"
-
-
-def mapping(value: Any) -> Mapping[str, Any]:
-    """Return an object of a file; an empty one for anything else."""
-    return value if isinstance(value, Mapping) else {}
 
 
 def _objects(value: Any, what: str) -> list[Mapping[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from attrs import define, evolve, field, frozen
 
+from ...values import list_at, table_at
 from .era import Era
 
 #: Classes to which the frontend adds a player.
@@ -30,8 +31,7 @@ class Spec:
     @property
     def choices(self) -> list[Any]:
         """The options of a COMBO; empty if unknown."""
-        choices = self.options.get("options")
-        return choices if isinstance(choices, list) else []
+        return list_at(self.options, "options")
 
     @property
     def widget_type(self) -> str | None:
@@ -105,12 +105,10 @@ def specs_of(class_type: str, definition: Mapping[str, Any], era: Era) -> list[S
     given = definition.get("input")
     found = {one.name: one for one in grouped(given)}
     optional = {name for name, _, is_optional in _entries(given) if is_optional}
-    order = definition.get("input_order")
-    order = order if isinstance(order, Mapping) else _NOTHING
+    order = table_at(definition, "input_order")
     ordered: dict[str, Spec] = {}
     for part, is_optional in (("required", False), ("optional", True)):
-        names = order.get(part)
-        for name in names if isinstance(names, list) else ():
+        for name in list_at(order, part):
             if isinstance(name, str) and name in found and (name in optional) == is_optional:
                 ordered.setdefault(name, found[name])
     ordered |= {name: one for name, one in found.items() if name not in ordered}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ...errors import WorkflowError
+from ...values import table_at
 from . import audio, exif, isobmff, matroska, png
 from .json_text import decoded
 from .stream import KEYS, MAX_TEXT, PAUSE, Stream, Texts
@@ -21,15 +22,15 @@ def glb_texts(stream: Stream) -> Texts:
     size, kind = struct.unpack("<I4s", stream.take(8))
     if kind != b"JSON":
         raise WorkflowError(f"the {stream.name} is damaged: it does not begin with JSON")
-    asset = _table(decoded(stream.text(size), f"the {stream.name}")).get("asset")
-    yield from _texts(_table(asset).get("extras"))
+    content = decoded(stream.text(size), f"the {stream.name}")
+    yield from _texts(table_at(content, "asset", "extras"))
 
 
 def safetensors_texts(stream: Stream) -> Texts:
     """Yield the texts in ``__metadata__`` of a latent, or of a model that ComfyUI saved."""
     (size,) = struct.unpack("<Q", stream.take(8))
-    header = _table(decoded(stream.text(size), f"the {stream.name}"))
-    yield from _texts(header.get("__metadata__"))
+    header = decoded(stream.text(size), f"the {stream.name}")
+    yield from _texts(table_at(header, "__metadata__"))
 
 
 def svg_texts(stream: Stream) -> Texts:
@@ -41,12 +42,8 @@ def svg_texts(stream: Stream) -> Texts:
         yield "comment", memoryview(text)[start + 9 : end]
 
 
-def _table(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _texts(entries: Any) -> Texts:
-    for name in KEYS & _table(entries).keys():
+def _texts(entries: Mapping[str, Any]) -> Texts:
+    for name in KEYS & entries.keys():
         text = entries[name]
         if isinstance(text, str):
             yield name, text.encode("utf-8", "surrogatepass")
@@ -135,7 +132,7 @@ def _decoded(
     for name in sorted(_COMMENTS & texts.keys()):
         value = _value(texts[name], where)
         for inner in ("prompt", "workflow"):
-            entry = value.get(inner) if isinstance(value, Mapping) else None
+            entry = table_at(value).get(inner)
             if isinstance(entry, str):
                 entry = _value(entry.encode("utf-8", "replace"), f"the {inner} in the {where}")
             if entry is not None:
