@@ -527,7 +527,7 @@ class HostedPoller(Poller):
             if evidence.answered_at >= told_at + _SETTLE and not evidence.absences:
                 signs.add((state.node, state.step and state.step.value))
                 goes_on = was_queued or len(signs) > _SIGNS or not self._cancels
-                if goes_on and not self._submission.remembers_keys:  # services can cancel
+                if goes_on and not self._submission.remembers:  # services can cancel
                     self._cancels = evidence.was_cancelled = False
                     raise NotSupported(f"prompt {state.prompt_id} {_NO_CANCEL}")
             runtime.sleep(0.02)

@@ -96,7 +96,7 @@ class Submission:
 
     _routes: HostedRoutes
     _form: LabelForm
-    _remembers: bool = attrs.field(kw_only=True)
+    remembers: bool = attrs.field(kw_only=True)
     _search: Search | None = attrs.field(kw_only=True)
     _name_of: NameOf = attrs.field(kw_only=True)
     _takes_references: bool = attrs.field(default=True, init=False)  # to assets; else file names
@@ -104,11 +104,6 @@ class Submission:
     # A job that this server has in its list.
     _witness: str | None = attrs.field(default=None, init=False)
     _has_looked: bool = attrs.field(default=False, init=False)
-
-    @property
-    def remembers_keys(self) -> bool:
-        """Whether the server certainly remembers keys after a restart, unlike the proxy."""
-        return self._remembers
 
     def send(
         self,
@@ -125,7 +120,7 @@ class Submission:
             SubmitUncertain: No answer came and the job was not found, or its key was used before.
             ComfyError: The server refused the job, or certainly did not get it.
         """
-        if not (self._remembers or self._has_looked):
+        if not (self.remembers or self._has_looked):
             self._look_for_witness(deadline, tracker.timing.question)
         key, total = state.prompt_id, tracker.http.total_timeout
         witness = self._witness  # a later one may be of a server that has forgotten this key
@@ -178,7 +173,7 @@ class Submission:
                         why = "a proxy that was restarted may have forgotten it"
                         if witness is not None:
                             break
-                    if is_known or not (self._remembers or witness):
+                    if is_known or not (self.remembers or witness):
                         # It cannot be sent again, only listed later.
                         now = runtime.monotonic()
                         unlisted_since = now if unlisted_since is None else unlisted_since
@@ -187,7 +182,7 @@ class Submission:
                             break
                         continue
                 # A server that has forgotten both asset and key would run the job twice.
-                return post(until.left(tracker.http.total_timeout), may_rename=self._remembers)
+                return post(until.left(tracker.http.total_timeout), may_rename=self.remembers)
             except ClientClosed:
                 raise
             except ComfyError as exc:
@@ -209,7 +204,7 @@ class Submission:
         if self._routes.http.identity.gives_away(job_id):
             raise UnexpectedResponse("POST /api/v2/jobs: the id of the job is a secret of ours")
         self._witness = job_id
-        self._remembers = self._remembers or self._form != "text"  # the proxy takes texts
+        self.remembers = self.remembers or self._form != "text"  # the proxy takes texts
         return models.QueuedPrompt(job_id)
 
     def _post(
@@ -249,7 +244,7 @@ class Submission:
         if form == "none" or not _is_about_label(exc):
             return False
         if exc.reason in _LABEL_REFUSED:
-            self._remembers = True  # no proxy refuses a label so
+            self.remembers = True  # no proxy refuses a label so
         self._form = _FORMS[_FORMS.index(form) + 1]
         return True
 
@@ -332,7 +327,7 @@ class Submission:
 
     def has_kept(self, job_ids: Collection[str], deadline: Deadline) -> bool:
         """Return whether the server still remembers keys, as it knows one of these jobs."""
-        if self._remembers:
+        if self.remembers:
             return True
         for job_id in [*job_ids][-_WITNESSES:]:
             try:
@@ -354,7 +349,7 @@ class Submission:
                     label=wanted, limit=_LISTED, cursor=cursor, timeout=deadline.left()
                 )
             except NotSupported:
-                self._has_list, self._remembers = False, True  # not the proxy
+                self._has_list, self.remembers = False, True  # not the proxy
                 return
             yield page
             cursor = page.next_cursor
@@ -367,7 +362,7 @@ class Submission:
             with limited_silence(most):
                 page = self._routes.jobs(limit=1, timeout=deadline.left(most))
         except NotSupported:
-            self._has_list, self._remembers = False, True  # not the proxy
+            self._has_list, self.remembers = False, True  # not the proxy
         except ComfyError:
             return  # the submission will tell
         else:

@@ -30,7 +30,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
             '                        why = "a proxy that was restarted may have forgotten it"\n'
             f"                        if {name} is not None:\n"
             "                            break\n"
-            f"                    if is_known or not (self._remembers or {name}):\n"
+            f"                    if is_known or not (self.remembers or {name}):\n"
             for name in ("witness", "self._witness")
         ),
         "model/test_kept.py",

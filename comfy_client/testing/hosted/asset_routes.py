@@ -13,7 +13,6 @@ import posixpath
 import re
 import time
 import uuid
-from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -216,14 +215,12 @@ def _uploaded(hosted: HostedState, place: str, data: bytes) -> StoredFile:
 
 def _placed_model(hosted: HostedState, place: str, data: bytes) -> StoredFile:
     if not hosted.traps.places_models:
-        message = (
+        raise invalid(
             "Model-directory placement requires the proxy to run co-located "
             "with ComfyUI (start it with --comfyui-base-dir)."
         )
-        raise invalid(message)
     if not _is_safetensors(data):
-        message = "Model uploads must be valid safetensors files (header check failed)."
-        raise invalid(message)
+        raise invalid("Model uploads must be valid safetensors files (header check failed).")
     root = hosted.comfy.folders.root / "models"
     path = root / place
     if not is_inside(path, root):  # a link leads away
@@ -267,7 +264,7 @@ def _described(hosted: HostedState, asset: AssetRecord, base: str) -> dict[str, 
 
 
 async def _from_hash(hosted: HostedState, request: web.Request) -> web.Response:
-    body = await _json(request)
+    body = await json_body(request)
     if not isinstance(body.get("hash"), str):
         raise invalid("Missing 'hash'.")
     known = hosted.memory.by_hash(body["hash"])
@@ -279,11 +276,6 @@ async def _from_hash(hosted: HostedState, request: web.Request) -> web.Response:
     asset = attrs.evolve(known, id=str(uuid.uuid4()), file_path=given, created_at=now())
     hosted.memory.add(asset)
     return _answer(hosted, request, asset, 201)
-
-
-async def _json(request: web.Request) -> Mapping[str, Any]:
-    body: Mapping[str, Any] = await json_body(request)
-    return body
 
 
 async def _head_hash(hosted: HostedState, request: web.Request) -> web.Response:
@@ -343,12 +335,11 @@ async def _delete_asset(hosted: HostedState, request: web.Request) -> web.Respon
 async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
     """Make an asset of a file on the server's disk, in one of ComfyUI's folders."""
     if not hosted.traps.places_models:
-        message = (
+        raise invalid(
             "Host-path registration requires --comfyui-base-dir "
             "(the proxy must share a filesystem with ComfyUI)."
         )
-        raise invalid(message)
-    body = await _json(request)
+    body = await json_body(request)
     given = body.get("path")
     if not isinstance(given, str) or not given:
         raise invalid("Missing 'path' (absolute host path).")
@@ -357,12 +348,10 @@ async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
         raise Refusal("blob_not_found", "Host path does not exist.")
     root = hosted.comfy.folders.root.resolve()
     if not path.is_relative_to(root):
-        message = "Host path must resolve under --comfyui-base-dir."
-        raise invalid(message)
+        raise invalid("Host path must resolve under --comfyui-base-dir.")
     kind, *parts = path.relative_to(root).parts
     if kind not in ("input", "output", "temp") or not parts:
-        message = "Host path must be under input/, output/, temp/, or models/."
-        raise invalid(message)
+        raise invalid("Host path must be under input/, output/, temp/, or models/.")
     data = path.read_bytes()
     known = hosted.memory.by_hash(digest(data))
     if known is not None:

@@ -151,7 +151,7 @@ class Memory:
             self._outputs[made] = ref
             return made
         payload = _base64(raw)
-        return f"{payload}.{self._signature(payload)}"
+        return f"{payload}.{self.sign(payload)}"
 
     def output(self, output_id: str) -> StoredFile | None:
         """Return the file of an output, or None if this memory did not make its id."""
@@ -159,16 +159,13 @@ class Memory:
         if known is not None:
             return known
         payload, _, signature = output_id.partition(".")
-        if not is_same(signature, self._signature(payload)):
+        if not is_same(signature, self.sign(payload)):
             return None
         ref = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
         return StoredFile(ref["f"], ref["s"], ref["t"], ref["j"])
 
     def sign(self, text: str) -> str:
         """Return the signature of a text, which only this memory can make."""
-        return self._signature(text)
-
-    def _signature(self, text: str) -> str:
         data = text.encode(errors="surrogateescape")
         return _base64(hmac.new(self._secret, data, hashlib.sha256).digest())
 

@@ -317,8 +317,7 @@ def _metadata(hosted: HostedState, body: Mapping[str, Any]) -> Any:
             raise Refusal("metadata_invalid")
         return given
     if not isinstance(given, str):
-        message = "'metadata' must be a string (opaque label)."
-        raise invalid(message)
+        raise invalid("'metadata' must be a string (opaque label).")
     if len(given.encode()) > 1024:
         raise invalid("'metadata' exceeds 1024 UTF-8 bytes.")
     return given
