@@ -4,7 +4,7 @@ Nothing here talks to a server by itself.
 
 Modules:
     edit: :class:`Workflow`, which loads, changes and saves a graph.
-    node: The nodes of a workflow, by id, title or class.
+    node: The nodes of a workflow, by id, title or class; a graph as a table.
     address: Names of nodes and inputs, such as ``"Positive prompt.text"``.
     graph: Plain functions on a graph, files among its inputs, and the check before it is sent.
     bypass: Links to a node, its removal, and its bypass.
@@ -23,15 +23,14 @@ Modules:
     metadata: The package that finds workflows in media files.
     definition_source: Sources of node definitions.
     input_specs: Inputs and outputs of a node by its definition.
-    check: :meth:`Workflow.check`, and its report.
+    check: :meth:`Workflow.check`, and its report; a graph as plain JSON, and a list of the values
+        that JSON cannot represent.
     validate: The server's answer to ``POST /prompt``, without a server.
     rules: What the server and node classes demand of each node of a graph.
     replacements: Replacements of removed node classes by newer servers.
-    sendable: A graph as plain JSON, and a list of the values that JSON cannot represent.
     explain: Explanations of a server's refusal.
     problems: :class:`Problem`.
     model_files: Folders of model files, similar file names, and where to get a missing one.
-    show: A graph as a table.
 """
 
 from .edit import Workflow

@@ -5,21 +5,21 @@ The frontend does the same in the browser whenever it queues a workflow.
 The modules are listed in the order of a conversion.
 
 Modules:
-    converting: :func:`convert` and its steps.
+    converting: :func:`convert` and its steps; placeholders in file names, such as
+        ``%date:yyyy-MM-dd%``.
     saved_file: The file as it was saved, in classes.
-    opening: Unique node ids for the whole file, and all nodes, inner subgraphs first.
+    opening: Unique node ids for the whole file, and all nodes, inner subgraphs first; promoted
+        widgets of before 2026, turned into inputs of their subgraph.
     open_file: The graphs of an open file; instances of subgraphs with their own values.
     open_nodes: A node with its inputs and widgets, as the frontend holds it.
     specs: The inputs of a node class in the frontend's order.
     widgets: The widgets of an input, and which values they take.
     losses: Links that the frontend itself loses when it opens a file.
-    proxies: Promoted widgets of before 2026, turned into inputs of their subgraph.
     everywhere: Links that Anything Everywhere adds to inputs without one, as far as its groups
         and regular expressions allow.
-    set_get: Set and Get nodes of packs, which pair by name.
-    links: The source of each value, through borders of subgraphs and bypassed nodes.
+    links: The source of each value, through borders of subgraphs and bypassed nodes, and from Get
+        nodes to Set nodes of packs.
     dynamic_prompts: Choices ``{day|night}`` and comments in prompts.
-    file_names: Placeholders in file names, such as ``%date:yyyy-MM-dd%``.
     warnings: Warnings where the prompt may not be what is meant.
     era: Differences between frontends.
 """
