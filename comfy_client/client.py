@@ -383,8 +383,7 @@ class ComfyApi(KnownAttributes, Routes):
 
     def __repr__(self) -> str:
         said = " and ".join(self._settings.variables)
-        name = type(self).__name__
-        return f"<{name} {self.host} {self.state.value}{said and f', from {said}'}>"
+        return f"<{type(self).__name__} {self.host} {self.state.value}{said and f', from {said}'}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpickle, (

@@ -62,8 +62,7 @@ def make_parts(
         ),
     )
     definitions = settings.make_definitions(tracker)
-    poller = settings.make_poller(tracker, definitions)
-    return Parts(receivers, tracker, poller, definitions)
+    return Parts(receivers, tracker, settings.make_poller(tracker, definitions), definitions)
 
 
 def hooks_of(poller: Poller) -> TrackerHooks:

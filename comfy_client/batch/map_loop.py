@@ -53,14 +53,6 @@ Wait = Callable[[Collection[Job], float], object]
 TakeBack = Callable[[Mapping[str, Job | None]], Iterable[str]]
 
 
-def _no_server(job: Job) -> str | None:
-    return None
-
-
-def _no_silence(job: Job) -> float:
-    return 0.0
-
-
 @attrs.define(eq=False)
 class InFlight:
     """The prompts of one call that are in progress, in the order of their submission.
@@ -90,9 +82,9 @@ class InFlight:
     take_back: TakeBack
     timeout: float | None = attrs.field(default=None, kw_only=True)
     stall_timeout: float | None = attrs.field(default=None, kw_only=True)
-    server_of: Callable[[Job], str | None] = attrs.field(default=_no_server, kw_only=True)
+    server_of: Callable[[Job], str | None] = attrs.field(default=lambda _: None, kw_only=True)
     outage: Outage | None = attrs.field(default=None, kw_only=True)
-    silent_for: Callable[[Job], float] = attrs.field(default=_no_silence, kw_only=True)
+    silent_for: Callable[[Job], float] = attrs.field(default=lambda _: 0.0, kw_only=True)
     longest: float = attrs.field(default=5.0, kw_only=True)
     notes: Callable[[], tuple[str, ...]] = attrs.field(default=tuple, kw_only=True)
     tick: Callable[[], float] | None = attrs.field(default=None, init=False)

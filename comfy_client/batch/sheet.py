@@ -44,8 +44,7 @@ class Arrangement:
 
 def constants(sweep: Sequence[SweepRow]) -> list[str]:
     """Return the label of each input that has the same value in all rows."""
-    names = [name for name in _known(sweep) if not _varies(sweep, name)]
-    return labels(sweep[0].params, names)
+    return labels(sweep[0].params, [name for name in _known(sweep) if not _varies(sweep, name)])
 
 
 def wrapped(sweep: Sequence[SweepRow]) -> Arrangement:

@@ -92,8 +92,7 @@ def _quoted_on_windows(word: str) -> str:
 def _quoted(word: str) -> str:
     if _PLAIN.fullmatch(word):
         return word
-    parts = filter(None, _SPECIAL.split(word))
-    return "".join(_part(part) for part in parts) or "''"
+    return "".join(_part(part) for part in filter(None, _SPECIAL.split(word))) or "''"
 
 
 def _part(part: str) -> str:

@@ -67,8 +67,7 @@ def queue(given: ServerOptions, mine: bool) -> None:
     """
 
     def read(api: ComfyApi) -> list[Row]:
-        rows = queue_objects(api.get_queue())
-        return [row for row in rows if row["mine"] or not mine]
+        return [row for row in queue_objects(api.get_queue()) if row["mine"] or not mine]
 
     def show(rows: list[Row]) -> None:
         if rows:

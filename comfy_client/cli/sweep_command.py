@@ -208,8 +208,7 @@ def _run_all(
     log_filter = contextlib.nullcontext() if options["journal"] else _without_what_runs()
     try:
         with log_filter:
-            show = printer.show
-            return runner.sweep(workflow, grid, on_row=show, **options)
+            return runner.sweep(workflow, grid, on_row=printer.show, **options)
     except BaseException as exc:
         # After Ctrl-C, the sweep itself has named the prompts that its journal resumes.
         if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):

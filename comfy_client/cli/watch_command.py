@@ -218,8 +218,7 @@ def _begun(clients: Sequence[ComfyApi], limit: float) -> str:
     [api] = clients
     if is_hosted(api):
         api.get_queue()  # raises the error that says why there is nothing to watch
-    length = api.poll_status(limit).queue_remaining
-    return f"Prompts in the queue of {api.host}: {length}"
+    return f"Prompts in the queue of {api.host}: {api.poll_status(limit).queue_remaining}"
 
 
 def changes_of(clients: Sequence[ComfyApi]) -> Iterator[dict[str, Any]]:

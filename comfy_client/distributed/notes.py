@@ -119,8 +119,7 @@ class Notes:
     def _attempt(
         self, number: int, client_id: str | None, place: str = "", remark: Remark = ""
     ) -> Attempt:
-        prompt_id = uuid.uuid5(self._base, str(number))
-        return Attempt(number, client_id, str(prompt_id), place, remark)
+        return Attempt(number, client_id, str(uuid.uuid5(self._base, str(number))), place, remark)
 
     def _write(self, number: int, *words: str) -> None:
         note = " ".join([str(number), *words]).rstrip()
@@ -132,8 +131,7 @@ def is_unwanted(worker: Worker, key: object) -> bool:
 
     A task that is to run on another worker is wanted.
     """
-    states = _call(worker, "get_task_status", keys=[key])
-    return states[key] in _UNWANTED
+    return _call(worker, "get_task_status", keys=[key])[key] in _UNWANTED
 
 
 async def report_away(worker: Worker, place: WorkerServer, away: bool) -> None:

@@ -405,8 +405,7 @@ def url_of(host: str) -> str:
 
 async def _free(worker: Worker, hosts: Sequence[str]) -> str:
     """Return the URL in ``hosts`` that the fewest other workers use; of several, the first."""
-    taken = [place.url for place in await notes.taken(worker)]
-    return least_taken(list(map(url_of, hosts)), taken)
+    return least_taken(list(map(url_of, hosts)), [place.url for place in await notes.taken(worker)])
 
 
 def _is_empty(clients: Clients) -> bool:

@@ -169,8 +169,7 @@ def find_prompt(
 def _ask(own: Clients, place: WorkerServer | None, attempt: Attempt) -> Found | None:
     """Ask one server for a prompt; return None if it does not have it."""
     if place is None:
-        said = "the scheduler has forgotten who sent it"
-        raise JobNotFound(said, prompt_id=attempt.prompt_id)
+        raise JobNotFound("the scheduler has forgotten who sent it", prompt_id=attempt.prompt_id)
     api = own.looking(place, attempt.client_id or own.client_id)
     try:
         return Found(api.job(attempt.prompt_id, must_exist=True), api, place)

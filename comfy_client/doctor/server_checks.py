@@ -217,8 +217,7 @@ def check_features(ctx: CheckContext) -> CheckResult:
     """List the features that the server reports."""
     if not ctx.features:
         return ok("none reported, as by every ComfyUI before 0.3.45")
-    names = [ctx.brief(name, 40) for name in list(ctx.features)[:12]]
-    return ok(", ".join(names))
+    return ok(", ".join([ctx.brief(name, 40) for name in list(ctx.features)[:12]]))
 
 
 def check_previews(ctx: CheckContext) -> CheckResult:

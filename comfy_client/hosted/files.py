@@ -589,8 +589,7 @@ class _Source:
 
     def _ask_server(self) -> object:
         """Send a small request to the server."""
-        left = self.deadline.left(self.routes.http.total_timeout)
-        return self.routes.jobs(limit=1, timeout=left)
+        return self.routes.jobs(limit=1, timeout=self.deadline.left(self.routes.http.total_timeout))
 
     @contextlib.contextmanager
     def _follow(

@@ -97,8 +97,7 @@ class NodeDef(ShownAsTable, AsDict):
     def __repr__(self) -> str:
         outputs = ", ".join(map(_type, self.output[:_MOST_OUTPUTS]))
         inputs = _count(self.inputs(), "input")
-        name = shorten(self.name, _MOST_NAME)
-        return f"<NodeDef {name}: {inputs}, outputs: {outputs or 'none'}>"
+        return f"<NodeDef {shorten(self.name, _MOST_NAME)}: {inputs}, outputs: {outputs or 'none'}>"
 
     def _table(self) -> Table:
         return _inputs_table(self)

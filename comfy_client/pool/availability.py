@@ -36,8 +36,7 @@ def is_live(member: Member) -> bool:
 
 def is_hopeless(members: Mapping[str, Member]) -> bool:
     """Return whether all these servers have failed for good, so that a retry is pointless."""
-    errors = [member.error for member in members.values()]
-    return all(map(_is_for_good, errors))
+    return all(map(_is_for_good, [member.error for member in members.values()]))
 
 
 def _is_for_good(error: Exception | None) -> bool:
@@ -171,8 +170,7 @@ def cannot_run(waiting: Waiting, members: Mapping[str, Member]) -> ComfyError | 
         return ServerUnreachable("the pool has no servers: add one")
     if not any(map(waiting.may_go_to, members)):
         return ValueError("include and exclude leave no server of the pool")
-    words = lacks(waiting, members)
-    return WorkflowError(f"no server of the pool can run this workflow: {words}")
+    return WorkflowError(f"no server of the pool can run this workflow: {lacks(waiting, members)}")
 
 
 def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:

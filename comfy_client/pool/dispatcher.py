@@ -276,8 +276,7 @@ class Dispatcher:
     def waiting(self) -> list[PooledJob]:
         """Return the jobs whose submission to a server has not begun yet."""
         with self._lock:
-            entries = list(self.state.entries.values())
-            return [entry.job for entry in entries if not entry.started]
+            return [entry.job for entry in list(self.state.entries.values()) if not entry.started]
 
     def position(self, job: PooledJob) -> int | None:
         """Return the maximum number of waiting jobs ahead of a job; None if it is not waiting."""

@@ -330,8 +330,7 @@ class PoolRunner(Runner):
 
     def _is_there(self, needs: Needs) -> bool:
         """Return whether any server that answers meets these needs."""
-        members = self._allowed.values()
-        return any(one.server.has(needs) for one in members if one.error is None)
+        return any(one.server.has(needs) for one in self._allowed.values() if one.error is None)
 
     def _refusal(self, needs: Needs) -> ComfyError | None:
         """Return an error if all servers that meet these needs have failed for good, or None."""
@@ -344,8 +343,7 @@ class PoolRunner(Runner):
         if refusing:
             # A copy, as raising adds a traceback, which would keep this runner alive.
             return copy.copy(refusing[0])
-        others = lacks(Waiting("", 0, needs=needs), members)
-        return out_of_reach(left, "that can run it", others)
+        return out_of_reach(left, "that can run it", lacks(Waiting("", 0, needs=needs), members))
 
     def recall(self, *, needed: bool) -> Collection[str]:
         """Take back unsent prompts that other servers are to run; return their ids.

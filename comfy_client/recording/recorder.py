@@ -508,8 +508,7 @@ def _summary(data: bytes | memoryview, secrets: Secrets) -> dict[str, Any]:
     """Return the length, digest and beginning of data that is too large to record."""
     # A secret may begin within the head and end after it.
     head = secrets.hide_bytes(bytes(data[: _HEAD + 4096]))[:_HEAD]
-    digest = hashlib.sha256(data).hexdigest()
-    return {"len": len(data), "sha256": digest, "head_b64": _base64(head)}
+    return {"len": len(data), "sha256": hashlib.sha256(data).hexdigest(), "head_b64": _base64(head)}
 
 
 def _base64(data: bytes) -> str:

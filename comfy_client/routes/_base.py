@@ -39,8 +39,7 @@ class TrackerHooks:
 
 def facts_of(exc: ApiError) -> dict[str, Any]:
     """Return the facts about the answer in an error, as arguments for another error."""
-    names = ("method", "path", "status", "body", "reason")
-    return {name: getattr(exc, name) for name in names}
+    return {name: getattr(exc, name) for name in ("method", "path", "status", "body", "reason")}
 
 
 def read_by_name(http: Http, answer: object, read: Callable[[Any], T]) -> T:

@@ -39,8 +39,7 @@ class HistoryRoutes:
         # A server that can skip has nothing beyond the end.
         if offset is None or offset < 0 or not self._histories(1, _BEHIND_ALL):
             return self._histories(max_items, offset)
-        entries = list(self._histories(None, None).items())[offset:]
-        return models.Histories(entries[:max_items])
+        return models.Histories(list(self._histories(None, None).items())[offset:][:max_items])
 
     def _histories(self, max_items: int | None, offset: int | None) -> models.Histories:
         params = {"max_items": max_items, "offset": offset}

@@ -32,8 +32,7 @@ class ModelRoutes:
             NotSupported: The server is older; there, ``get_node_defs`` of loaders such as
                 ``CheckpointLoaderSimple`` lists models.
         """
-        found = self._http.json("GET", f"/models/{segment(folder)}")
-        return texts(found, "GET /models/{folder}")
+        return texts(self._http.json("GET", f"/models/{segment(folder)}"), "GET /models/{folder}")
 
     def get_model_folders(self) -> list[models.ModelFolder]:
         """Return the kinds of models, and the folders of their files on the server.

@@ -113,8 +113,7 @@ def unknown_classes(
 def _node_names(known: NodeDefinitions, deadline: Deadline) -> Collection[str]:
     """Return the server's node classes, for a hint; empty if the request fails or is slow."""
     try:
-        until = Deadline.after(deadline.require(_FOR_A_HINT))
-        return known.names(until, for_a_hint=True)
+        return known.names(Deadline.after(deadline.require(_FOR_A_HINT)), for_a_hint=True)
     except (ComfyError, TimeoutError):
         return ()
 

@@ -78,5 +78,4 @@ class UserRoutes:
 
     def _one_by_one(self) -> runtime.Lock:
         # setdefault is atomic: two threads get the same lock.
-        key = (os.getpid(), self._http.address.http_url)
-        return _storing.setdefault(key, runtime.Lock())
+        return _storing.setdefault((os.getpid(), self._http.address.http_url), runtime.Lock())

@@ -133,8 +133,7 @@ class EmptyImage(BuiltinNode):
 
     def run(self, width: int, height: int, batch_size: int, color: int) -> tuple[Pictures]:
         colour = (color >> 16 & 255, color >> 8 & 255, color & 255)
-        frame = Frame.of(Image.new("RGB", (width, height), colour))
-        return (Pictures([frame] * batch_size),)
+        return (Pictures([Frame.of(Image.new("RGB", (width, height), colour))] * batch_size),)
 
 
 # -- pictures ---------------------------------------------------------------------------
@@ -265,8 +264,7 @@ def _inverted(channel: Image.Image) -> Image.Image:
 
 
 def _with_channels(frame: Frame, count: int) -> Frame:
-    opaque = Image.new("F", frame.size, 1.0)
-    return Frame((*frame.channels, opaque)[:count])
+    return Frame((*frame.channels, Image.new("F", frame.size, 1.0))[:count])
 
 
 # -- pictures out -----------------------------------------------------------------------

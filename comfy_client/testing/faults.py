@@ -72,8 +72,7 @@ class AnswerFaults:
 
     def slow_handshakes(self, seconds: float, *, times: int | None = None) -> Fault:
         """Answer WebSocket handshakes after some seconds."""
-        late = _delayed(check_seconds(seconds))
-        return self._rule("slow_handshakes", "GET", "/ws", late, times)
+        return self._rule("slow_handshakes", "GET", "/ws", _delayed(check_seconds(seconds)), times)
 
     def other_prompt_ids(self) -> Fault:
         """Ignore the ``prompt_id`` of requests; the server chooses its own."""

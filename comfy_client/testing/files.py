@@ -292,8 +292,7 @@ async def _get_setting(users: Users, request: web.Request) -> web.Response:
 
 
 async def _post_settings(users: Users, request: web.Request) -> web.Response:
-    settings = _load(users, request)
-    return _save(users, request, {**settings, **await request.json()})
+    return _save(users, request, {**_load(users, request), **await request.json()})
 
 
 async def _post_setting(users: Users, request: web.Request) -> web.Response:

@@ -84,8 +84,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if not isinstance(exc, OSError):  # such as a port that is no number of one
             raise
-        text = f"cannot listen on {host}:{port}: {exc.strerror or exc}"
-        raise OSError(exc.errno, text) from exc
+        raise OSError(exc.errno, f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
     return listener
 
 

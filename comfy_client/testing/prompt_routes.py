@@ -330,8 +330,7 @@ class _Job:
 
     @property
     def id(self) -> str:
-        prompt_id: str = self._item[1]
-        return prompt_id
+        return str(self._item[1])
 
     def listed(self) -> dict[str, Any]:
         """Return the job's entry in the list of jobs."""
@@ -363,13 +362,12 @@ class _Job:
 
     def details(self) -> dict[str, Any]:
         """Return the further fields of a job that has ended, or an empty dict for any other."""
-        if self._entry is None:
+        entry = self._entry
+        if entry is None:
             return {}
-        workflow = {"prompt": self._item[2], "extra_data": self._item[3]}
-        found = {"outputs": self._entry.get("outputs"), "status": self._entry.get("status")}
         return {
-            **_present(outputs=found["outputs"], execution_status=found["status"]),
-            "workflow": workflow,
+            **_present(outputs=entry.get("outputs"), execution_status=entry.get("status")),
+            "workflow": {"prompt": self._item[2], "extra_data": self._item[3]},
         }
 
 

@@ -518,8 +518,7 @@ class Player:
         body = self._body(row)
         if body is None:
             what = f"{request.method} {request.target}, {row.get('len')} bytes"
-            text = f"the recording {self._name} did not keep the body of {what}"
-            return _not_recorded(409, text)
+            return _not_recorded(409, f"the recording {self._name} did not keep the body of {what}")
         short = row.get("short")
         if short is None or (short == "left" and not body):  # nobody read it
             return row["status"], headers, body

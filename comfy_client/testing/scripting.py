@@ -317,8 +317,7 @@ class ScriptedServer:
         """
         if request.path == "/ws":
             return upgrade(request)
-        state = self._running()
-        return decode(state.loop.wait(request.ask(request)), request.method)
+        return decode(self._running().loop.wait(request.ask(request)), request.method)
 
     # -- messages -----------------------------------------------------------------------
 

@@ -546,7 +546,6 @@ def _guard(credentials: tuple[str, str] | str) -> Any:
         given, _, value = request.headers.get("Authorization", "").partition(" ")
         if given.lower() == scheme.lower() and hmac.compare_digest(value.encode(), wanted.encode()):
             return await handler(request)
-        challenge = {"WWW-Authenticate": f'{scheme} realm="ComfyUI"'}
-        raise web.HTTPUnauthorized(headers=challenge)
+        raise web.HTTPUnauthorized(headers={"WWW-Authenticate": f'{scheme} realm="ComfyUI"'})
 
     return guard

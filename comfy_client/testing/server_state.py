@@ -133,8 +133,7 @@ class EventSockets:
         Raises AttributeError for flags that are not an object, which ends the prompt on a real
         server, too.
         """
-        flags = self._flags.get(client_id or "", {})
-        return flags.get("supports_preview_metadata") is True
+        return self._flags.get(client_id or "", {}).get("supports_preview_metadata") is True
 
     # -- messages -----------------------------------------------------------------------
 

@@ -100,8 +100,7 @@ def input_named(
             candidates=tuple(f"{node_id}.{name}" for node_id, name in found),
         )
     known = next((one for one in named if one[0]), named[0])
-    node_id = node_named(graph, known[1])
-    raise no_input(graph, node_id, known[2])
+    raise no_input(graph, node_named(graph, known[1]), known[2])
 
 
 def _splits(graph: Mapping[str, Any], address: Address) -> list[tuple[str, str]]:

@@ -372,8 +372,7 @@ class BaseGraph:
             raise
         if _id is None:
             self._last = int(node_id)
-        kind = outputs[0].kind if outputs else None
-        return GraphNode(node_id, 0, kind, self, outputs)
+        return GraphNode(node_id, 0, outputs[0].kind if outputs else None, self, outputs)
 
     def workflow(self, *, order: Iterable[str] | None = None) -> Workflow:
         """Return the workflow so far, as a copy; more nodes can be added to the graph.
@@ -448,8 +447,7 @@ class BaseGraph:
                     continue
                 except (ValueError, RecursionError) as exc:
                     fault = exc
-            who = describe(self._graph, node_id)
-            raise WorkflowError(f"{who}, input {brief(name)}: {fault}")
+            raise WorkflowError(f"{describe(self._graph, node_id)}, input {brief(name)}: {fault}")
         if definition is None:
             return None
         try:

@@ -426,13 +426,11 @@ def _problem(fault: object, known: Known, node_id: str, class_type: object) -> P
 
 
 def _ran_out_of_stack(fault: object) -> bool:
-    info = table_at(fault, "extra_info")
-    return info.get("exception_type") == "RecursionError"
+    return table_at(fault, "extra_info").get("exception_type") == "RecursionError"
 
 
 def _as_it_says(fault: _Fault) -> _Said:
-    said = ": ".join(filter(None, (fault.message, fault.details)))
-    return {"message": said or "no reason given"}
+    return {"message": ": ".join(filter(None, (fault.message, fault.details))) or "no reason given"}
 
 
 def _missing(fault: _Fault) -> _Said:

@@ -117,8 +117,7 @@ class MissingModels(ShownAsTable, list[MissingModel]):
 
 def folder_of(class_type: str | None, input_name: str | None) -> str | None:
     """Return the folder below ``models`` whose files an input offers, or None."""
-    by_class = _FOLDERS.get(f"{class_type}.{input_name}")
-    return by_class or _FOLDERS.get(input_name or "")
+    return _FOLDERS.get(f"{class_type}.{input_name}") or _FOLDERS.get(input_name or "")
 
 
 def is_file_name(text: str) -> bool:

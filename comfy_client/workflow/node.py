@@ -323,8 +323,7 @@ def as_html(shown: Mapping[str, Any], graph: Mapping[str, Any] | None = None) ->
         heads = (node_id or "-", title_of(shown, node_id), class_of(shown, node_id))
         rows.append((*(shorten(head or "", _NAME) for head in heads), *inputs[0]))
         rows += [("", "", "", *pair) for pair in inputs[1:]]
-    head = ("id", "title", "class", "input", "value")
-    return Table(head, rows, below=list(_rest(shown))).html()
+    return Table(("id", "title", "class", "input", "value"), rows, below=list(_rest(shown))).html()
 
 
 def _names(graph: Mapping[str, Any]) -> dict[str, tuple[str, str]]:

@@ -374,8 +374,7 @@ class _Validator:
         """Check a link, record the type of its source in ``types``, and return an error or None."""
         if len(link) != 2:
             text = "Bad linked input, must be a length-2 list of [node_id, slot_index]"
-            info = spec.info(received_value=link)
-            return _error("bad_linked_input", text, spec.name, info)
+            return _error("bad_linked_input", text, spec.name, spec.info(received_value=link))
         source, slot = link
         received = _output_types(self.definitions[self.graph[source]["class_type"]])[slot]
         types[spec.name] = received

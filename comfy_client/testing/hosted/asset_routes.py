@@ -226,8 +226,7 @@ def _placed_model(hosted: HostedState, place: str, data: bytes) -> StoredFile:
     if not is_inside(path, root):  # a link leads away
         raise invalid(f"path escapes the allowed root {str(root)!r}")
     if path.exists():
-        message = f"refusing to overwrite existing file: {path}"
-        raise invalid(message)
+        raise invalid(f"refusing to overwrite existing file: {path}")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return StoredFile(posixpath.basename(place), posixpath.dirname(place), MODELS)

@@ -234,8 +234,7 @@ async def _submit(hosted: HostedState, request: web.Request) -> web.Response:
     job = JobRecord(str(uuid.uuid4()), resolved, metadata, priority)
     await examined(length, _queue, hosted, job, extra_data, key)
     if hosted.traps.upstream == "lost":
-        message = "Could not reach ComfyUI to submit the job."
-        raise Refusal("upstream_unreachable", message)
+        raise Refusal("upstream_unreachable", "Could not reach ComfyUI to submit the job.")
     hosted.memory.jobs[job.id] = job
     view = JobView(status="queued")
     return web.json_response(describe(hosted, job.id, view, hosted.base(request)), status=201)

@@ -68,8 +68,7 @@ def _without_comments(text: str) -> str:
         if found[0] == "/*":
             close = text.find("*/", end)
             if close < 0:  # no later one is closed either: only line comments are left
-                rest = _LINES.sub("", text[end:])
-                return "".join([*parts, text[begin:end], rest])
+                return "".join([*parts, text[begin:end], _LINES.sub("", text[end:])])
             at = end = close + 2
         parts.append(text[begin : found.start()])
         begin = end
