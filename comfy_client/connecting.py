@@ -55,8 +55,7 @@ def connect(routes: Routes, parts: Parts, timeout: float | None) -> None:
     deadline = Deadline.after(timeout)
     ask = partial(_test_credentials, routes, parts)
     _wait_for_http(parts, ask, deadline, timeout, _is_temporary)
-    state = _wait_for_socket(parts, deadline)
-    if state not in _UP:
+    if _wait_for_socket(parts, deadline) not in _UP:
         error = parts.connection.error
         parts.http.log.warning(
             "HTTP works, but the event socket is not up yet (%s)", error or "slow"
@@ -68,8 +67,7 @@ def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> mod
     deadline = Deadline.after(timeout)
     ask = partial(_ask_for_stats, routes, parts)
     stats = _wait_for_http(parts, ask, deadline, timeout, may_be_starting)
-    state = _wait_for_socket(parts, deadline)
-    if state not in _UP:
+    if _wait_for_socket(parts, deadline) not in _UP:
         error = parts.connection.error
         raise RequestTimeout(
             f"{parts.http.address.http_url}: HTTP works, but the event socket did not connect "
@@ -83,8 +81,7 @@ def _wait_for_socket(parts: Parts, deadline: Deadline) -> State:
     check_may_wait()
     connection = parts.connection
     connection.retry()
-    left = max(0.05, deadline.left(LONGEST))
-    state = connection.wait_settled(left, or_failed=False)
+    state = connection.wait_settled(max(0.05, deadline.left(LONGEST)), or_failed=False)
     parts.check_open()
     error = connection.error
     if connection.failed_for_good and error is not None:

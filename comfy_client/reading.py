@@ -115,8 +115,7 @@ def bounded(found: Iterable[bytes], size: int = 0) -> Iterator[bytes]:
     import shutil  # most programs copy none
     import tempfile
 
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    most = min(MOST_COPIED, size + int(_SHARE * free))
+    most = min(MOST_COPIED, size + int(_SHARE * shutil.disk_usage(tempfile.gettempdir()).free))
     for piece in found:
         size += len(piece)
         if size > most:

@@ -87,8 +87,7 @@ def subscribe_logs(parts: Parts, *, enabled: bool) -> None:
     except ComfyError as exc:
         parts.receivers.publish(ErrorEvent(name="terminal_subscription_error", error=exc))
         raise
-    renew = partial(_renew, http, parts.receivers)
-    connection.on_reconnect = renew if enabled else None
+    connection.on_reconnect = partial(_renew, http, parts.receivers) if enabled else None
 
 
 def _send_subscription(http: Http, client_id: str, *, enabled: bool) -> None:

@@ -148,8 +148,7 @@ class Grid:
             return relinks  # the values themselves were checked when they were given
         if not isinstance(error, PromptRejected):
             return True
-        kind = error.error.get("type")
-        if kind in ("missing_node_type", "prompt_no_outputs"):
+        if error.error.get("type") in ("missing_node_type", "prompt_no_outputs"):
             return False
         if unknown_class({"error": error.error}, self._graph) is not None:
             return False

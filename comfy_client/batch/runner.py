@@ -101,8 +101,7 @@ class Recovery:
         self._client = client
         self._poller = poller
         self._ids: dict[str, str] = {}  # the server's ids by ours
-        known_ids = {ours: one.known_as for ours, one in sought.items()}
-        found = poller.find_earlier(known_ids, ended)
+        found = poller.find_earlier({ours: one.known_as for ours, one in sought.items()}, ended)
         self._doubts = found.doubts
         records = found.records
         for record in records:

@@ -288,8 +288,7 @@ class _Sweeper:
             if record.host:
                 can_ask = self._home(record.host) is not None
                 ours = _id_of(self._id, self._keys[point], record.tries)
-                workflow = partial(self._grid.workflow, point)
-                self._sought[ours] = Sought(workflow, record.prompt_id)
+                self._sought[ours] = Sought(partial(self._grid.workflow, point), record.prompt_id)
                 record = attrs.evolve(record, prompt_id=ours)
                 (self._withdrawn if record.withdrawn and can_ask else self._open)[point] = record
             return
@@ -334,8 +333,7 @@ class _Sweeper:
         try:
             return self._attach_earlier(point) or self._submit(point, host)
         except JobTimeout as exc:  # the server is away; go back to the prompts in flight
-            row = self._error_row(point, exc.prompt_id, exc, host)
-            self._settle(row, is_known=False)
+            self._settle(self._error_row(point, exc.prompt_id, exc, host), is_known=False)
             return False
 
     def _attach_earlier(self, point: int) -> bool:

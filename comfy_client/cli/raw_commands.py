@@ -63,8 +63,7 @@ def object_info(given: ServerOptions, classes: tuple[str, ...], output: Path | N
                 raise Mistake(f"the server has no node class {name!r}{near_by}")
     if classes:
         found = {name: found[name] for name in classes}
-    text = json.dumps(found, indent=None if given.json else 2)
-    write(text, output, f"{len(found)} node classes")
+    write(json.dumps(found, indent=None if given.json else 2), output, f"{len(found)} node classes")
 
 
 @command(

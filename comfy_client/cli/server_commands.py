@@ -441,8 +441,7 @@ def free(given: ServerOptions, models_only: bool, wait_vram: float | None, timeo
 def logs(given: ServerOptions, follow: bool, lines: int) -> None:
     """Show what the server wrote to its terminal."""
     with given.answering_client() as api:
-        entries = _following(api, lines) if follow else iter(_kept(api, lines))
-        for entry in entries:
+        for entry in _following(api, lines) if follow else _kept(api, lines):
             if given.json:
                 emit({"time": entry.time, "text": entry.text})
                 continue

@@ -149,8 +149,7 @@ class LiveQueue:
     def _note(self, new: Mapping[str, HistoryEntry]) -> None:
         """Remember which prompts have ended: at most twice as many as a request may return."""
         self._pace = min(len(new), self.most // 2)
-        kept = [*(self.ended or ()), *new]
-        self.ended = dict.fromkeys(kept[-2 * self.most :])
+        self.ended = dict.fromkeys([*(self.ended or ()), *new][-2 * self.most :])
 
     def _end(self, prompt_id: str, entry: HistoryEntry | None) -> dict[str, Any]:
         if entry is None:

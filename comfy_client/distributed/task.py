@@ -151,8 +151,7 @@ def find_prompt(
             if until.expired:
                 raise _lost(attempt, noted, exc) from exc
         if found is None and is_first:
-            soon = min(until, deadline)
-            found, is_first = ask_all(own, rest, attempt, soon), False
+            found, is_first = ask_all(own, rest, attempt, min(until, deadline)), False
         if found is not None or (sure is not None and sure.expired):
             return found
         if deadline.expired:

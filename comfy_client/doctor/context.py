@@ -149,8 +149,7 @@ class Redactor:
         if len(self._home) > 1:
             text = text.replace(self._home, "~")
         if self._login:
-            name = re.escape(self._login)
-            text = re.sub(rf"(?<=[/\\]){name}(?=[/\\'\"]|$)", STARS, text)
+            text = re.sub(rf"(?<=[/\\]){re.escape(self._login)}(?=[/\\'\"]|$)", STARS, text)
         return "".join(sign if sign.isprintable() else "?" for sign in " ".join(text.split()))
 
     def foreign(self, text: object) -> str:

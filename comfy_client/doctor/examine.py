@@ -184,8 +184,7 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
         except Exception as exc:
             said = "a bug in comfy_client's doctor, in its check %r"
             ctx.client.http.log.exception(said, check.name)
-            text = f"a bug in comfy_client: {type(exc).__name__}"
-            results.put(unknown(text))
+            results.put(unknown(f"a bug in comfy_client: {type(exc).__name__}"))
 
     thread = threading.Thread(target=work, name=f"comfy-doctor-{check.name}", daemon=True)
     thread.start()

@@ -195,8 +195,7 @@ class AssetUploader:
 
     def _sent(self, upload: Upload) -> Asset:
         """Read a file, send it unless the server has its bytes, and return the asset."""
-        fetcher = Uploader(self.routes.http, {}, deadline=self.deadline)
-        with fetcher.content_of(upload) as content:
+        with Uploader(self.routes.http, {}, deadline=self.deadline).content_of(upload) as content:
             state = upload.state_of(content)
             asset = self._existing(upload, state)
             if asset is not None:

@@ -449,8 +449,7 @@ class AssetFiles(FileRoutes):
         if isinstance(info, str):
             raise ValueError("give the output itself: a URL of Comfy API v2 does not last")
         file, http = AssetFile.of(info), self._routes.http
-        deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-        source = self._source(file, deadline)
+        source = self._source(file, Deadline.after(MAX_TRANSFER if timeout is None else timeout))
 
         def download(start: int) -> AbstractContextManager[Download]:
             return resumed(source.ask, start, http.resume, http.log, overlap=_OVERLAP)
@@ -570,8 +569,7 @@ class _Source:
             if place is not None and place not in tried:
                 tried.append(place)
                 yield place
-        root = attrs.evolve(base, prefix="")
-        place = FilePlace(root, base.prefix + _content_route(file.id), "")
+        place = FilePlace(attrs.evolve(base, prefix=""), base.prefix + _content_route(file.id), "")
         if place not in tried:
             yield place
 

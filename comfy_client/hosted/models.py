@@ -325,8 +325,7 @@ class HostedJobs(AsDict):
     def from_json(cls, data: object) -> HostedJobs:
         """Parse a list of jobs from the proxy, or a page of the list of a serverless deployment."""
         source = mapping(data, "HostedJobs")
-        listed = items(source.get("jobs"), "HostedJobs.jobs")
-        jobs = tuple(map(HostedJob.from_json, listed))
+        jobs = tuple(map(HostedJob.from_json, items(source.get("jobs"), "HostedJobs.jobs")))
         cursor = text(source.get("next_cursor"), 4096)
         truncated = source.get("truncated") is True or bool(cursor)
         return build(cls, source, jobs=jobs, truncated=truncated, next_cursor=cursor or None)

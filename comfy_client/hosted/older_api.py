@@ -16,7 +16,7 @@ from ..transport.deadline import Deadline, limited_silence
 from ..transport.http import Http
 from ..transport.pieces import JsonMember
 from ..transport.response import Dialect, Response
-from ..values import table
+from ..values import table_at
 from .dialect import refusal
 from .models import has_mark
 from .routes import HostedRoutes
@@ -140,4 +140,4 @@ class JobSearch:
             found = self._v1.get_job(job_id).workflow
         except ComfyError:
             return {}
-        return dict(table((found or {}).get("prompt")) or {})
+        return dict(table_at(found, "prompt"))

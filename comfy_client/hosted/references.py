@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from ..errors import ApiError
-from ..values import table, text
+from ..values import list_at, plain_text, table_at, text
 
 #: The ``__type`` of a reference.
 TYPE: Final = "core/ASSET"
@@ -47,24 +47,20 @@ def is_about_references(exc: ApiError, graph: Mapping[str, Any]) -> bool:
     ids = set(_ids_in(graph)) - {""}
     if not ids:
         return False
-    error = table((table(exc.body) or {}).get("error")) or {}
+    error = table_at(exc.body, "error")
     message = text(error.get("message"), 2000) or ""
     if exc.reason == UNKNOWN_ASSET or any(word in message for word in (TYPE, *ids)):
         return True
-    details = table(error.get("details")) or {}
-    errors = table(details.get("node_errors")) or {}
+    errors = table_at(error, "details", "node_errors")
     return any(_is_about(errors.get(node_id), node) for node_id, node in graph.items())
 
 
 def _is_about(found: object, node: Any) -> bool:
     """Return whether an error of a node is about one of its inputs that refer to an asset."""
-    inputs = table(node.get("inputs")) if isinstance(node, Mapping) else None
-    referring = {name for name, value in (inputs or {}).items() if any(_references_in(value))}
-    errors = (table(found) or {}).get("errors")
-    if not referring or not isinstance(errors, list):
-        return False
-    for error in errors:
-        facts = table((table(error) or {}).get("extra_info")) or {}
+    inputs = table_at(node, "inputs")
+    referring = {name for name, value in inputs.items() if any(_references_in(value))}
+    for error in list_at(found, "errors") if referring else ():
+        facts = table_at(error, "extra_info")
         name = facts.get("input_name")
         # Of an exception, ComfyUI names the input that is linked to the node, if any.
         if name is None or "linked_node" in facts or name in referring:
@@ -74,8 +70,7 @@ def _is_about(found: object, node: Any) -> bool:
 
 def _ids_in(graph: Mapping[str, Any]) -> Iterator[str]:
     for found in _references_in(graph):
-        asset_id = (table(found.get("info")) or {}).get("id")
-        yield asset_id if isinstance(asset_id, str) else ""
+        yield plain_text(table_at(found, "info").get("id"))
 
 
 def _references_in(value: Any) -> Iterator[Mapping[str, Any]]:

@@ -14,7 +14,7 @@ import attrs
 from ..errors import ApiError, ComfyError, PromptRejected, ServerUnreachable, UnexpectedResponse
 from ..transport.http import SMALL, Http, segment
 from ..transport.response import Download
-from ..values import is_shallow, mapping, size_decoded, table, text
+from ..values import is_shallow, mapping, size_decoded, table_at, text
 from .models import Asset, HostedJob, HostedJobs, ServerEvent
 from .sse import MAX_FRAME, FrameReader
 
@@ -298,11 +298,11 @@ def rejection(http: Http, exc: ApiError, graph: Mapping[str, Any]) -> PromptReje
         return None
     from ..workflow.explain import explain_rejection, problems_of_rejection  # slow to import
 
-    envelope = table((table(exc.body) or {}).get("error")) or {}
-    details = table(envelope.get("details")) or {}
+    envelope = table_at(exc.body, "error")
+    details = table_at(envelope, "details")
     message = text(envelope.get("message"), 2000) or ""
     kind = next((type for words, type in _TYPES.items() if re.match(words, message)), exc.reason)
-    node_errors = table(details.get("node_errors")) or {}
+    node_errors = table_at(details, "node_errors")
     error = {"type": kind, "message": message, "details": "", "extra_info": {}}
     body = {"error": error, "node_errors": node_errors}
     words = http.identity.hide(explain_rejection(body, graph))

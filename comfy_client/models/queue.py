@@ -121,8 +121,7 @@ def queue_item(data: object, text: str | None) -> object:
     if text is None:
         return item
     short = QueueItem.__new__(QueueItem)
-    kept = ("number", "prompt_id", "outputs")
-    _set(short, {name: getattr(item, name) for name in kept})
+    _set(short, {name: getattr(item, name) for name in ("number", "prompt_id", "outputs")})
     _set(short, {"_make": partial(_large_parts, text)})
     return short
 

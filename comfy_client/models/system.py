@@ -11,7 +11,7 @@ from ..errors import ComfyError
 from ..events import LogEntry
 from ..showing.cells import ShownAsTable
 from ..to_dict import AsDict
-from ..values import build, items, mapping, table, text, whole
+from ..values import build, items, mapping, table, table_at, text, whole
 
 if TYPE_CHECKING:
     from ..showing.tables import Table
@@ -182,7 +182,7 @@ class Features(Mapping[str, Any]):
 
         Newer servers name some, whether the Manager is switched on or not.
         """
-        return table((table(self.raw.get("extension")) or {}).get("manager")) or {}
+        return table_at(self.raw, "extension", "manager")
 
 
 @attrs.frozen

@@ -308,8 +308,7 @@ def mark_down(state: PoolState, member: Member, error: Exception | None, now: fl
 
 def mark_silent(state: PoolState, member: Member, error: Exception, now: float) -> bool:
     """Note that a silent server has not answered over HTTP, either; return False if it is heard."""
-    quiet_for = member.quiet_for
-    if quiet_for < member.api.timing.question:
+    if member.quiet_for < member.api.timing.question:
         return False
     member.is_silent = True
     words, name = "%s is away: it has sent nothing for %.0f s, and does not answer", member.name
@@ -411,8 +410,7 @@ def record_failure(
     if member.leaving:
         return
     why = shorten(one_line(str(error) or type(error).__name__), _MOST_TEXT)
-    kind = entry.waiting.needs
-    state.health.record_failure(member.name, kind, why, _expected(state, now), now)
+    state.health.record_failure(member.name, entry.waiting.needs, why, _expected(state, now), now)
     update_suspects(state, now)
 
 

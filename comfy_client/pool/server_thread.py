@@ -331,8 +331,7 @@ class ServerThread:
 def _ask_for_offer(member: Member) -> Offer | None:
     """Ask a server for its node classes and models; return None if it does not list them."""
     try:
-        definitions = member.api.iter_node_definitions(refresh=member.offer is not None)
-        files = model_files(definitions)
+        files = model_files(member.api.iter_node_definitions(refresh=member.offer is not None))
     except NotSupported:
         return None
     except UnexpectedResponse as exc:

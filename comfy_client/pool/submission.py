@@ -90,8 +90,7 @@ def submit(
 def _cancel(job: PooledJob) -> None:
     """Cancel the job of an interrupted submission, which its user never got."""
     extra = {**job.handle.state.named, "server": job.server}
-    said_why = "cancelling prompt %s: its submission was interrupted"
-    log.warning(said_why, job.prompt_id, extra=extra)
+    log.warning("cancelling prompt %s: its submission was interrupted", job.prompt_id, extra=extra)
     said: list[bool] = []
     try:
         said = cancel_in_time([job])
@@ -391,8 +390,7 @@ class PoolRunner(Runner):
                 jobs[name], if_unsent=True
             ):
                 silence = f"{host} has not answered for {self._patience:g} s"
-                error = lost_error(name, f"lost: {silence}, and may have run it")
-                self.prompts.put(name, error)
+                self.prompts.put(name, lost_error(name, f"lost: {silence}, and may have run it"))
 
     def _timeout_error(self) -> ComfyError | None:
         """Return a JobTimeout if rows have waited too long for a server to answer, else None."""
@@ -409,8 +407,7 @@ class PoolRunner(Runner):
         self._dispatcher.check_open()
         if self._idle_since is None:
             self._idle_since = runtime.monotonic()
-            away = self._allowed.keys() - self._ready.keys()
-            names = ", ".join(away)
+            names = ", ".join(self._allowed.keys() - self._ready.keys())
             if words := lacks(Waiting("", 0, needs=self._rest), self._allowed):
                 names += f"; {words}"
             log.warning("the sweep waits for a server that can run the rest: %s", names)
@@ -437,8 +434,7 @@ class PoolRunner(Runner):
     ) -> Job | None:
         host, prompt_id = flight.host, flight.prompt_id
         client = self._clients[host]
-        poller = client.parts.poller
-        handle = PooledHandle(client, poller, prompt_id, graph, self._dispatcher)
+        handle = PooledHandle(client, client.parts.poller, prompt_id, graph, self._dispatcher)
         handle.state.tags = options.get("tags") or {}
         job = PooledJob(handle)
         # An earlier prompt is sought on its server, whichever models that server has now.
@@ -483,8 +479,7 @@ class PoolRunner(Runner):
                 return Verdict(moves=True)
         job = self.prompts.get(flight.prompt_id)
         inner = job.handle.given if isinstance(job, PooledJob) else None
-        poller = self._clients[flight.host].parts.poller
-        if never_arrived(poller, inner, outcome):
+        if never_arrived(self._clients[flight.host].parts.poller, inner, outcome):
             return Verdict(moves=True, keeps_id=True)
         # Only its own server can say so; a silent server may know the prompt when it is back.
         was_forgotten = (

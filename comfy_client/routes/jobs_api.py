@@ -71,8 +71,7 @@ class JobRoutes:
             NotSupported: This server has no jobs API.
         """
         while True:
-            route = f"/api/jobs/{segment(job_id)}"
-            job = models.JobInfo.from_json(self._http.json("GET", route))
+            job = models.JobInfo.from_json(self._http.json("GET", f"/api/jobs/{segment(job_id)}"))
             has_ended = job.status not in ("pending", "in_progress")
             if has_ended or not self._hooks.awaits_record(job_id):
                 return job

@@ -46,8 +46,7 @@ def rejected(
     error = body.get("error")
     words = explain_rejection(exc.body, graph, node_names=names, definitions=definitions)
     words = http.identity.hide(words)
-    kind = table_at(error).get("type")
-    if targets is not None and kind == "prompt_no_outputs":
+    if targets is not None and table_at(error).get("type") == "prompt_no_outputs":
         words = f"none of partial_execution_targets {targets} is an output node"
     return PromptRejected(
         f"the server refused the workflow:\n{words}",

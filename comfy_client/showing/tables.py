@@ -54,8 +54,7 @@ class Table:
             "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
             for row in cells
         )
-        around = ([short_line(line) for line in some] for some in (self.above, self._below))
-        above, below = around
+        above, below = ([short_line(line) for line in some] for some in (self.above, self._below))
         return "\n".join([*above, *lines, *below])
 
     def html(self) -> str:

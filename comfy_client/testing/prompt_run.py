@@ -193,8 +193,7 @@ class PromptRun:
 
     def wants_previews(self, default: bool) -> bool:
         """Return whether to send previews: the prompt's own choice if allowed, else ``default``."""
-        known = self._has_preview_methods
-        method = self.extra_data.get("preview_method") if known else None
+        method = self.extra_data.get("preview_method") if self._has_preview_methods else None
         return method != "none" if method in _PREVIEW_METHODS else default
 
     def send_event(self, event: str, data: Any) -> None:
@@ -204,8 +203,7 @@ class PromptRun:
     def send_text(self, text: str) -> None:
         """Send a text to the prompt's client as the progress of the running node."""
         node = self.node_id.encode()
-        frame = struct.pack(">I", len(node)) + node + text.encode()
-        self.sink.send(_TEXT, frame, self.client_id)
+        self.sink.send(_TEXT, struct.pack(">I", len(node)) + node + text.encode(), self.client_id)
 
     # -- what is kept -------------------------------------------------------------------
 

@@ -438,8 +438,7 @@ async def _serve(
     started: Future[None],
 ) -> None:
     """Serve requests from the server's start to its stop, in the server's thread."""
-    loop = state.loop.begin()
-    loop.set_exception_handler(lambda _, context: state.log(str(context["message"])))
+    state.loop.begin().set_exception_handler(lambda _, context: state.log(str(context["message"])))
     publishing = asyncio.create_task(state.sockets.publish())
 
     def ready() -> None:

@@ -79,8 +79,7 @@ def input_named(
     Raises:
         WorkflowError: No such node or input, or several.
     """
-    splits = _splits(graph, address)
-    named = [(nodes_named(graph, node), node, name) for node, name in splits]
+    named = [(nodes_named(graph, node), node, name) for node, name in _splits(graph, address)]
     found = [
         (node_id, name)
         for ids, _, name in named

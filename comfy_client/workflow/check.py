@@ -452,8 +452,7 @@ class _Checker:
             # A missing input may have another name in an older version of the node.
             is_odd = spec.name in given or (spec.required and _last(spec.name) not in given)
             if is_odd and not _is_fatal(spec):
-                graph = self.replaced.graph
-                problem = unselected(self.known, graph, node_id, spec, fails=False)
+                problem = unselected(self.known, self.replaced.graph, node_id, spec, fails=False)
                 yield attrs.evolve(problem, severity="warning", named_by_server=False)
         for name, choices in self.rules.unchecked.get(node_id, {}).items():
             value = given.get(name)

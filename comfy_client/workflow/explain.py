@@ -65,8 +65,7 @@ def explain_rejection(
         text = _clean(body) if isinstance(body, str) else ""
         return f"the server says: {text}" if text else _NO_REASON
     known = Known(graph, node_names=node_names, definitions=_by_node(graph, definitions))
-    found = list(islice(problems_in(body, known), _MAX_LINES + 1))
-    lines = [problem.text for problem in found]
+    lines = [problem.text for problem in islice(problems_in(body, known), _MAX_LINES + 1)]
     if len(lines) > _MAX_LINES:
         lines[_MAX_LINES:] = [f"... ({_count(body, known)} problems in all)"]
     elif unknown_class(body, graph) is not None:

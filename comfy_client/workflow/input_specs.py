@@ -229,8 +229,7 @@ def _dynamic_combo(
 
 def _autogrow(spec: InputSpec, level: int) -> Autogrow | None:
     template = table_at(spec.options, "template")
-    groups = table_at(template, "input")
-    parts = list(islice(_walk(groups, {}, "", level + 1), 2))
+    parts = list(islice(_walk(table_at(template, "input"), {}, "", level + 1), 2))
     if len(parts) != 1 or not isinstance(parts[0], InputSpec):
         return None
     prefix = template.get("prefix")

@@ -267,8 +267,7 @@ class Nodes(Shown):
 
     def _refresh(self) -> None:
         """Rebuild the table of nodes after a change; nodes that stay keep their objects."""
-        known = self._nodes
-        self._nodes = {key: known.get(key) or Node(self._graph, key) for key in self._graph}
+        self._nodes = {key: self._nodes.get(key) or Node(self._graph, key) for key in self._graph}
 
 
 # -- tables -----------------------------------------------------------------------------

@@ -73,8 +73,7 @@ def _output(
     kinds = [one.kind for one in outputs_of(definition or {})]
     known = {*_TO_IMAGE, "IMAGE"}
     if slot is None:
-        order = ("IMAGE", "*", *_TO_IMAGE)
-        slot = next((kinds.index(kind) for kind in order if kind in kinds), 0)
+        slot = next((kinds.index(kind) for kind in ("IMAGE", "*", *_TO_IMAGE) if kind in kinds), 0)
     if definition is None:
         return slot, "IMAGE"  # the server will say what is missing
     if not 0 <= slot < len(kinds):

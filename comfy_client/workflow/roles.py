@@ -360,8 +360,7 @@ def _starts(search: _Search, sampler: str) -> Iterator[tuple[str, int]]:
             yield from search.links(sampler, "model") or search.links(node_id, "model")
         case role:
             node_id = _guider(search.graph, sampler)
-            taken = inputs_of(search.graph, node_id)
-            links = [link] if (link := as_link(taken.get(role))) else []
+            links = [link] if (link := as_link(inputs_of(search.graph, node_id).get(role))) else []
             if not links and role == "positive":
                 links = search.links(node_id, "cond1") or search.links(node_id, "cond")
             if not links:

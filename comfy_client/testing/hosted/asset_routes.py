@@ -32,8 +32,7 @@ _RANGE = re.compile(r"bytes=([0-9]{0,19})-([0-9]{0,19})", re.IGNORECASE)
 
 def content_url(hosted: HostedState, asset_id: str, base: str) -> tuple[str, str]:
     """Return the URL of a file's content, and the time at which it expires."""
-    traps = hosted.traps
-    if not traps.storage:
+    if not hosted.traps.storage:
         until = now() + timedelta(seconds=24 * 3600)
         return f"{base}/api/v2/assets/{asset_id}/content", until.isoformat()
     return storage_url(hosted, asset_id)

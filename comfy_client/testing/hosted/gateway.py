@@ -138,8 +138,7 @@ class Gateway:
             self._upstream_url = upstream_url
             own = self._storage.port.listen(again=again)
             hosted = self._hosted(state)
-            app = storage(hosted)
-            state.loop.wait(self._serve(state, own, self._storage, app, self._records))
+            state.loop.wait(self._serve(state, own, self._storage, storage(hosted), self._records))
             self._start(state, hosted, again=again)
             self._state = state
 

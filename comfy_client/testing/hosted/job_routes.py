@@ -82,8 +82,7 @@ def look(hosted: HostedState, job_id: str, base: str) -> JobView:
     pending = [item[1] for item in shown["queue_pending"]]
     if job_id in pending:
         return JobView(status="queued", queue_position=pending.index(job_id) + 1)
-    is_cancelled = job_id in hosted.memory.cancelled
-    if is_cancelled and hosted.traps.cancelled_waiting == "canceled":
+    if job_id in hosted.memory.cancelled and hosted.traps.cancelled_waiting == "canceled":
         return JobView(status="canceled")
     return JobView(status="unknown")
 

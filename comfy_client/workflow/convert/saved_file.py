@@ -139,8 +139,7 @@ def read_file(ui: Mapping[str, Any]) -> SavedFile:
             subgraphs[name] = _graph(each, name, f"the subgraph {shorten(name, 60)}")
     if len(root.nodes) + sum(len(one.nodes) for one in subgraphs.values()) > _MOST_NODES:
         raise WorkflowError(f"the workflow has more than {_MOST_NODES} nodes")
-    state = table_at(ui, "state")
-    last = number(ui.get("last_node_id")) or number(state.get("lastNodeId")) or 0
+    last = number(ui.get("last_node_id")) or number(table_at(ui, "state").get("lastNodeId")) or 0
     return SavedFile(root, subgraphs, int(last), table_at(ui, "extra"))
 
 
@@ -160,8 +159,7 @@ def _definitions(ui: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     while ahead:
         each = ahead.pop()
         yield each
-        inner = table_at(each.get("definitions")).get("subgraphs")
-        ahead += reversed(_objects(inner, "subgraphs"))
+        ahead += reversed(_objects(table_at(each, "definitions").get("subgraphs"), "subgraphs"))
 
 
 def _graph(data: Mapping[str, Any], key: str, where: str) -> SavedGraph:

@@ -86,8 +86,7 @@ def _packets(stream: Stream) -> Iterator[bytes]:
             raise WorkflowError(f"the {stream.name} is damaged, at byte {stream.position - 27}")
         if position > 0:
             return  # the audio begins
-        sizes = stream.take(count)
-        for size in sizes:
+        for size in stream.take(count):
             waiting = parts.setdefault(serial, [])
             waiting.append(bytes(stream.text(size)))
             if size < 255:
