@@ -91,7 +91,7 @@ CEILINGS = {
     "submit(): moves": (45, 70),
     "get_queue(): files": (6, 11),
     "get_queue(): moves": (18, 40),
-    "end frame: calls": (57, 100),
+    "end frame: calls": (55, 100),
     "end frame: files": (13, 13),
     "frame of a prompt: calls": (32, 30),
     "prompt, from submit() to the bytes: calls": (380, 300),
