@@ -214,13 +214,13 @@ class Receivers:
         pairs = [(name, ref()) for name, ref in self._subscriptions]
         return [(name, queue) for name, queue in pairs if queue is not None]
 
-    def listens(self, *names: str) -> bool:
+    def listens(self, names: tuple[str, ...]) -> bool:
         """Return whether anyone listens to one of these names."""
-        callbacks = self._callbacks
+        callbacks, namespace = self._callbacks, self._namespace
         for name in names:  # runs for each event, so it avoids calls while nobody listens
             if callbacks and callbacks.get(name):
                 return True
-            found = (self._namespace if name in NAMES else other_names).get(name)
+            found = (namespace if name in NAMES else other_names).get(name)
             if found is not None and found.receivers:
                 sender = self._sender()
                 if sender is not None and found.has_receivers_for(sender):
@@ -241,7 +241,7 @@ class Receivers:
         for name, ref in self._subscriptions:
             if name in names and (queue := ref()) is not None:
                 queue.put(event)
-        if self.listens(*names):
+        if self.listens(names):
             self._put(event)
 
     def hand(self, to: Timed, call: Callable[[], float], event: Event | None = None) -> None:
@@ -406,7 +406,7 @@ class Receivers:
 
 def signal_names(event: Event) -> tuple[str, ...]:
     """Return the names under which an event is announced."""
-    if isinstance(event, UnknownEvent) and event.name in NAMES:
+    if type(event) is UnknownEvent and event.name in NAMES:
         # The data do not fit the name, or only this library may use the name.
         return ("all",)
     if event.name == "terminal" or (event.name == "b_preview" and event.raw is not None):

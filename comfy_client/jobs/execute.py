@@ -231,7 +231,7 @@ def run_workflow(
                 parts.poller,
                 workflow,
                 keep_events=bool(callbacks),
-                wants_previews=shows_previews or parts.receivers.listens(*_PREVIEWS),
+                wants_previews=shows_previews or parts.receivers.listens(_PREVIEWS),
                 deadline=limits.deadline,
                 begun=submitted.append,
                 strict=strict,
@@ -280,7 +280,7 @@ def submit_workflow(
             parts.poller,
             workflow,
             prompt_id=prompt_id,
-            wants_previews=wants_previews or parts.receivers.listens(*_PREVIEWS),
+            wants_previews=wants_previews or parts.receivers.listens(_PREVIEWS),
             begun=begun,
             deadline=deadline,
             strict=strict,
@@ -312,7 +312,7 @@ def queue_workflow(
             client_id=parts.connection.client_id,
             number=number,
             prompt_id=prompt_id,
-            wants_previews=parts.receivers.listens(*_PREVIEWS),
+            wants_previews=parts.receivers.listens(_PREVIEWS),
             **options,
         )
         try:

@@ -141,9 +141,9 @@ def test_a_receiver_of_another_client_costs_this_one_nothing() -> None:
 
     one.connect("b_preview", receiver, sender=other.client)
     one.publish(PreviewEvent(name="b_preview"))
-    assert not one.receivers.listens("b_preview")
+    assert not one.receivers.listens(("b_preview",))
     assert one.receivers.thread is None
-    assert other.receivers.listens("b_preview")
+    assert other.receivers.listens(("b_preview",))
 
 
 class Callable2:
@@ -292,7 +292,7 @@ def test_a_callback_that_does_not_take_one_event_is_refused_at_once(
     """In the caller's own line, not later in a thread."""
     with pytest.raises(TypeError, match="one event"):
         station.on("progress", callback)
-    assert not station.receivers.listens("progress")
+    assert not station.receivers.listens(("progress",))
 
 
 def test_callbacks_of_every_form_get_one_event(station: Station) -> None:

@@ -52,7 +52,7 @@ def test_off_knows_a_bound_method_again(station: Station) -> None:
     got: list[Any] = []
     station.on("notification", got.append)
     assert station.receivers.off("notification", got.append)
-    assert not station.receivers.listens("notification")
+    assert not station.receivers.listens(("notification",))
 
 
 def test_an_unsubscriber_removes_its_own_subscription_once(station: Station) -> None:
@@ -66,7 +66,7 @@ def test_an_unsubscriber_removes_its_own_subscription_once(station: Station) -> 
     assert len(got) == 2
     for off in offs:
         off()
-    assert not station.receivers.listens("notification")
+    assert not station.receivers.listens(("notification",))
 
 
 def test_off_in_many_threads_removes_as_many_as_it_says(station: Station) -> None:
@@ -108,7 +108,7 @@ def test_once_fires_once_under_concurrent_publishing(station: Station) -> None:
         thread.join(LIMIT)
     station.flush()
     assert len(got) == 5
-    assert not station.receivers.listens("notification")
+    assert not station.receivers.listens(("notification",))
 
 
 def test_once_may_be_unsubscribed_before_it_fires(station: Station) -> None:
