@@ -230,16 +230,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     off = {lane for lane in LANES if not config.getoption(lane)}
     if config.getoption("comfyui"):
         off -= {"long"}
-    out = {item for item in items if any(item.get_closest_marker(lane) for lane in off)}
+    # One look at the markers of an item: each takes all that stand above it.
+    markers = {item: {marker.name for marker in item.iter_markers()} for item in items}
+    out = {item for item in items if not off.isdisjoint(markers[item])}
     if config.getoption("comfyui"):
         out |= {item for item in items if not is_for_given(item)}
     if out:
         config.hook.pytest_deselected(items=list(out))
     for item in items:
-        if item.get_closest_marker("real") and not item.get_closest_marker("timeout"):
+        if "real" in markers[item] and "timeout" not in markers[item]:
             item.add_marker(pytest.mark.timeout(REAL_TIMEOUT))
-        posix = item.get_closest_marker("posix")
-        if posix and os.name != "posix":
+        if os.name != "posix" and (posix := item.get_closest_marker("posix")):
             item.add_marker(pytest.mark.skip(reason=f"on POSIX only: {posix.args[0]}"))
     # A checker of types takes long: at the end, nothing else would be left to do beside it.
     items[:] = sorted(

@@ -255,7 +255,7 @@ def test_what_a_smaller_file_cannot_have_is_fetched(
 
 def test_an_animation_is_fetched(comfy: ComfyServer, api: ComfyApi) -> None:
     """A smaller file would stand still."""
-    frames = [Image.effect_noise((1024, 1024), 90) for _ in range(2)]
+    frames = [Image.effect_noise((800, 800), 90) for _ in range(2)]
     file = io.BytesIO()
     frames[0].save(file, "WEBP", save_all=True, append_images=frames[1:], lossless=True, method=0)
     assert len(file.getvalue()) > MIB
