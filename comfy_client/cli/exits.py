@@ -161,28 +161,28 @@ class Exit(IntEnum):
     PIPE = 141
 
 
-class Mistake(click.ClickException):
-    """A mistake in the command line or in a file that it names.
+class HintedError(click.ClickException):
+    """An error with advice.
 
     Attributes:
         hint: Advice that the message lacks; ``None``: there is none.
     """
-
-    exit_code: ClassVar[int] = Exit.USAGE
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
         self.hint = hint
 
 
-class Unsaved(click.ClickException):
+class Mistake(HintedError):
+    """A mistake in the command line or in a file that it names."""
+
+    exit_code: ClassVar[int] = Exit.USAGE
+
+
+class Unsaved(HintedError):
     """A prompt has run, but its files could not be saved."""
 
     exit_code: ClassVar[int] = Exit.ERROR
-
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
 
 
 class StillRunning(JobTimeout):
@@ -355,7 +355,7 @@ def hint_of(error: BaseException, host: str | None = None) -> str | None:
 
     ``host`` names the server of the error, if the command has several.
     """
-    if isinstance(error, Mistake | Unsaved):
+    if isinstance(error, HintedError):
         return error.hint
     if isinstance(error, AuthenticationError) and _HOSTED_KEY in str(error):
         return None  # the message has the advice

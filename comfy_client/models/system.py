@@ -206,9 +206,8 @@ class RawLogs(AsDict):
         """Read ``{"entries": [...], "size": {"cols", "rows"}}``."""
         source = mapping(data, "RawLogs")
         size = table(source.get("size")) or {}
-        entries = items(source.get("entries"), "RawLogs.entries")
         return cls(
-            tuple(map(_log_entry, entries)),
+            tuple(map(_log_entry, items(source.get("entries"), "RawLogs.entries"))),
             cols=whole(size.get("cols")),
             rows=whole(size.get("rows")),
             raw=source,

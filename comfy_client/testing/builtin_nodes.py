@@ -285,9 +285,8 @@ class SaveImage(BuiltinNode):
         extra_pnginfo: Mapping[str, Any] | None = None,
     ) -> dict[str, Any]:
         pictures = Pictures.of(images)
-        prefix = filename_prefix + self.suffix
         folder, name, number, subfolder = self.folders.save_target(
-            self.kind, prefix, *pictures.size
+            self.kind, filename_prefix + self.suffix, *pictures.size
         )
         entries = {} if prompt is None else {"prompt": prompt}
         entries |= extra_pnginfo or {}

@@ -111,9 +111,8 @@ class PromptQueue:
     def shown(self) -> dict[str, list[Any]]:
         """Return the answer to ``GET /queue``."""
         with self._news:
-            running = [self._running[:5]] if self._running else []
             return {
-                "queue_running": running,
+                "queue_running": [self._running[:5]] if self._running else [],
                 "queue_pending": [item[:5] for item in self._pending],
             }
 

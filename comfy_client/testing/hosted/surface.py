@@ -125,9 +125,8 @@ async def _health(hosted: HostedState, request: web.Request) -> web.Response:
 
 def surface(hosted: HostedState) -> web.Application:
     """Make the application of a hosted surface."""
-    size = hosted.comfy.options.max_upload_size + BODY_SIZE
     app = web.Application(
-        client_max_size=size,
+        client_max_size=hosted.comfy.options.max_upload_size + BODY_SIZE,
         middlewares=[_middleware(hosted), _guard(hosted)],
     )
     health: Routes[HostedState] = (("GET", "/health", _health),)

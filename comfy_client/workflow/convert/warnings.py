@@ -163,10 +163,9 @@ def check_widgets(place: Place, sent: Mapping[str, Widget], report: Report) -> N
         elif not is_of_type(widget, widget.value):
             given = "null" if widget.value is None else brief(widget.value)
             given = "its value" if is_secret_name(name) else given
-            is_option = widget.kind == CHOOSER
             why = (
                 f"{given} is not one of its options"
-                if is_option
+                if widget.kind == CHOOSER
                 else f"{given} is not of type {widget.kind}"
             )
             text = f"{why}; the file may be for another version of the node"
