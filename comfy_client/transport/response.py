@@ -136,7 +136,6 @@ class Response:
         return {"method": self.method, "path": self.path, "status": self.status, "body": body}
 
 
-@attrs.define(eq=False)
 class Chunks:
     """A choice about the chunks of a download, which counts once the first one is read.
 
