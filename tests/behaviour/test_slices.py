@@ -196,7 +196,7 @@ def test_a_handshake_over_https_is_made_in_slices() -> None:
 
     def do_handshake(sock: ssl.SSLSocket, block: bool = False) -> None:
         waits.append(socket.socket.gettimeout(sock))
-        if len(waits) == 3:
+        if len(waits) >= 3:  # again and again, as the request is tried twice
             raise ConnectionResetError
         usual(sock, block)
 
