@@ -182,6 +182,7 @@ def test_a_user_of_a_server_with_several_is_named(comfy_client):
         assert server.requests[-1].headers["Comfy-User"] == user
 
 
+@pytest.mark.posix("modes of files")
 def test_a_file_with_secrets_that_others_may_read_is_refused(comfy_client):
     """One without any is not; the message says what to do."""
     path = configure(comfy_client.home, mode=0o644)
@@ -192,6 +193,7 @@ def test_a_file_with_secrets_that_others_may_read_is_refused(comfy_client):
     assert comfy_client.json("where", "--profile", "open")
 
 
+@pytest.mark.posix("modes of files")
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o664])
 def test_a_config_file_that_others_may_write_is_refused(comfy_client, mode):
     """It could send the secrets of the environment to another host."""
@@ -202,6 +204,7 @@ def test_a_config_file_that_others_may_write_is_refused(comfy_client, mode):
     assert comfy_client.json("where", "--profile", "open")
 
 
+@pytest.mark.posix("modes of files")
 @pytest.mark.parametrize("kind", ["token", "login"])
 def test_a_file_with_a_secret_that_others_may_read_is_used_and_said(comfy_client, kind):
     """An option or a profile names it; a pipe has no others."""

@@ -25,11 +25,10 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.helpers.clients import LIMIT, Heard, until
-from tests.helpers.long import few
 from tests.helpers.processes import in_child
 from tests.helpers.scripted import END, GRAPH, START
 
-pytestmark = pytest.mark.usefixtures("prompts_wait")
+pytestmark = [pytest.mark.usefixtures("prompts_wait"), pytest.mark.posix("fork")]
 
 
 @pytest.fixture
@@ -236,11 +235,10 @@ def _ask(api: ComfyApi) -> tuple[str, int]:
 
 
 @pytest.mark.usefixtures("quiet_fork")
-@pytest.mark.parametrize("method", few(["fork", "spawn"], 1))
-def test_a_pool_of_processes_may_be_given_a_client(comfy: ComfyServer, method: str) -> None:
+def test_a_pool_of_processes_may_be_given_a_client(comfy: ComfyServer) -> None:
     """By pickle, with an id of its own each."""
     with ComfyApi(comfy.url) as api:
-        with multiprocessing.get_context(method).Pool(2) as pool:
+        with multiprocessing.get_context("fork").Pool(2) as pool:
             answers = pool.map(_ask, [api, api])
             pool.close()
             pool.join()

@@ -167,7 +167,15 @@ class CommandLine:
 
     def _own(self, variables: Mapping[str, str]) -> dict[str, str]:
         host = {} if self.host is None else {"COMFYUI_HOST": self.host}
-        return {"HOME": str(self.home), **host, **self.variables, **variables}
+        return {"HOME": str(self.home), **self._folders(), **host, **self.variables, **variables}
+
+    def _folders(self) -> dict[str, str]:
+        """The folders that Linux has, also on systems that would take others."""
+        if sys.platform == "linux":
+            return {}
+        names = {"CONFIG": ".config", "STATE": ".local/state", "CACHE": ".cache"}
+        folders = {f"XDG_{name}_HOME": str(self.home / path) for name, path in names.items()}
+        return {"USERPROFILE": str(self.home), **folders}
 
 
 @cache
