@@ -22,6 +22,7 @@ import pytest
 from tests.guide import document
 
 TREE = Path(__file__).parents[1]
+DOTFILES = (".gitattributes", ".gitignore")
 NAME = "comfy_client_blocking"
 #: The most bytes of the wheel: lower it when it gets smaller.
 LARGEST_WHEEL = 1_300_000
@@ -103,7 +104,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     skipped = shutil.ignore_patterns("__pycache__", "*.py[cod]", "*.egg-info")
     for folder in FOLDERS:
         shutil.copytree(TREE / folder, tree / folder, ignore=skipped)
-    tops = ("LICENSE", "MANIFEST.in", "README.rst", "setup.cfg", "setup.py", ".gitignore")
+    tops = ("LICENSE", "MANIFEST.in", "README.rst", "setup.cfg", "setup.py", *DOTFILES)
     for path in (*(TREE / name for name in tops), *TREE.glob(".*.toml"), *TREE.glob(".*.yaml")):
         shutil.copy(path, tree)
     files = frozenset(str(f.relative_to(tree)) for f in tree.rglob("*") if f.is_file())
