@@ -14,6 +14,8 @@ from comfy_client.testing import ComfyServer, never_answer
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.gates import saves
 
+pytestmark = pytest.mark.posix("alarms")
+
 GRAPH = saves()
 
 

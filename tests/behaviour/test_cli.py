@@ -231,6 +231,7 @@ def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
         assert not entry.outputs
 
 
+@pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize(
     ("waits", "number"),
     [(False, signal.SIGINT), (True, signal.SIGINT), (False, signal.SIGTERM)],
@@ -278,6 +279,7 @@ def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, name):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.posix("signals between processes")
 def test_what_is_ignored_is_not_an_end(tmp_path):
     """A command below nohup outlives its terminal."""
     first = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
@@ -290,6 +292,7 @@ def test_what_is_ignored_is_not_an_end(tmp_path):
         assert process.wait(LIMIT) == 0
 
 
+@pytest.mark.posix("terminals")
 def test_on_a_terminal_the_progress_is_one_line(tmp_path):
     """Written over at each step."""
     here, there = open_terminal(24, 100)
@@ -353,6 +356,7 @@ def test_a_server_runs_until_it_is_told_to_end(tmp_path, name):
     assert not list(files.iterdir())
 
 
+@pytest.mark.posix("signals between processes")
 def test_a_server_ends_by_a_signal_that_another_thread_of_it_gets():
     """As happens to one that comes just before the main thread goes to sleep."""
     first = """
@@ -369,6 +373,7 @@ ComfyServer.start = lambda self: (
     assert process.returncode == 0
 
 
+@pytest.mark.posix("signals between processes")
 def test_a_server_that_is_told_to_end_while_it_starts_leaves_nothing(tmp_path):
     """As by a supervisor that thinks better of it."""
     first = """

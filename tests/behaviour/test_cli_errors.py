@@ -182,6 +182,7 @@ def test_a_prompt_that_may_have_arrived_is_no_server_out_of_reach():
     assert told["exit"] == 6
 
 
+@pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_as_installed_the_first_signal_cancels_and_says_so(comfy_client, number):
     """Status 130, whether it is Ctrl-C or SIGTERM."""
@@ -195,6 +196,7 @@ def test_as_installed_the_first_signal_cancels_and_says_so(comfy_client, number)
         until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
+@pytest.mark.posix("signals between processes")
 def test_as_installed_the_second_signal_leaves(comfy_client):
     """Though the server does not answer; the id is there to come back to."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
@@ -214,6 +216,7 @@ def test_as_installed_the_second_signal_leaves(comfy_client):
         api.job(item.prompt_id).cancel()
 
 
+@pytest.mark.posix("signals to a thread")
 def test_once_ctrl_c_ends_the_wait_for_a_cancel_its_failure_is_not_logged(caplog):
     """Whoever pressed it has read that the prompt may keep running; the client is closed then."""
     left = threading.Event()
@@ -244,6 +247,7 @@ def test_after_a_timeout_the_progress_says_so_in_short(comfy_client):
     assert "has not ended within" not in ran.err
 
 
+@pytest.mark.posix("signals between processes")
 def test_a_run_in_a_pipe_says_that_it_waits_and_that_it_begins(comfy_client):
     """One line each; otherwise it would be silent until a tenth is done."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
@@ -333,6 +337,7 @@ def test_watch_tells_people_of_a_server_that_is_away_and_of_what_comes_then(comf
             assert any(f"interrupted {job.prompt_id}  " in line for line in lines)
 
 
+@pytest.mark.posix("signals between processes")
 def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_client):
     """What waits is taken out of the queue in any case."""
     with ComfyServer(step_seconds=10 * LIMIT) as server, ComfyApi(server.url) as api:

@@ -234,6 +234,7 @@ def test_advice_names_no_file_that_can_be_read_only_once() -> None:
             assert known_server(PROXY).options == f" --host {PROXY} --token-file FILE"
 
 
+@pytest.mark.posix("signals between processes")
 def test_ctrl_c_in_a_sweep_cancels_what_runs(comfy_client: CommandLine) -> None:
     with ComfyServer(hosted="proxy", version="new", step_seconds=0.5) as server:
         Workflow.example().save(comfy_client.home / "w.json")

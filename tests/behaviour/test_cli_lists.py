@@ -262,6 +262,7 @@ def test_an_empty_list_is_noted_on_stderr(comfy_client):
         assert comfy_client.json(*args) == []
 
 
+@pytest.mark.posix("signals between processes")
 def test_watch_shows_what_happens_on_several_servers(comfy_client, server, other, api):
     """A dead server is reported, and does not hide the others."""
     hosts = ("--host", NOWHERE, "--host", server.url, "--host", other.url)

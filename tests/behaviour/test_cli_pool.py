@@ -186,6 +186,7 @@ def test_detached_it_is_on_a_server_when_the_command_ends(comfy_client, servers)
     assert [len(line) for line in text.lines] == [36]
 
 
+@pytest.mark.posix("signals between processes")
 def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(*servers)) as process:
         [server] = until(lambda: [server for server in servers if server.running])
@@ -198,6 +199,7 @@ def test_ctrl_c_cancels_the_prompt_wherever_it_is(comfy_client, servers) -> None
         until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
+@pytest.mark.posix("signals between processes")
 def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> None:
     """Before the command ends, detached or not."""
     for options in ((), ("--detach",)):
@@ -215,6 +217,7 @@ def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> No
         assert servers[0].ran[-1].status == "error"
 
 
+@pytest.mark.posix("signals between processes")
 def test_a_second_ctrl_c_leaves_at_once(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(servers[0], NOWHERE)) as process:
         until(lambda: servers[0].running)
@@ -229,6 +232,7 @@ def test_a_second_ctrl_c_leaves_at_once(comfy_client, servers) -> None:
     assert "No answer" not in err  # which it would say once it had waited for one
 
 
+@pytest.mark.posix("signals between processes")
 def test_ctrl_c_waits_for_no_server_that_does_not_answer(comfy_client, servers) -> None:
 
     def leaving() -> float:
@@ -373,6 +377,7 @@ def test_files_of_the_same_name_are_saved_once_each_by_their_servers(comfy_clien
     assert {name.split("_")[1] for name in names} == set(ports)
 
 
+@pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize("journal", [[], ["--journal", "rows.db"]])
 def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
     comfy_client, servers, journal
@@ -395,6 +400,7 @@ def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
         until(lambda: not any(api.poll_status(LIMIT).queue_remaining for api in (one, two)))
 
 
+@pytest.mark.posix("signals between processes")
 def test_ctrl_c_in_a_shared_sweep_names_a_server_that_does_not_answer(
     comfy_client, servers
 ) -> None:

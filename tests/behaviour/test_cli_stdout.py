@@ -174,6 +174,7 @@ def test_a_pipe_that_nobody_reads_is_broken_on_windows_too(name, monkeypatch):
 # -- --open -----------------------------------------------------------------------------
 
 
+@pytest.mark.posix("xdg-open")
 def test_the_desktop_opens_a_picture(comfy_client):
     """The saved file, or its URL."""
     opener = comfy_client.home / "bin" / "xdg-open"

@@ -107,6 +107,7 @@ def test_the_command_waits_for_each_of_several_servers(comfy_client):
         assert text.err.startswith(f"Error: GET {two.url}/")
 
 
+@pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize("hosts", [[NOWHERE], [NOWHERE, ELSEWHERE]], ids=len)
 def test_ctrl_c_ends_the_waiting(comfy_client, hosts):
     """Immediately."""

@@ -197,6 +197,7 @@ def test_a_thread_whose_start_ctrl_c_interrupts_is_the_only_one_and_ends(
     until(lambda: not [thread for thread in threads() if thread.name == name])
 
 
+@pytest.mark.posix("alarms")
 def test_a_handler_of_a_signal_may_make_requests_at_any_moment(comfy: ComfyServer) -> None:
     """Also while the main thread takes a connection, or gives it back."""
     answers = []

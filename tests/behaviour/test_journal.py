@@ -195,6 +195,7 @@ def test_a_journal_that_fails_is_free_again(
     assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
+@pytest.mark.posix("modes of files")
 def test_the_file_is_for_its_owner_alone_from_its_first_moment(tmp_path, monkeypatch) -> None:
     """Whatever the umask says; and nothing else is left in the folder."""
     modes = []
@@ -553,6 +554,7 @@ def test_what_lies_where_sqlite_writes_is_left_alone(tmp_path, ending, given) ->
     assert path.exists() is (given != "new")
 
 
+@pytest.mark.posix("signals between processes")
 def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) -> None:
     """Whoever deletes it has it begin anew, and whoever does not goes on with it."""
     path = tmp_path / "sweep"

@@ -224,6 +224,7 @@ def test_ctrl_c_leaves_at_once_and_cancels_what_is_queued(server, api, record, o
     record.gate = None
 
 
+@pytest.mark.posix("alarms")
 def test_a_prompt_whose_submission_an_alarm_cuts_is_taken_back(server, api, record) -> None:
     """The server has it, and nobody would learn how it ends."""
 
@@ -582,6 +583,7 @@ def test_what_is_no_time_to_wait_is_told_at_once(api, seconds) -> None:
             api.map(WORKFLOW, [], **{patience: seconds})
 
 
+@pytest.mark.posix("alarms")
 @pytest.mark.parametrize("is_away", [False, True])
 def test_an_alarm_ends_the_wait(server, api, record, is_away) -> None:
     """Also the one for a server that went away: what a signal handler raises is its own."""

@@ -1169,6 +1169,7 @@ def test_the_log_says_what_a_pool_that_nobody_keeps_will_not_run(servers, caplog
     until(is_said)
 
 
+@pytest.mark.posix("fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_pool_that_was_not_used_before_a_fork_is_of_use_after_it(servers) -> None:
     """In the child, and in the parent; as at the top of a module of a service."""
@@ -1178,6 +1179,7 @@ def test_a_pool_that_was_not_used_before_a_fork_is_of_use_after_it(servers) -> N
     pool.shutdown()
 
 
+@pytest.mark.posix("fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_of_a_fork_has_no_jobs_of_a_pool(servers, clients) -> None:
     """Those that run and those that wait end there, and the pool takes no more; here they go on."""

@@ -176,6 +176,7 @@ def test_a_silent_server_is_seen_without_a_socket(servers) -> None:
         assert {job.server for job in jobs} == {servers[1].url}
 
 
+@pytest.mark.posix("named pipes")
 def test_a_pipe_that_nobody_writes_to_keeps_no_server(servers, clients, tmp_path) -> None:
     """A job whose file is still being read ends with its cancellation, or with the pool."""
     os.mkfifo(tmp_path / "pipe.png")

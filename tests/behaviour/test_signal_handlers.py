@@ -121,6 +121,7 @@ def test_afterwards_the_client_works(world: World, gate: Gates) -> None:
     assert world.api.run(shows("y"), timeout=LIMIT).texts == ("y",)
 
 
+@pytest.mark.posix("signals to a thread")
 def test_a_handler_that_interrupts_a_wait_may_wait(world: World, gate: Gates) -> None:
     """No lock is owned there."""
     results: list[Result] = []

@@ -219,6 +219,7 @@ def test_a_file_that_cannot_be_read_says_so(comfy: ComfyServer, http: Http, tmp_
         http.upload("/upload/image", {}, tmp_path / "none.png", "a")
 
 
+@pytest.mark.posix("/proc")
 @pytest.mark.parametrize("kind", ["path", "stream", "pipe"])
 def test_a_file_without_a_size_is_sent_with_what_it_holds(
     comfy: ComfyServer, http: Http, kind: str

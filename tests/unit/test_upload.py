@@ -241,6 +241,7 @@ def test_a_pipe_that_was_read_says_so_instead_of_being_sent_empty(name: str | No
         assert content_of(Upload(upload, name)) == PNG
 
 
+@pytest.mark.posix("/proc")
 def test_reading_an_open_file_leaves_no_descriptor_and_no_other_position(tmp_path: Path) -> None:
     """Nor does it need the file's own while it reads."""
     path = tmp_path / "a.bin"
