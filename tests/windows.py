@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "WINEDEBUG": "-all",
     "WINEDLLOVERRIDES": "mscoree,mshtml=",  # ask for no .NET and no browser
     "PYTHONDONTWRITEBYTECODE": "1",
+    "WINEPATH": "C:\\python",  # where the installed command looks for its interpreter
 }
 
 
