@@ -191,11 +191,12 @@ class Job(KnownAttributes, Future[Result]):
 
     def add_done_callback(self, fn: Callable[[Future[Result]], object]) -> None:
         """Call ``fn(job)`` in another thread when the job ends, or right here if it has ended."""
-        self._callbacks.append(fn)
+        call = partial(fn)  # equal to no other, so that only this one is taken out below
+        self._callbacks.append(call)
         if self.done():
             with contextlib.suppress(ValueError):  # the thread of callbacks took it
-                self._callbacks.remove(fn)
-                super().add_done_callback(fn)  # the future is done, so this calls it
+                self._callbacks.remove(call)
+                super().add_done_callback(call)  # the future is done, so this calls it
 
     def set_result(self, result: Result) -> None:
         """End the job with a result; only the client calls this."""

@@ -273,6 +273,35 @@ def test_a_callback_that_adds_others_has_each_called_once(one, job):
     assert seen == ["added", "adding"]
 
 
+def test_callbacks_that_are_equal_are_each_called_once(one, job):
+    """Also where one of them is added while those before it are called."""
+    seen, ready, done = [], threading.Event(), threading.Event()
+
+    class Equal:
+        def __init__(self, name):
+            self.name = name
+
+        def __eq__(self, other):
+            return isinstance(other, Equal)
+
+        __hash__ = None
+
+        def __call__(self, _):
+            seen.append(self.name)
+
+    def slow(_):
+        ready.wait(30)
+        job.add_done_callback(Equal("added"))
+
+    job.add_done_callback(slow)
+    job.add_done_callback(Equal("first"))
+    job.add_done_callback(lambda _: done.set())
+    one.settle(RESULT)
+    ready.set()
+    assert done.wait(30)
+    assert seen == ["added", "first"]
+
+
 def test_a_job_ends_with_a_fork(one, job):
     """Whatever lock another thread held when the process was copied."""
     other, twin = tracked("by-another-id", {})
