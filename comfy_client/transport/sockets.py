@@ -38,7 +38,7 @@ def shut(sock: socket.socket) -> None:
 
 def no_name() -> socket.gaierror:
     """Make the error for a host name that nobody can have, so that nobody looks it up."""
-    return socket.gaierror(socket.EAI_NONAME, "a part of the name is empty or too long")
+    return socket.gaierror(socket.EAI_NONAME, "no host can have this name")
 
 
 def look_up(host: str, port: int) -> list[tuple[Any, Any, int, str, Any]]:

@@ -67,7 +67,7 @@ def test_a_name_with_an_empty_or_too_long_part_is_unknown(
     name: str, waits: Callable[[], contextlib.AbstractContextManager[None]]
 ) -> None:
     """Of a proxy, as ``host`` takes none, for HTTP and the socket; and of a socket's server."""
-    proxy, words = f"http://{name}:3128", "a part of the name is empty or too long"
+    proxy, words = f"http://{name}:3128", "no host can have this name"
     with waits(), opened("gpu.example", proxies={"http": proxy}) as http:
         with pytest.raises(ServerUnreachable, match=f"refuses to connect us: {words}") as caught:
             http.json("GET", "/prompt")
