@@ -142,13 +142,9 @@ class Node(Shown):
         return f"<Node {shorten(self._id, 60)}{title} {shorten(self.class_type, 60)}>"
 
     def __str__(self) -> str:
-        from .node import as_text  # for display only
-
         return as_text(self._alone, self._graph) if self._alone else repr(self)
 
     def _html(self) -> str:
-        from .node import as_html  # for display only
-
         return as_html(self._alone, self._graph)
 
     def _ipython_key_completions_(self) -> list[str]:
@@ -240,13 +236,9 @@ class Nodes(Shown):
         return f"<Workflow {len(self)} {noun}: {', '.join(classes[:3])}{more}>"
 
     def __str__(self) -> str:
-        from .node import as_text  # for display only
-
         return as_text(self._graph)
 
     def _html(self) -> str:
-        from .node import as_html  # for display only
-
         return as_html(self._graph)
 
     def _ipython_key_completions_(self) -> list[str]:
