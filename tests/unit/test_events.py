@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import pytest
 
+import comfy_client
 from comfy_client.errors import JobLost
 from comfy_client.events import (
     CLASSES,
@@ -57,6 +58,13 @@ def test_the_documented_names_are_these() -> None:
         execution_error execution_interrupted job_lost queue_error logs terminal
         terminal_subscription_error feature_flags notification"""
     assert set(text.split()) == NAMES
+
+
+def test_the_class_of_each_name_is_public() -> None:
+    """So that callbacks can be annotated."""
+    assert {getattr(comfy_client, kind.__name__, None) for kind in CLASSES.values()} == {
+        *CLASSES.values()
+    }
 
 
 @pytest.mark.parametrize("version", VERSIONS)
