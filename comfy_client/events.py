@@ -22,6 +22,8 @@ from .values import (
     number,
     sequence,
     shallow,
+    table,
+    table_at,
     text,
     whole,
 )
@@ -533,17 +535,9 @@ def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
     return read
 
 
-def _map(value: object) -> Mapping[str, Any]:
-    return value if isinstance(value, (dict, Mapping)) else {}
-
-
-def _mapping(value: object) -> Mapping[str, Any] | None:
-    return value if isinstance(value, (dict, Mapping)) else None
-
-
 def queue_remaining(data: Mapping[str, Any]) -> int | None:
     """Return the number in ``{"exec_info": {"queue_remaining": N}}``; None if it is negative."""
-    found = whole(_map(data.get("exec_info")).get("queue_remaining"))
+    found = whole(table_at(data, "exec_info").get("queue_remaining"))
     return None if found is None or found < 0 else found
 
 
@@ -552,7 +546,7 @@ def _status(data: Mapping[str, Any], nbytes: int = 0) -> StatusEvent:
         name="status",
         raw=data,
         nbytes=nbytes,
-        queue_remaining=queue_remaining(_map(data.get("status"))),
+        queue_remaining=queue_remaining(table_at(data, "status")),
         sid=_word(data.get("sid")),
     )
 
@@ -649,7 +643,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
         prompt_id=identifier,
         node=identifier,
         display_node=identifier,
-        output=_mapping,
+        output=table,
     ),
     "execution_success": execution_success,
     "execution_error": execution_error,
@@ -663,7 +657,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
 def unknown(kind: str, message: Mapping[str, Any], nbytes: int = 0) -> UnknownEvent:
     """Make an event from a message of unknown type, or whose data does not fit its type."""
     data = message.get("data")
-    prompt_id = _word(_map(data).get("prompt_id"))
+    prompt_id = _word(table_at(data).get("prompt_id"))
     return UnknownEvent(name=kind, raw=message, nbytes=nbytes, data=data, prompt_id=prompt_id)
 
 
