@@ -9,7 +9,6 @@ import io
 import multiprocessing
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +16,7 @@ from urllib.parse import urlsplit
 
 from comfy_client import ComfyApi
 
-from .measure import timed
+from .measure import spent, timed
 from .servers import FILE_SIZE
 
 _PIECE = 1 << 20
@@ -30,6 +29,8 @@ SOURCES = {
     "an open file, compared": True,
     "bytes without a name": True,
 }
+#: Asks for the processor time of a download to a file.
+DOWN = "down to a file"
 _INFO = {"filename": "file.bin", "type": "output"}
 
 
@@ -37,7 +38,8 @@ _INFO = {"filename": "file.bin", "type": "output"}
 def worker(side: str, url: str) -> Iterator[Callable[[str], float]]:
     """Does ``"up"`` and ``"down"`` (seconds), and tells ``"peak"``.
 
-    For one of the SOURCES, it tells the processor time (seconds) of an upload from there.
+    For one of the SOURCES, it tells the processor time (seconds) of an upload from there, and for
+    :data:`DOWN` that of a download to a file.
     The peak is in MB (of 10**6 bytes), above the one before the first transfer.
     """
     folder = tempfile.mkdtemp(prefix="comfy-bench-")
@@ -75,13 +77,11 @@ def _work(pipe: Connection, side: str, url: str, folder: Path) -> None:
         elif what in SOURCES:
             with sources(what, url, folder) as upload:
                 upload()  # connects
-                start = time.process_time()
-                upload()
-                pipe.send(time.process_time() - start)
+                pipe.send(spent(upload, 1))
         else:
             # Both sides make a new file, which takes longer than to write over an old one.
             (folder / "down.bin").unlink(missing_ok=True)
-            pipe.send(timed(up if what == "up" else down))
+            pipe.send(spent(down, 1) if what == DOWN else timed(up if what == "up" else down))
 
 
 def _peak() -> int:
