@@ -122,13 +122,18 @@ def _has_secrets(value: Any) -> bool:
         level = below
         if not level:
             break
-    names -= _harmless
-    if not names:
+    return has_secret_names(names)
+
+
+def has_secret_names(names: set[Any]) -> bool:
+    """Return whether values with one of these names are secret; remember harmless ones."""
+    new = names - _harmless
+    if not new:
         return False
-    if any(is_secret_name(str(name)) for name in names):
+    if any(is_secret_name(str(name)) for name in new):
         return True
-    if len(_harmless) + len(names) <= 4096:
-        _harmless.update(name for name in names if len(str(name)) <= MAX_CACHED)
+    if len(_harmless) + len(new) <= 4096:
+        _harmless.update(name for name in new if len(str(name)) <= MAX_CACHED)
     return False
 
 

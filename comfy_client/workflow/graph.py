@@ -10,13 +10,14 @@ from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from ..errors import WorkflowError
-from ..redaction import is_secret_name, is_secret_value, seal_inputs, sealed
+from ..redaction import has_secret_names, is_secret_value, seal_inputs, sealed
 from ..values import MAX_ID_LENGTH
 
 if TYPE_CHECKING:
     from ..upload import Upload
 
-_SCALARS = frozenset({str, int, bool, type(None)})
+_TEXTS: Final = frozenset({str})
+_SCALARS: Final = _TEXTS | {int, bool, type(None)}
 #: Types that JSON can represent as they are.
 JSON_TYPES: Final = _SCALARS | {float, dict, list, tuple}
 _PLAIN: Final = _SCALARS | {float}
@@ -366,7 +367,7 @@ def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
         node_id: _json_node(graph, node_id, node, texts, links=links)
         for node_id, node in graph.items()
     }
-    if any(map(is_secret_name, texts)):
+    if has_secret_names(texts):
         seal_inputs(made)
     return made
 
@@ -386,6 +387,12 @@ def _json_node(
             made[part] = _json_inputs(graph, node_id, value, texts, links=links)
         elif type(value) in _SCALARS:
             made[part] = value
+        elif (
+            type(value) is dict  # as ``_meta``
+            and _TEXTS.issuperset(map(type, value))
+            and _SCALARS.issuperset(map(type, value.values()))
+        ):
+            made[part] = value.copy()
         else:
             made[part] = _json_part(graph, node_id, "key", part, value)
     return made
@@ -411,7 +418,15 @@ def _json_inputs(
             made[name] = value
         elif kind in _SCALARS or (kind is float and math.isfinite(value)):
             made[name] = value
-        elif kind is list and _is_good_link(graph, node_id, value):
+        elif (
+            kind is list  # a regular link to another node?
+            and len(value) == 2
+            and type(value[0]) is str
+            and type(value[1]) is int
+            and value[1] >= 0
+            and value[0] != node_id
+            and value[0] in graph
+        ):
             made[name] = [*value]
         else:
             plain = _json_part(graph, node_id, "input", name, value)
@@ -423,18 +438,6 @@ def _json_inputs(
             is_flat = type(plain) not in (dict, list, str)
             made[name] = plain if is_flat else sealed(plain, is_secret=is_secret_value(name, plain))
     return made
-
-
-def _is_good_link(graph: Mapping[str, Any], node_id: str, value: list[Any]) -> bool:
-    """Test quickly whether a list is a regular link to another node."""
-    return (
-        len(value) == 2
-        and type(value[0]) is str
-        and type(value[1]) is int
-        and value[1] >= 0
-        and value[0] != node_id
-        and value[0] in graph
-    )
 
 
 def _json_part(graph: Mapping[str, Any], node_id: str, what: str, name: str, value: Any) -> Any:
