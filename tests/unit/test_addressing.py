@@ -150,7 +150,7 @@ def test_a_name_without_a_dot_says_how_one_is_written(name: str, whole: list[str
 
 
 @pytest.mark.parametrize("inputs", [{3: 1}, {("3",): 1}, {("3", 4): 1}, [("3.seed", 1)], "3.seed"])
-def test_what_is_no_name_or_no_dict_is_a_type_error(inputs: Any) -> None:
+def test_inputs_by_no_name_or_in_no_dict_are_a_type_error(inputs: Any) -> None:
     """Also with force."""
     with pytest.raises(TypeError):
         set_inputs(txt2img(), inputs, force=True)

@@ -60,7 +60,7 @@ def test_a_name_of_another_library_is_answered_with_ours(cls: Any, name: str, wa
     assert way in str(caught.value)
 
 
-def test_what_a_class_has_can_be_set() -> None:
+def test_declared_attributes_can_be_set() -> None:
     """Declared, public and private."""
     api = object.__new__(ComfyApi)
     for name in ("parts", "timing", "run", "_settings"):

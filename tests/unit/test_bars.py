@@ -107,7 +107,7 @@ def test_a_terminal_that_says_no_width_shows_the_bar_too(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("surface", ["terminal", "lines", "log"])
-def test_what_is_over_in_a_moment_leaves_nothing(
+def test_a_bar_of_a_short_run_leaves_nothing(
     surface: Surface, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A loop of short runs leaves no line for each."""
@@ -315,7 +315,7 @@ def test_a_notebook_shows_no_meter_of_what_has_no_end(notebook: Notebook) -> Non
     assert "%" not in notebook.html
 
 
-def test_one_bar_is_drawn_at_a_time(notebook: Notebook) -> None:
+def test_nested_bars_are_drawn_one_at_a_time(notebook: Notebook) -> None:
     """A bar within another shows its outcome; after the end of the outer one there are others."""
     outer, inner = (make_bar("notebook", "x", 0.0) for _ in range(2))
     outer.show(HALF)

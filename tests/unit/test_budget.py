@@ -27,7 +27,7 @@ def big(name: str, nbytes: int) -> UnknownEvent:
     return UnknownEvent(name=name, nbytes=nbytes)
 
 
-def test_who_holds_most_gives_way_and_who_reads_loses_nothing() -> None:
+def test_the_queue_that_holds_most_drops_and_a_reader_loses_nothing() -> None:
     """An iterator that nobody reads takes no room from a receiver that keeps up."""
     budget = Budget(1000)
     unread, read = EventQueue(budget=budget), EventQueue(budget=budget)
@@ -40,7 +40,7 @@ def test_who_holds_most_gives_way_and_who_reads_loses_nothing() -> None:
     assert budget.used <= budget.most
 
 
-def test_what_is_collected_or_closed_gives_back_what_it_held() -> None:
+def test_a_collected_or_closed_queue_gives_its_bytes_back() -> None:
     """As the next count finds out; an event in hand counts until the next one is asked for."""
     budget = Budget(1000)
     queue, other = EventQueue(budget=budget), EventQueue(budget=budget)
@@ -57,7 +57,7 @@ def test_what_is_collected_or_closed_gives_back_what_it_held() -> None:
     assert budget.used == 0
 
 
-def test_what_jobs_are_left_comes_before_what_waits() -> None:
+def test_shares_of_jobs_come_before_queued_events() -> None:
     """They cannot give way, so it is told that it does not fit."""
     budget = Budget(1000)
     queue, share = EventQueue(budget=budget), Share(budget)
@@ -79,7 +79,7 @@ def final(nbytes: int) -> PreviewEvent:
     return PreviewEvent(name="b_preview", final=True, view=view, nbytes=nbytes)
 
 
-def test_what_several_hold_counts_once_and_until_the_last_of_them_lets_go() -> None:
+def test_a_shared_event_counts_once_until_its_last_holder_drops_it() -> None:
     """A copy of an event has the same bytes."""
     budget = Budget(MIB)
     one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
@@ -97,7 +97,7 @@ def test_what_several_hold_counts_once_and_until_the_last_of_them_lets_go() -> N
     assert budget.used == 0
 
 
-def test_what_a_job_keeps_is_not_dropped_while_nothing_is_gained_by_it() -> None:
+def test_events_of_a_job_are_dropped_only_where_that_frees_memory() -> None:
     """What others hold gives way, in each of their queues alike."""
     budget = Budget(64 * LARGE)
     one, other, share = EventQueue(budget=budget), EventQueue(budget=budget), Share(budget)
@@ -148,7 +148,7 @@ def test_of_what_is_remembered_the_oldest_is_forgotten() -> None:
     assert (len(known), known.nbytes, known.forgotten) == (0, 0, 0)
 
 
-def test_what_matters_gives_way_last_whoever_holds_it() -> None:
+def test_important_events_are_dropped_last_from_any_queue() -> None:
     """A small queue of news loses none while another has what nobody misses."""
     budget = Budget(100 * MIB)
     news, noise = EventQueue(budget=budget), EventQueue(budget=budget)

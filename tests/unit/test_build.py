@@ -166,7 +166,7 @@ def test_an_output_name_that_comes_twice_needs_the_slot() -> None:
         _ = g.Two().IMAGE
 
 
-def test_what_has_no_outputs_is_no_link() -> None:
+def test_a_node_without_outputs_is_no_link() -> None:
     g = Graph({**NEW, "Ends": made_up()})
     assert "node 1 (Ends) has no outputs" in str(refusal(g, "ImageInvert", image=g.Ends()))
 
@@ -549,7 +549,7 @@ def test_a_secret_is_not_shown(spec: list[Any]) -> None:
     assert "k3y-0f-mine" not in str(error)
 
 
-def test_what_is_of_an_unusual_type_is_wrapped() -> None:
+def test_values_of_unusual_types_are_wrapped() -> None:
     """As servers unwrap it; a literal list is no link."""
     g = Graph(
         {"A": made_up(x=["MY_TYPE", {}], y=["COMBO", {"options": "ab", "multiselect": True}])}
@@ -736,7 +736,7 @@ SPOILT = [
 
 
 @given(st.sampled_from(SPOILT), st.data())
-def test_whatever_a_definition_is_the_error_is_ours(name: str, data: st.DataObject) -> None:
+def test_any_broken_definition_is_a_comfy_error(name: str, data: st.DataObject) -> None:
     """Any value in any place of a real one."""
     definition = NEW[name]
     place = data.draw(st.sampled_from(list(places(definition))))

@@ -146,9 +146,7 @@ def inputs_by_node(graph: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(("version", "count"), [("0.3.75", 50), ("0.28.1", 76)])
-def test_what_the_page_sends_of_bypassed_nodes_is_what_bypass_leaves(
-    version: str, count: int
-) -> None:
+def test_bypass_leaves_the_nodes_that_the_page_sends(version: str, count: int) -> None:
     """All published templates that have such nodes: switched on, and bypassed here."""
     known, seen = definitions(version), 0
     for name, ui, prompt in pairs(version):

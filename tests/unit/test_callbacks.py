@@ -111,7 +111,7 @@ def test_however_events_come_calls_keep_their_distance_and_the_last_one_comes(co
     assert all(gap >= EVERY - 1e-6 for gap in gaps[:-1])
 
 
-def test_what_is_kept_comes_when_its_time_has_come(clock):
+def test_a_throttled_event_is_delivered_at_its_time(clock):
     """Though no other event comes."""
     called = Called(clock, "on_progress", every=EVERY)
     assert called.caller.take(step(1)) == math.inf
@@ -132,7 +132,7 @@ def test_without_a_pace_all_are_called_at_once(clock, every):
     assert [name for name, *_ in called.calls] == ["on_event", "on_progress"] * 5
 
 
-def test_what_wants_no_time_needs_no_ticks(clock):
+def test_callbacks_without_a_time_need_no_ticks(clock):
     """So that nobody is woken for nothing."""
     assert not Callbacks(on_event=print, on_progress=print, on_output=print).are_timed
     for more in ({"on_start": print}, {"on_queue": print}, {"every": 1}):
@@ -147,7 +147,7 @@ def test_what_wants_no_time_needs_no_ticks(clock):
         SUCCESS,
     ],
 )
-def test_it_begins_once_before_whatever_shows_it(clock, event):
+def test_on_start_is_called_once_before_the_event_that_shows_it(clock, event):
     """An event, the socket's start of which was lost; the verdict; or what HTTP has seen."""
     called = Called(clock, "on_start", "on_event")
     if isinstance(event, Executing):
@@ -160,7 +160,7 @@ def test_it_begins_once_before_whatever_shows_it(clock, event):
     assert called.of("on_start")[0][1] is called.job
 
 
-def test_it_begins_when_http_has_seen_it_run(clock):
+def test_on_start_is_called_when_http_has_seen_the_job_run(clock):
     """At the next tick."""
     called = Called(clock, "on_start")
     assert called.caller.tick() < 1
@@ -169,7 +169,7 @@ def test_it_begins_when_http_has_seen_it_run(clock):
     assert len(called.calls) == 1
 
 
-def test_what_is_lost_has_not_begun(clock):
+def test_on_start_is_not_called_for_a_lost_job(clock):
     """Nor has what somebody deleted."""
     called = Called(clock, "on_start", "on_event", "on_queue")
     called.caller.take(JobLostEvent(name="job_lost", prompt_id="the-id"))

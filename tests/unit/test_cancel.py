@@ -87,7 +87,7 @@ def test_cancel_needs_force_where_the_interrupt_may_hit_another_prompt():
         (ServerUnreachable("gone"), "may keep running: gone"),
     ],
 )
-def test_what_is_refused_for_being_partly_valid_says_whether_it_was_cancelled(cancel, note):
+def test_a_partly_valid_prompt_is_refused_with_a_note_of_its_cancel(cancel, note):
     """A note of the error that is raised either way."""
 
     def act():
@@ -126,7 +126,7 @@ def test_prompts_may_be_stopped_at_any_moment_of_the_look_at_those_stopped_befor
         lambda api: api.parts.poller.delete_pending(["an-id"]),
     ],
 )
-def test_what_is_missed_before_its_deletion_is_answered_was_deleted(remove):
+def test_a_job_missed_before_its_deletion_is_answered_was_deleted(remove):
     """The poller may look meanwhile, and the job is interrupted then, not lost."""
     with closing(ComfyApi("http://127.0.0.1:9")) as api:
         one = api.parts.tracker.new("an-id", {})
@@ -142,7 +142,7 @@ def test_what_is_missed_before_its_deletion_is_answered_was_deleted(remove):
 
 
 @pytest.mark.parametrize("forced", [(True, False), (False, True), (False, False)])
-def test_what_was_stopped_by_force_once_is_stopped_by_force_again(monkeypatch, forced):
+def test_a_job_cancelled_by_force_once_is_cancelled_by_force_again(monkeypatch, forced):
     """Whoever asked for it first; the server is one that needs force."""
     server = Queued("runs", version="0.3.50")
     with closing(ComfyApi("http://127.0.0.1:9")) as api:

@@ -131,7 +131,7 @@ def test_a_report_of_many_problems_is_cut_short() -> None:
     assert lines[-2] == "... (1000 problems in all)"
 
 
-def test_neither_the_workflow_nor_the_definitions_are_changed() -> None:
+def test_check_changes_neither_workflow_nor_definitions() -> None:
     graph, definitions = changed("3", steps="8", cfg={"__value__": 7}), with_files()
     before = copy.deepcopy((graph, definitions))
     workflow = Workflow(graph)
@@ -326,7 +326,7 @@ def test_a_value_that_does_not_fit_is_named_with_its_range(
 
 @pytest.mark.parametrize("digits", [None, 5000])
 @pytest.mark.parametrize("value", [math.nan, Path("x"), {1}, [[1], {2: 3}]])
-def test_what_json_cannot_carry_is_named(value: Any, digits: int | None) -> None:
+def test_values_that_json_cannot_carry_are_named(value: Any, digits: int | None) -> None:
     """The server never gets to see it."""
     value = 10**digits if digits else value
     problem = only(changed("3", cfg=value))
@@ -498,20 +498,20 @@ def test_a_deprecated_class_is_a_warning() -> None:
         ({}, "the workflow has no output node to run"),
     ],
 )
-def test_what_is_no_workflow_is_said(graph: Any, words: str) -> None:
+def test_graphs_that_are_no_workflow_are_reported(graph: Any, words: str) -> None:
     report = checked(graph)
     assert not report.accepted
     assert words in str(report)
 
 
 @pytest.mark.parametrize("graph", [None, [], 5, "text"])
-def test_what_holds_no_nodes_is_an_error(graph: Any) -> None:
+def test_a_graph_without_nodes_is_an_error(graph: Any) -> None:
     with pytest.raises(WorkflowError, match="a dict of nodes by id"):
         checked(graph)
 
 
 @pytest.mark.parametrize("definitions", [None, [], 5, "text"])
-def test_what_are_no_definitions_is_an_error(definitions: Any) -> None:
+def test_wrong_definitions_are_an_error(definitions: Any) -> None:
     with pytest.raises(WorkflowError, match="GET /object_info"):
         Workflow(txt2img()).check(definitions)
 

@@ -111,7 +111,7 @@ def test_a_text_becomes_what_the_definition_of_the_input_says(text, name, value)
         ("=7", "write NAME=VALUE"),
     ],
 )
-def test_what_does_not_fit_is_a_mistake_that_says_what_would(text, words):
+def test_a_value_that_does_not_fit_is_a_mistake_that_says_what_would(text, words):
     """And which command lists the inputs; the workflow stays as it was."""
     with pytest.raises(Mistake, match="--set") as caught:
         set_to(text)
@@ -123,7 +123,7 @@ def test_what_does_not_fit_is_a_mistake_that_says_what_would(text, words):
     ("text", "name", "value"),
     [("1.count=7", "count", 7), ("1.part=2.5", "part", 2.5), ("1.flag=on", "flag", True)],
 )
-def test_what_the_server_does_not_know_takes_the_type_that_is_there(text, name, value):
+def test_an_unknown_input_takes_the_type_of_its_present_value(text, name, value):
     """Of the value in the workflow."""
     assert set_to(text, "Unknown")["1"][name] == value
 
@@ -197,7 +197,7 @@ def test_an_axis_without_values_is_a_mistake(text, words):
     assert words in caught.value.message
 
 
-def test_what_the_server_does_not_know_takes_only_plain_numbers():
+def test_an_unknown_input_takes_only_plain_numbers():
     """Not all that Python reads as one."""
     assert set_to("1.text=x", "Unknown")["1"]["text"] == "x"
     assert set_to("1.count=1_0", "Unknown")["1"]["count"] == "1_0"
@@ -214,7 +214,7 @@ def test_an_input_is_set_once(texts):
 
 
 @given(st.text(max_size=60))
-def test_whatever_is_typed_is_a_value_or_a_mistake(text):
+def test_any_text_of_set_is_a_value_or_a_mistake(text):
     """Nothing else comes of it."""
     types = InputTypes(workflow(), DEFINITIONS)
     for what in (text, f"1.count={text}", f"1.text={text}", f"1.old={text}"):

@@ -724,7 +724,7 @@ def test_a_widget_takes_as_many_values_as_the_page_saves(
     assert not found.warnings
 
 
-def test_what_the_page_draws_in_the_browser_is_said() -> None:
+def test_widgets_drawn_in_the_browser_are_warned_about() -> None:
     """It is sent as it was saved, and so are the buttons that the page puts before it."""
     buttons = {"upload 3d model": "up", "upload extra resources": "more", "clear": "clear"}
     known = {"Load": spec(model_file=[["a.glb"], {}], image=["LOAD_3D", {}], after=["INT", {}])}

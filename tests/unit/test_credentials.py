@@ -103,7 +103,7 @@ def test_a_kind_that_does_not_exist_is_refused() -> None:
 
 
 @pytest.mark.parametrize("given", [("a",), ("a", "b", "c"), ("a", 1), "user:pass", 5, ["a", "b"]])
-def test_what_is_no_credentials_is_a_type_error_without_it(given: Any) -> None:
+def test_wrong_credentials_are_a_type_error_without_their_value(given: Any) -> None:
     """The message names the kind, never the value."""
     for function in (check_credentials, apply_credentials):
         with pytest.raises(TypeError) as caught:
@@ -164,7 +164,7 @@ def test_a_callable_that_fails_or_answers_nonsense_is_told() -> None:
 @pytest.mark.parametrize(
     "value", ["a\r\nX: y", "a\nb", "a\0b", "tab\x01", "typo\u2026graphic", " front", "end "]
 )
-def test_what_no_header_can_carry_is_refused_without_showing_it(value: str) -> None:
+def test_a_secret_that_no_header_can_carry_is_refused_and_not_shown(value: str) -> None:
     """A line break would begin another header."""
     for given in (BearerCredentials(SECRET + value), HeaderCredentials({"X": SECRET + value})):
         if value == " front":

@@ -17,7 +17,7 @@ from comfy_client.transport.deadline import (
 from tests.helpers.ctrl_c import each_interrupt
 
 
-def test_what_is_left_shrinks_and_is_never_negative() -> None:
+def test_time_left_shrinks_and_is_never_negative() -> None:
     deadline = Deadline(time.monotonic() + 60.0)
     assert 59.0 < deadline.left() <= 60.0
     assert not deadline.expired
@@ -47,13 +47,13 @@ def test_a_socket_gets_a_time_above_zero_or_none_at_all() -> None:
     assert Deadline.after(1e300).require() <= LONGEST
 
 
-def test_it_cannot_be_put_off() -> None:
+def test_a_deadline_cannot_be_put_off() -> None:
     with pytest.raises(AttributeError):
         Deadline.after(1.0).at = 0.0  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(("wrong", "error"), [("5", TypeError), (-1, ValueError)])
-def test_what_is_no_timeout_is_refused(wrong: float, error: type[Exception]) -> None:
+def test_wrong_timeouts_of_a_deadline_are_refused(wrong: float, error: type[Exception]) -> None:
     with pytest.raises(error, match="timeout"):
         Deadline.after(wrong)
     with pytest.raises(error, match="timeout"):

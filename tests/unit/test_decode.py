@@ -335,7 +335,7 @@ def test_a_known_name_without_its_form_is_in_all_only(name: str) -> None:
         b"\xff\xfe\x00",
     ],
 )
-def test_what_is_no_message_is_skipped(data: bytes) -> None:
+def test_malformed_messages_are_skipped(data: bytes) -> None:
     """Nothing comes of it, and nothing is raised."""
     assert decode_text(data) == ()
 
@@ -407,7 +407,7 @@ def test_any_bytes_become_events_whose_every_field_can_be_read(data: bytes) -> N
         look_at_all(event)
 
 
-def test_what_nests_too_deep_becomes_no_event() -> None:
+def test_a_message_nested_too_deep_becomes_no_event() -> None:
     """One level decides; what the decoder itself cannot take is none either."""
 
     def message(name: str, depth: int) -> bytes:

@@ -45,7 +45,7 @@ def path_in(folder: Path) -> Path:
     return path
 
 
-def test_another_process_reads_what_one_wrote(folder: Path, file: DefinitionFile) -> None:
+def test_a_definition_file_is_read_by_another_process(folder: Path, file: DefinitionFile) -> None:
     other = DefinitionFile(folder, URL)
     found, size = other.read(NOW, ["C", "A\tb\n", "D"])
     assert found == KNOWN
@@ -54,7 +54,7 @@ def test_another_process_reads_what_one_wrote(folder: Path, file: DefinitionFile
     assert other.names(NOW) == ("A\tb\n", "C", "D")
 
 
-def test_it_is_of_one_server(folder: Path, file: DefinitionFile) -> None:
+def test_a_definition_file_belongs_to_one_server(folder: Path, file: DefinitionFile) -> None:
     other = DefinitionFile(folder, "http://gpu:8189")
     assert not other.exists
     ours = path_in(folder).read_bytes()
@@ -98,7 +98,7 @@ def test_a_log_without_exact_times_marks_nothing(answer: Any) -> None:
     assert marks_in(answer) == frozenset()
 
 
-def test_what_is_no_log_is_unexpected() -> None:
+def test_a_log_of_the_wrong_form_is_unexpected() -> None:
     with pytest.raises(UnexpectedResponse):
         marks_in([])
 
@@ -111,7 +111,7 @@ def test_without_marks_nothing_is_kept_or_read(folder: Path) -> None:
     assert file.read(frozenset(), KNOWN) == ({}, 0)
 
 
-def test_what_was_added_stays_with_what_was_there(file: DefinitionFile) -> None:
+def test_added_definitions_stay_with_the_old_ones(file: DefinitionFile) -> None:
     file.write(NOW, {"D": {"output": []}})
     assert file.read(NOW, [*KNOWN, "D"])[0] == {**KNOWN, "D": {"output": []}}
     assert file.names(NOW)
@@ -129,7 +129,7 @@ def test_dropped_classes_are_gone(file: DefinitionFile) -> None:
     assert list(file.read(NOW, KNOWN)[0]) == ["A\tb\n"]
 
 
-def test_it_is_old_after_an_hour(file: DefinitionFile, folder: Path) -> None:
+def test_a_definition_file_expires_after_an_hour(file: DefinitionFile, folder: Path) -> None:
     """Files of models come and go while a server runs."""
     path = path_in(folder)
     head, _, rest = path.read_text().partition("\n")
@@ -166,7 +166,7 @@ def test_a_file_or_folder_that_others_may_write_is_not_used(
 
 @POSIX
 @pytest.mark.parametrize("make", ["mkfifo", "mkdir", "symlink"])
-def test_what_is_no_file_is_ignored(folder: Path, make: str) -> None:
+def test_a_link_or_fifo_in_place_of_a_definition_file_is_ignored(folder: Path, make: str) -> None:
     folder.mkdir(0o700)
     file = DefinitionFile(folder, URL)
     file.write(NOW, KNOWN)

@@ -41,7 +41,7 @@ class Gate:
 # -- the queue under pressure --------------------------------------------------------------
 
 
-def test_what_an_unread_iterator_drops_is_counted(station: Station) -> None:
+def test_drops_of_an_unread_iterator_are_counted(station: Station) -> None:
     """Beside what receivers were too slow for, and when it is gone, too."""
     events = station.receivers.events(station.receivers.subscribe("notification"))
     station.publish(note())
@@ -213,7 +213,7 @@ def test_all_receivers_run_in_one_thread_that_is_not_the_publishers(station: Sta
     assert seen == {station.receivers.thread}
 
 
-def test_nothing_is_delivered_after_close(station: Station) -> None:
+def test_close_ends_delivery(station: Station) -> None:
     """What still waited is dropped, and the thread ends, also when a callback closes."""
     got: list[Any] = []
 
@@ -286,7 +286,7 @@ class Ticking:
         return self.pauses.pop(0) if self.pauses else math.inf
 
 
-def test_what_is_handed_over_is_called_in_its_turn(station: Station) -> None:
+def test_handed_over_events_are_called_in_their_turn(station: Station) -> None:
     """Between receivers; ``flush`` waits for it."""
     calls: list[Any] = []
     station.on("mine", calls.append)
@@ -300,7 +300,7 @@ def test_what_is_handed_over_is_called_in_its_turn(station: Station) -> None:
     assert to.at == []
 
 
-def test_what_wants_a_tick_gets_it_in_time_and_no_more_than_that(station: Station) -> None:
+def test_ticks_come_in_time_and_no_more_often(station: Station) -> None:
     """Also while no event comes; each at its own time."""
     often, seldom = Ticking(*[0.02] * 5), Ticking(0.3)
     start = time.monotonic()

@@ -83,7 +83,7 @@ def test_bytes_of_an_array_are_the_pixels(
         (np.array([[0, 255]], np.int64), [0, 255]),
     ],
 )
-def test_other_numbers_become_8_bits(array: Any, pixels: list[int]) -> None:
+def test_numbers_of_other_types_become_8_bits(array: Any, pixels: list[int]) -> None:
     """Of 16 bits the nearest; what is a little beyond the range is at its end."""
     assert list(decoded(encoded(array)).getchannel("R").tobytes()) == pixels
 
@@ -108,7 +108,7 @@ def test_other_numbers_become_8_bits(array: Any, pixels: list[int]) -> None:
         (Image.new("RGB", (0, 8)), "is empty"),
     ],
 )
-def test_what_is_no_picture_is_told_with_a_remedy(array: Any, told: str) -> None:
+def test_arrays_that_are_no_picture_are_refused_with_a_remedy(array: Any, told: str) -> None:
     """Another shape, another range."""
     with pytest.raises(ValueError, match=told):
         encoded(array)

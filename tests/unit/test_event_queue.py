@@ -108,7 +108,7 @@ def test_outputs_ends_and_final_pictures_come_whatever_else_waits() -> None:
     assert len(got) + events.dropped == len(must) + MAX_QUEUED
 
 
-def test_what_nobody_reads_is_bounded_and_the_newest_stays() -> None:
+def test_an_unread_queue_is_bounded_and_keeps_the_newest() -> None:
     """Of outputs too; the end of a prompt goes last of all."""
     events = EventQueue()
     ends, outputs = [], []
@@ -148,7 +148,7 @@ def test_the_bytes_that_wait_are_bounded_too() -> None:
     assert drained(events) == put[:1]
 
 
-def test_what_a_server_makes_up_is_bounded() -> None:
+def test_made_up_events_are_bounded() -> None:
     """Unknown names, names in a wrong form, and nodes without end."""
     events = EventQueue()
     for value in range(MAX_QUEUED):
@@ -203,7 +203,7 @@ def addressed(to: Reader, event: Event | None) -> Addressed:
     return Addressed(name="", nbytes=nbytes, to=to, call=to.tick, event=event)
 
 
-def test_what_is_addressed_gives_way_to_a_newer_one_for_the_same_reader() -> None:
+def test_addressed_events_give_way_to_newer_ones_for_the_same_reader() -> None:
     """As the event itself would; words without an event stay, whatever else waits."""
     events = EventQueue()
     one, other = Reader(), Reader()
@@ -247,7 +247,7 @@ def test_a_holder_that_is_collected_is_forgotten_without_a_call_of_python() -> N
     assert budget.relieve()
 
 
-def test_nobody_is_woken_up_while_nobody_waits() -> None:
+def test_putting_an_event_notifies_no_condition_while_none_waits() -> None:
     """An event that nobody waits for takes no call of the condition, nor does its reader."""
     events = EventQueue()
     calls: list[str] = []

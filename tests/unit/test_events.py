@@ -197,7 +197,7 @@ def test_a_blocked_node_does_not_end_the_prompt() -> None:
     assert event.timestamp is None
 
 
-def test_what_history_keeps_makes_the_same_events() -> None:
+def test_history_messages_make_the_same_events() -> None:
     """Whoever reads it there marks them as recovered."""
     data = {"prompt_id": "p", "timestamp": 5}
     for read in (execution_success, execution_error, execution_interrupted):

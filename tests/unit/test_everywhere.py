@@ -119,7 +119,9 @@ GROUP = {"groups": [{"title": "Corner", "bounding": [-50, 0, 150, 400]}]}
         ),
     ],
 )
-def test_what_only_the_browser_can_tell_is_said(file: dict[str, Any], reason: str) -> None:
+def test_values_that_only_the_browser_knows_are_warned_about(
+    file: dict[str, Any], reason: str
+) -> None:
     """The input is left out, and the warning says what to do."""
     warning = only_warning(file)
     assert (warning.kind, warning.node_id, warning.input) == ("browser", "9", "image")

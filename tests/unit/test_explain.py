@@ -309,7 +309,7 @@ def test_a_node_that_refuses_its_inputs_as_a_whole_names_none() -> None:
     assert one("custom_validation_failed") == "the node refuses its inputs"
 
 
-def test_other_refusals_have_no_unknown_class() -> None:
+def test_refusals_for_other_reasons_have_no_unknown_class() -> None:
     """Neither a missing ``class_type`` nor a wrong value, nor anything odd."""
     for case in REAL.values():
         if case is not REAL["unknown_class"]:
@@ -578,7 +578,7 @@ GRAPHS = st.dictionaries(_KEYS, JSON, max_size=5) | st.sampled_from(
 
 @settings(deadline=None)
 @given(BODIES, GRAPHS, st.lists(st.text(), max_size=3))
-def test_whatever_a_server_sends_is_told_and_never_raises(
+def test_explain_rejection_never_raises_whatever_the_server_sends(
     body: Any, graph: dict[str, Any], names: list[str]
 ) -> None:
     """Arbitrary JSON in, readable lines out."""

@@ -103,7 +103,7 @@ def test_a_wrong_template_is_refused_before_anything_is_written(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_one_output_has_no_index(tmp_path: Path) -> None:
+def test_a_single_output_has_no_index(tmp_path: Path) -> None:
     """It does not know its position; all else is the same."""
     image = result_of("one").image
     assert image.save(f"{tmp_path}/{{seed}}{{ext}}").name == "7.png"

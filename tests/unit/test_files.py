@@ -310,7 +310,7 @@ def test_a_file_that_a_virus_scanner_opens_is_replaced_a_moment_later(tmp_path, 
     ],
     ids=["workflow", "installation", "definitions", "report"],
 )
-def test_whatever_is_saved_waits_for_a_virus_scanner(write, name, tmp_path, monkeypatch):
+def test_saving_waits_for_a_virus_scanner(write, name, tmp_path, monkeypatch):
     """Nothing else is left in the folder."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.delenv("COMFYUI_INSTALLATION_ID", raising=False)
@@ -370,7 +370,7 @@ def _links(request, monkeypatch):
 
 
 @pytest.mark.usefixtures("_links")
-def test_who_comes_between_is_not_overwritten(tmp_path):
+def test_a_file_that_appears_while_saving_is_not_overwritten(tmp_path):
     """A file that appears while we write keeps its name, with hard links and without."""
     target = tmp_path / "a.png"
 

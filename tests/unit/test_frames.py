@@ -227,7 +227,7 @@ def test_unknown_types_are_refused(opcode: int) -> None:
         "longer close",
     ],
 )
-def test_what_breaks_the_rules_is_an_error(data: bytes) -> None:
+def test_frames_that_break_the_rules_are_an_error(data: bytes) -> None:
     """Of one kind; what came whole before it is given out."""
     stream = Frames(Pieces(frame(TEXT, b"fine") + data), LIMIT)  # type: ignore[arg-type]
     stream.read()

@@ -106,7 +106,7 @@ def test_a_click_on_a_thumbnail_opens_the_file(comfy: ComfyServer, api: ComfyApi
     assert "<a " not in html(result_of(None, "a.png"))
 
 
-def test_what_all_files_of_a_batch_share_is_said_once(comfy: ComfyServer, api: ComfyApi) -> None:
+def test_captions_shared_by_a_batch_are_shown_once(comfy: ComfyServer, api: ComfyApi) -> None:
     """Their seed and node; files of other nodes have their own."""
     assert html(result_of(None, "a.png", "b.png", "c.png")).count("seed 7, &lt;Save&gt;") == 1
     graph = {**GRAPH, "3": {"class_type": "KSampler", "inputs": {"seed": 8}}}
@@ -117,7 +117,7 @@ def test_what_all_files_of_a_batch_share_is_said_once(comfy: ComfyServer, api: C
     assert "seed 8, SaveImage" in markup
 
 
-def test_one_output_and_one_node_show_themselves(comfy: ComfyServer, api: ComfyApi) -> None:
+def test_a_single_output_or_node_has_a_gallery(comfy: ComfyServer, api: ComfyApi) -> None:
     """As the result does."""
     put(comfy, "a.png", encoded())
     result = result_of(api, "a.png")
@@ -177,7 +177,9 @@ def test_a_short_animation_plays(kind: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["SaveGLB.glb", "SaveLatent.latent"])
-def test_what_cannot_be_shown_has_a_link(comfy: ComfyServer, api: ComfyApi, name: str) -> None:
+def test_files_that_cannot_be_shown_have_a_link(
+    comfy: ComfyServer, api: ComfyApi, name: str
+) -> None:
     """And is not fetched."""
     before = len(comfy.requests)
     assert f">{name}</a>" in html(result_of(api, name))
@@ -244,7 +246,7 @@ def test_of_a_large_picture_the_server_makes_a_smaller_file(
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "I;16", "P"])
-def test_what_a_smaller_file_cannot_have_is_fetched(
+def test_pictures_with_alpha_or_16_bits_are_fetched_whole(
     comfy: ComfyServer, api: ComfyApi, mode: str
 ) -> None:
     """Alpha, 16 bits, and palettes, which may have alpha."""
@@ -312,7 +314,7 @@ def test_dollars_in_names_are_no_formulas() -> None:
         assert html(value).startswith('<div class="tex2jax_ignore mathjax_ignore"')
 
 
-def test_what_the_cell_has_shown_is_not_shown_twice(shell: SimpleNamespace) -> None:
+def test_a_result_shown_in_its_cell_is_not_shown_twice(shell: SimpleNamespace) -> None:
     """``api.run(wf)`` as the last line: its gallery is there already."""
     result = result_of(None, texts=("hello",))
     note_shown(result)
@@ -321,7 +323,7 @@ def test_what_the_cell_has_shown_is_not_shown_twice(shell: SimpleNamespace) -> N
     assert "hello" in html(result)
 
 
-def test_what_one_cell_shows_is_bounded_in_sum(shell: SimpleNamespace) -> None:
+def test_galleries_of_a_cell_are_bounded_in_sum(shell: SimpleNamespace) -> None:
     """Galleries after runs, and values that are displayed; what is left out is said."""
     made: list[int] = []
 

@@ -32,7 +32,7 @@ def txt2img() -> dict[str, Any]:
 # -- the grid ------------------------------------------------------------------------------
 
 
-def test_what_feeds_the_most_is_the_outermost_loop() -> None:
+def test_the_node_that_feeds_the_most_is_the_outermost_loop() -> None:
     """Wherever it stands in the grid; the innermost is what feeds the least."""
     grid = Grid(
         txt2img(),
@@ -107,7 +107,7 @@ def fault(kind: str, name: str | None = None) -> dict[str, Any]:
         ("9", ["a text"], True),
     ],
 )
-def test_what_an_axis_may_cause(node_id, errors, may) -> None:
+def test_errors_that_an_axis_may_cause(node_id, errors, may) -> None:
     """In doubt, it may."""
     grid = Grid(txt2img(), {"KSampler.seed": [1, 2]})
     report = {"errors": errors, "dependent_outputs": ["9"], "class_type": "x"}
@@ -129,6 +129,6 @@ def test_what_an_axis_may_cause(node_id, errors, may) -> None:
         UploadTooLarge("413"),
     ],
 )
-def test_what_nobody_knows_an_axis_may_cause(error) -> None:
+def test_errors_of_unknown_cause_may_come_from_an_axis(error) -> None:
     """A custom node's own refusal, a graph that the server stumbles over, a text too long."""
     assert Grid(txt2img(), {"KSampler.seed": [1]}).may_cause(error)

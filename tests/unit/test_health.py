@@ -29,7 +29,7 @@ def test_three_failures_in_a_row_make_a_server_suspect() -> None:
     assert one.describe("a") == "3 jobs failed in a row: CUDA error"
 
 
-def test_one_success_ends_it() -> None:
+def test_a_success_ends_the_suspicion() -> None:
     one = health()
     fail(one, "a", times=9)
     one.record_success("a", "k")
@@ -78,7 +78,7 @@ def test_a_server_that_returns_and_never_failed_is_well() -> None:
     assert one.suspects(SERVERS) == frozenset()
 
 
-def test_what_a_server_had_when_its_rest_began_makes_that_no_longer() -> None:
+def test_jobs_in_hand_do_not_make_a_rest_longer() -> None:
     one = health()
     fail(one, "a", now=0.0, times=5)
     assert one.rests("a", 4.9)
@@ -134,7 +134,7 @@ def test_a_server_that_has_left_is_forgotten() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from(SERVERS), st.sampled_from("kl"), st.booleans())))
-def test_whatever_happens_a_server_is_not_suspect(steps: list[tuple[str, str, bool]]) -> None:
+def test_at_least_one_server_is_never_suspect(steps: list[tuple[str, str, bool]]) -> None:
     """One at least; and never one whose last job succeeded."""
     one, now = health(), 0.0
     for server, kind, succeeds in steps:

@@ -93,7 +93,7 @@ def test_a_failed_job_says_why() -> None:
         )
 
 
-def test_both_lists_are_read() -> None:
+def test_job_lists_of_proxy_and_serverless_are_read() -> None:
     """Of the proxy with whole jobs, of serverless deployments with records and a cursor."""
     page = HostedJobs.from_json({"jobs": [JOB], "truncated": True})
     assert (len(page.jobs), page.truncated, page.next_cursor) == (1, True, None)
@@ -123,7 +123,7 @@ def test_a_status_is_kept_as_it_is(status: str) -> None:
 @pytest.mark.parametrize(
     "data", [None, [], "x", {}, {"id": "1"}, {"status": "queued"}, {"id": [], "status": "queued"}]
 )
-def test_what_is_no_job_says_so(data: object) -> None:
+def test_a_malformed_hosted_job_is_an_unexpected_response(data: object) -> None:
     """An id and a status are the least."""
     with pytest.raises(UnexpectedResponse):
         HostedJob.from_json(data)
@@ -235,7 +235,7 @@ JSON = st.recursive(
 
 
 @given(st.fixed_dictionaries({}, optional=dict.fromkeys((*JOB, *OUTPUT, "next_cursor"), JSON)))
-def test_anything_in_any_field_is_a_value_or_unexpected(fields: dict[str, Any]) -> None:
+def test_hosted_fields_with_any_content_are_a_value_or_unexpected(fields: dict[str, Any]) -> None:
     """Nothing else is raised, and ``to_dict`` works."""
     for kind in (HostedJob, HostedJobs, HostedOutput, Asset, HostedProgress):
         try:

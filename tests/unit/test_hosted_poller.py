@@ -265,7 +265,7 @@ def test_while_the_server_is_away_one_question_is_for_all_jobs(world) -> None:
         PaymentRequired("no", status=402),
     ],
 )
-def test_what_is_refused_of_one_job_is_asked_of_the_others(world, error) -> None:
+def test_a_refusal_for_one_job_does_not_stop_the_others(world, error) -> None:
     world.follow("one", "job-1")
     world.follow("two", "job-2")
     world.ask(error)
@@ -405,7 +405,7 @@ def test_a_job_that_succeeds_all_the_same_was_not_cancelled(world, passing) -> N
 
 
 @pytest.mark.parametrize("answer", ["succeeded", "failed", GONE])
-def test_what_has_ended_or_is_unknown_is_not_cancelled(world, answer) -> None:
+def test_an_ended_or_unknown_job_is_not_cancelled(world, answer) -> None:
     one, _ = world.follow()
     world.routes.cancelled = answer
     assert not cancel(world, one)
@@ -564,7 +564,7 @@ def test_jobs_that_go_on_waiting_are_told(world, caplog) -> None:
     assert "stay in the queue: job-1" in caplog.text
 
 
-def test_what_nobody_knows_waits_nowhere(world) -> None:
+def test_delete_pending_of_an_unknown_job_succeeds(world) -> None:
     world.routes.answers = [GONE]
     assert world.poller.delete_pending(["unknown"])
 
@@ -598,12 +598,12 @@ def test_without_an_answer_jobs_may_stay(world, caplog) -> None:
         ({"extra_data": {"extra_pnginfo": {}}}, r"takes no extra_data\['extra_pnginfo'\]"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_before_anything_is(body, names) -> None:
+def test_unsupported_options_are_refused_before_anything_is_sent(body, names) -> None:
     with pytest.raises(NotSupported, match=names):
         check_options(body)
 
 
-def test_what_nobody_misses_is_left_out() -> None:
+def test_unneeded_options_are_left_out() -> None:
     check_options({"extra_data": {"preview_method": "auto", "api_key_comfy_org": "k"}})
 
 
@@ -666,7 +666,7 @@ def test_no_more_streams_are_open_at_a_time_than_six(world, monkeypatch) -> None
     assert len(held.opened) == MOST_STREAMS
 
 
-def test_what_a_stream_tells_puts_no_question_off(world, monkeypatch) -> None:
+def test_stream_events_do_not_postpone_polling(world, monkeypatch) -> None:
     """A stream may stop without a word, and then only a question finds the end."""
     held = Held(ServerEvent("progress", {"current_node": "9", "step": 1, "steps": 2}))
     monkeypatch.setattr(world.routes, "events", held.events)

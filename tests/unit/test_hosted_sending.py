@@ -237,7 +237,7 @@ def test_an_answer_is_the_receipt(send) -> None:
         NotSupported("no jobs", status=501),
     ],
 )
-def test_what_was_surely_refused_is_raised_as_it_is(send, refusal) -> None:
+def test_a_definite_refusal_is_raised_unchanged(send, refusal) -> None:
     place = Place(refusal)
     with pytest.raises(type(refusal)) as caught:
         send(place)
@@ -268,7 +268,7 @@ def test_a_key_that_was_used_before_is_uncertain_at_once(send) -> None:
         (ComfyError("a bug"), False),
     ],
 )
-def test_which_errors_leave_it_open(error, may_have_arrived) -> None:
+def test_errors_after_which_a_submission_is_uncertain(error, may_have_arrived) -> None:
     assert is_uncertain(error) is may_have_arrived
 
 
@@ -497,7 +497,7 @@ def test_a_server_that_is_away_meanwhile_is_waited_for(send) -> None:
     assert len(place.posts) == 4
 
 
-def test_nobody_waits_longer_than_patience(send, clock) -> None:
+def test_the_search_for_a_submission_ends_with_patience(send, clock) -> None:
     place = Place(*[LOST] * 100, listed=listed())
     uncertain(lambda: send(place, patience=7.0))
     assert 7.0 <= clock.now < 8.0
@@ -519,7 +519,7 @@ def test_a_refusal_of_the_second_try_frees_the_key_so_it_never_arrived(send) -> 
 @pytest.mark.parametrize(
     "refusal", [AuthenticationError("who?", status=401), PaymentRequired("no", status=402)]
 )
-def test_another_refusal_of_the_second_try_leaves_it_open(send, refusal) -> None:
+def test_a_refused_second_try_leaves_a_submission_uncertain(send, refusal) -> None:
     place = Place(LOST, refusal, listed=listed())
     assert "then it was refused" in uncertain(lambda: send(place))
     assert len(place.posts) == 2
@@ -627,7 +627,7 @@ def test_a_label_by_name_is_searched_by_the_server_first(send) -> None:
     assert place.filters == [label]
 
 
-def test_where_labels_are_dropped_the_whole_list_is_searched(send) -> None:
+def test_dropped_labels_make_it_search_the_whole_list(send) -> None:
     place = Place(LOST, listed=[job("job-1", {})], own=("job-1",), marks={"job-1": KEY})
     place.form = "mapping"
     assert send(place, of(place, "mapping", remembers=True)) == "job-1"
@@ -644,7 +644,7 @@ def test_a_label_has_its_key(form) -> None:
 
 
 @pytest.mark.parametrize("label", [None, "", "text", f"x{EXTRA_DATA_KEY}=a", {}, {"a": "b"}])
-def test_other_labels_have_none(label) -> None:
+def test_foreign_labels_have_no_key(label) -> None:
     assert key_in(label) is None
 
 

@@ -136,7 +136,7 @@ def test_a_key_goes_unencrypted_to_another_machine_only_if_allowed() -> None:
     assert sent_by(copy.copy(allowed)) == "Bearer key"
 
 
-def test_other_kinds_of_credentials_are_refused() -> None:
+def test_credentials_of_other_kinds_are_refused() -> None:
     with pytest.raises(ValueError, match="bearer"):
         HostedApi(PROXY, EnvCredentials("X", "basic"))
 

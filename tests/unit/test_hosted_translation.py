@@ -59,7 +59,7 @@ def state(graph: dict[str, Any] = GRAPH) -> JobState:
 # -- marks ----------------------------------------------------------------------------------------
 
 
-def test_one_output_node_carries_the_mark_beside_its_title() -> None:
+def test_a_mark_is_put_beside_the_title_of_one_output_node() -> None:
     graph = {key: node for key, node in GRAPH.items() if key != "8"}
     found = marked(graph, "key")
     assert found["9"]["_meta"] == {"title": "Save", "comfy_client": "key"}
@@ -71,7 +71,7 @@ def test_one_output_node_carries_the_mark_beside_its_title() -> None:
 
 
 @pytest.mark.parametrize("meta", [{}, {"_meta": None}, {"_meta": "x"}, {"_meta": [1]}])
-def test_what_is_no_meta_gives_way_to_the_mark(meta) -> None:
+def test_a_malformed_meta_is_replaced_by_the_mark(meta) -> None:
     graph = {"1": {"class_type": "A", "inputs": {}, **meta}}
     found = marked(graph, "key")
     assert found["1"]["_meta"] == {"comfy_client": "key"}
@@ -184,7 +184,7 @@ def test_a_cancelled_job_was_interrupted() -> None:
 
 
 @pytest.mark.parametrize("status", ["queued", "running", "canceling", "expired", "new"])
-def test_other_statuses_are_no_end(status) -> None:
+def test_unfinished_statuses_are_no_end(status) -> None:
     assert outcome(ended(status=status), state()) is None
 
 
@@ -246,7 +246,7 @@ def test_progress_or_a_preview_is_the_start_where_no_status_tells_it() -> None:
         {"content_type": ["image/png"], "data_base64": "AAAA"},
     ],
 )
-def test_what_is_no_picture_is_no_preview(data) -> None:
+def test_malformed_pictures_are_no_preview(data) -> None:
     assert taken(translator(), ("preview", data)) == []
 
 

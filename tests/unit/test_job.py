@@ -219,7 +219,7 @@ def test_an_interrupt_names_a_job_that_runs_on_and_no_other(one, job, posted_at,
     assert named == [job] * said
 
 
-def test_whoever_waits_by_other_means_and_is_interrupted_keeps_no_job_from_its_end(one, job):
+def test_an_interrupted_wait_of_concurrent_futures_keeps_no_job_from_its_end(one, job):
     """``wait`` of concurrent.futures may leave its lock to nobody, which only then comes out."""
     told = threading.Event()
     job.add_done_callback(lambda _: told.set())
@@ -346,7 +346,7 @@ def test_a_job_by_another_id_hears_of_the_course_too(one):
     assert heard == ["progress", "execution_success"]
 
 
-def test_what_the_caller_said_of_a_job_by_another_id_stays(tracker, one, job):
+def test_tags_and_output_names_given_under_another_id_stay(tracker, one, job):
     """Of its tags and the names of its outputs, if the other has none."""
     other, twin = tracked("by-another-id", {}, tracker)
     other.state.tags, other.state.output_names = {"user": "ann"}, {"final": "9"}
@@ -438,7 +438,7 @@ HAPPENS = st.one_of(
 
 @settings(deadline=None)
 @given(st.lists(HAPPENS))
-def test_how_far_it_is_never_falls_whatever_comes(course):
+def test_progress_of_a_job_never_falls(course):
     """Also when it turns out late what is cached, or that less is to run; 1 is the end alone."""
     graph = {**GRAPH, "4": {"class_type": "A", "inputs": {"x": ["3", 0]}}}
     one, job = tracked("the-id", graph)
@@ -646,7 +646,7 @@ def test_a_wait_with_callbacks_ends_in_time(one, job, timeout):
     thread.join()
 
 
-def test_whoever_leaves_leaves_no_growing_queue(one, job):
+def test_an_abandoned_wait_leaves_no_growing_queue(one, job):
     """Events of a job that nobody waits for are not kept."""
 
     def leave(event):

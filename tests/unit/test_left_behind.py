@@ -42,7 +42,7 @@ def hold_lock() -> Callable[[], object]:
         (hold_lock, "locks"),
     ],
 )
-def test_what_a_test_leaves_behind_is_named(
+def test_leftovers_of_a_test_are_named(
     leave: Callable[[], Callable[[], object]], name: str
 ) -> None:
     before = state_of_thread()

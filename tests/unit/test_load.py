@@ -120,7 +120,9 @@ def test_a_number_of_thousands_of_digits_is_no_workflow() -> None:
     assert "cannot be read as JSON" in refusal(b'{"1": ' + b"9" * 5000 + b"}")
 
 
-def test_what_cannot_be_opened_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_load_says_why_a_path_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A folder, for which Windows denies access, and a name that no file can have."""
     with pytest.raises(IsADirectoryError):
         Workflow.load(tmp_path)
@@ -254,7 +256,7 @@ def test_id3_texts_come_in_several_encodings(content: bytes) -> None:
     assert Workflow.load(content).to_dict() == GRAPH
 
 
-def test_other_frames_of_an_mp3_are_passed_over() -> None:
+def test_mp3_frames_of_other_kinds_are_skipped() -> None:
     """Titles, texts of other programs, and what is packed or in no known encoding."""
     others = [
         id3(b"TIT2", b"\0A song"),
@@ -292,7 +294,7 @@ KEYS = box(b"keys", bytes(7), b"\2", box(b"mdta", b"com.app.mood"), box(b"mdta",
     ],
     ids=["keys of QuickTime", "comment of QuickTime", "text of iTunes"],
 )
-def test_other_programs_put_it_elsewhere_in_a_video(moov: bytes) -> None:
+def test_mp4_metadata_is_found_where_other_programs_put_it(moov: bytes) -> None:
     """As those of Apple do."""
     assert Workflow.load(FTYP + box(b"moov", box(b"mvhd", bytes(9)), moov)).to_dict() == GRAPH
 
@@ -337,7 +339,7 @@ def text(key: str, value: str | bytes) -> tuple[bytes, bytes]:
     return b"tEXt", key.encode() + b"\0" + (value if isinstance(value, bytes) else value.encode())
 
 
-def test_what_the_server_adds_when_it_runs_a_graph_is_left_out() -> None:
+def test_is_changed_and_empty_meta_of_a_run_are_left_out() -> None:
     """``is_changed`` may be NaN, which could not be sent again, and an empty ``_meta``."""
     ran = {**copy.deepcopy(GRAPH), "2": {**node("LoadImage", image="a.png"), "_meta": {}}}
     ran["2"]["is_changed"] = [float("nan")]

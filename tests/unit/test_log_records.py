@@ -40,6 +40,6 @@ def test_small_values_are_copied(tags: dict[str, Any]) -> None:
         ({f"{number}": 1 for number in range(MAX_TAGS + 1)}, ValueError, "17 entries"),
     ],
 )
-def test_other_values_are_refused(tags: Any, error: type[Exception], why: str) -> None:
+def test_wrong_tags_are_refused(tags: Any, error: type[Exception], why: str) -> None:
     with pytest.raises(error, match=why):
         checked_tags(tags)

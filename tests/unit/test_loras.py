@@ -45,7 +45,7 @@ def test_the_strength_is_one_unless_it_is_given() -> None:
     assert (other["strength_model"], other["strength_clip"]) == (-0.5, 0)
 
 
-def test_another_lora_stacks_on_the_last() -> None:
+def test_add_lora_stacks_on_the_last_lora() -> None:
     """Whoever used that one uses the new one."""
     workflow = Workflow.load(txt2img())
     first, second = workflow.add_lora("a"), workflow.add_lora("b")
@@ -64,7 +64,7 @@ def test_nodes_of_packs_that_load_several_are_listed_too() -> None:
     assert [each.id for each in Workflow.load(graph).loras] == ["1", "2"]
 
 
-def test_where_there_is_no_clip_it_is_a_lora_of_the_model_alone() -> None:
+def test_add_lora_without_a_clip_is_of_the_model_alone() -> None:
     """The CLIP comes from a loader of its own there."""
     workflow = Workflow.load(load_workflow("txt2img_separate_loaders"))
     before = workflow.to_dict()

@@ -63,7 +63,7 @@ JSON = json.dumps(GRAPH).encode()
 UTF8 = json.dumps(GRAPH, ensure_ascii=False).encode()
 
 
-def test_what_was_written_is_read() -> None:
+def test_written_metadata_is_read_back() -> None:
     """Both texts come back as they went in."""
     picture = with_metadata(png(), {"prompt": GRAPH, "workflow": EDITOR})
     assert read_metadata(picture) == {"prompt": GRAPH, "workflow": EDITOR}

@@ -75,7 +75,7 @@ def test_a_missing_model_has_the_url_and_the_folder_of_the_file() -> None:
     assert f"; the workflow says: {URL}, into models/checkpoints" in str(report)
 
 
-def test_it_stays_through_a_copy_and_a_file_in_api_format(tmp_path: Any) -> None:
+def test_a_models_url_stays_through_copies_and_api_files(tmp_path: Any) -> None:
     workflow = loaded(MODEL)
     for again in (workflow.copy(), Workflow.load(workflow.save(tmp_path / "api.json"))):
         (found,) = again.missing_models(definitions("0.3.75"))
@@ -99,7 +99,7 @@ def test_a_rejection_says_it_too() -> None:
     )
 
 
-def test_another_value_is_not_the_model_that_the_file_declares() -> None:
+def test_a_changed_value_is_not_the_model_that_the_file_declares() -> None:
     workflow = loaded(MODEL)
     workflow["Loader"]["ckpt_name"] = "mine.safetensors"
     (found,) = workflow.missing_models(definitions("0.3.75"))

@@ -338,7 +338,7 @@ def test_the_preview_of_a_job_may_be_a_text():
         (None, None),
     ],
 )
-def test_both_shapes_of_a_combo_are_read(spec, options):
+def test_combo_options_of_both_shapes_are_read(spec, options):
     """And nothing else is taken for one."""
     assert combo_options(spec) == options
 

@@ -137,7 +137,7 @@ def test_no_patience_ends_with_the_first_failure(world) -> None:
     assert world.asked == 1
 
 
-def test_none_waits_for_ever(world) -> None:
+def test_an_outage_without_a_limit_waits_for_ever(world) -> None:
     """Until it is back."""
     outage = world.outage(None)
 
@@ -164,7 +164,7 @@ def test_a_server_that_answers_is_not_away(world, trouble) -> None:
     assert world.asked == 2 * (trouble is GONE)
 
 
-def test_its_own_time_may_be_up_before(world) -> None:
+def test_a_questions_timeout_may_end_before_its_outage(world) -> None:
     """Then it is its own error, and the outage goes on."""
     outage = world.outage(5.0)
 

@@ -86,7 +86,7 @@ def test_the_id_in_the_record_is_ours_whatever_its_message_says():
     assert error.prompt_id == event.prompt_id == "the-id"
 
 
-def test_what_is_gone_is_lost_unless_we_took_it_out():
+def test_a_vanished_job_is_lost_unless_we_deleted_it():
     """With an end event of either kind."""
     event, error = lost("the-id")
     assert (event.name, event.recovered, type(error)) == ("job_lost", True, JobLost)

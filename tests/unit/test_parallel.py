@@ -26,7 +26,7 @@ from tests.helpers.interrupts import press_ctrl_c
 SECONDS = 60
 
 
-def test_what_is_made_keeps_the_order_of_the_items() -> None:
+def test_results_keep_the_order_of_the_items() -> None:
     """Whichever is ready first."""
     second = threading.Event()
 
@@ -59,7 +59,7 @@ def test_a_few_run_at_a_time() -> None:
 
 
 @pytest.mark.parametrize("number", [0, 1])
-def test_one_alone_runs_in_the_callers_thread(number: int) -> None:
+def test_a_single_item_runs_in_the_callers_thread(number: int) -> None:
     """A thread costs more than it brings."""
     assert (
         in_parallel(lambda _: threading.current_thread(), range(number))
@@ -129,7 +129,7 @@ def test_an_interruption_in_the_caller_ends_all_of_them() -> None:
     assert sorted(ended) == list(range(MAX_PARALLEL))
 
 
-def test_what_is_under_way_is_ended_from_outside() -> None:
+def test_running_items_are_ended_from_outside() -> None:
     """What waits for somebody else does not look whether it is wanted."""
     waiting = threading.Semaphore(0)
 
@@ -190,7 +190,7 @@ def test_no_part_of_a_file_is_left_though_nothing_ends_its_thread(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
-def test_nobody_begins_or_sleeps_once_it_is_over() -> None:
+def test_waiting_items_give_up_after_a_failure() -> None:
     """Each gives up at once."""
     failing, given_up = threading.Barrier(MAX_PARALLEL), []
 

@@ -72,7 +72,7 @@ def bomb() -> bytes:
 
 
 @pytest.mark.parametrize("data", [b"", b"no image", bomb(), b"\x89PNG\r\n\x1a\n" + bytes(100)])
-def test_what_is_no_image_is_one_typed_error(data: bytes) -> None:
+def test_pil_of_a_broken_image_is_one_typed_error(data: bytes) -> None:
     """Whatever Pillow raises; a few bytes never take gigabytes."""
     with pytest.raises(UnexpectedResponse, match=r"Pillow cannot read 'a\.png'"):
         frame(data).pil()

@@ -37,7 +37,7 @@ def loads(content: bytes, each: Each) -> Any:
 
 @given(st.dictionaries(st.text(), VALUES) | VALUES, st.booleans(), st.sampled_from([None, 1]))
 @settings(max_examples=examples(200))
-def test_it_says_what_json_says(value: Any, is_ascii: bool, indent: int | None) -> None:
+def test_pieces_decode_as_json_does(value: Any, is_ascii: bool, indent: int | None) -> None:
     """Wherever a piece ends: in a number, in a character, in a word."""
     content = json.dumps(value, ensure_ascii=is_ascii, indent=indent).encode(
         "utf-8", "surrogatepass"
@@ -47,7 +47,7 @@ def test_it_says_what_json_says(value: Any, is_ascii: bool, indent: int | None) 
 
 @given(st.dictionaries(st.text(), VALUES), st.data())
 @settings(max_examples=examples(200))
-def test_what_json_refuses_it_refuses(value: Any, data: st.DataObject) -> None:
+def test_pieces_refuse_what_json_refuses(value: Any, data: st.DataObject) -> None:
     """Cut off anywhere, or with something in the wrong place."""
     content = json.dumps(value).encode()
     at = data.draw(st.integers(0, len(content) - 1))
@@ -77,7 +77,7 @@ def test_each_element_of_an_outermost_list_is_decoded_alone(
 
 
 @pytest.mark.parametrize("make", [list, lambda items: {str(n): one for n, one in enumerate(items)}])
-def test_other_large_answers_are_decoded_in_pieces_too(
+def test_lists_and_nested_objects_are_decoded_in_pieces_too(
     monkeypatch: pytest.MonkeyPatch, make: Callable[[list[Any]], Any]
 ) -> None:
     """Lists, and objects of objects such as the history."""
@@ -88,7 +88,7 @@ def test_other_large_answers_are_decoded_in_pieces_too(
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
-def test_other_encodings_are_read_too(encoding: str) -> None:
+def test_pieces_in_other_encodings_are_decoded_too(encoding: str) -> None:
     """As ``json.loads`` does it."""
     value = {"list": [1, 2], "text": "ä"}
     assert loads(json.dumps(value).encode(encoding), lambda one, _: -one) == {
@@ -144,7 +144,7 @@ def test_a_broken_stream_is_refused(
 
 
 @pytest.mark.parametrize("content", [b"[]", b"5", b"null", b'"a"', b"{} {}", b'{"a": 1} x'])
-def test_what_is_no_object_has_no_members(content: bytes) -> None:
+def test_members_of_no_object_are_an_error(content: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(content, [])
 

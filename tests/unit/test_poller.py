@@ -215,7 +215,7 @@ def test_an_older_list_says_nothing_of_a_newer_prompt(api: Asked) -> None:
     assert not one.state.decided
 
 
-def test_what_is_wanted_while_the_thread_asks_is_asked_again(
+def test_a_poll_wanted_during_a_question_is_asked_again(
     api: Asked, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The answer may be from before."""

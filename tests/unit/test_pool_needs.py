@@ -39,7 +39,7 @@ def test_a_workflow_needs_its_classes_and_the_model_files_that_it_names() -> Non
         "what nobody knows",
     ],
 )
-def test_it_is_there_if_the_server_lists_it_or_takes_anything(config: Any) -> None:
+def test_a_model_is_there_if_the_server_lists_it_or_takes_anything(config: Any) -> None:
     assert offer_of(definitions(config)).has(needs_of(loads()))
 
 

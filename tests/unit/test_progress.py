@@ -138,7 +138,7 @@ def test_times_of_classes_whose_names_are_endless_are_not_remembered() -> None:
     assert [times.seconds(graph, key) for key in graph] == [None, 1.0]
 
 
-def test_what_is_not_to_run_costs_nothing() -> None:
+def test_nodes_that_do_not_run_weigh_nothing() -> None:
     """What is cached, what only that needs, and what no output needs that runs."""
     graph = {**TXT2IMG, "10": node("PreviewImage", "11"), "11": node("LoadImage")}
     assert set(weighed(graph, cached=("3", "4"))) == {"8", "9", "10", "11"}
@@ -221,7 +221,7 @@ STATES = st.dictionaries(
 
 @settings(deadline=None)
 @given(graphs(), STATES, st.sets(st.sampled_from(["0", "1", "1.0.0.1", "x"])), NUMBERS, NUMBERS)
-def test_whatever_a_server_says_is_between_nothing_and_all(
+def test_progress_stays_between_0_and_1_whatever_a_server_sends(
     graph: dict[str, Any], told: dict[str, Any], visited: set[str], value: Any, most: Any
 ) -> None:
     """NaN, negative and endless numbers, nodes that are not there."""

@@ -19,7 +19,7 @@ def test_the_history_keeps_ten_thousand_prompts_and_one() -> None:
     assert list(queue.history()) == [str(number) for number in range(2, 10_003)]
 
 
-def test_what_runs_is_shown_as_it_was_sent() -> None:
+def test_a_running_prompt_is_shown_as_it_was_sent() -> None:
     """Whatever the executor does to its copy."""
     queue = PromptQueue(lambda: None)
     queue.put(item("one", {"1": {"inputs": {"seed": 1}}}))

@@ -107,7 +107,7 @@ def test_a_status_that_nobody_knows_is_no_end():
     assert (found.running, found.pending) == ((), ("paused",))
 
 
-def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
+def test_a_job_on_no_page_of_the_jobs_api_is_not_lost():
     """A server that gives pages unasked is asked for its queue, from then on at once."""
     first = JobInfo.from_json({"id": "a", "status": "in_progress"})
     page = JobPage(jobs=(first,), limit=1, total=2, has_more=True)
@@ -126,7 +126,7 @@ def test_what_is_on_no_page_of_the_jobs_api_is_not_taken_for_gone():
         UnexpectedResponse("a page"),
     ],
 )
-def test_where_there_is_no_jobs_api_the_queue_is_asked_and_that_is_remembered(failure):
+def test_a_missing_jobs_api_is_remembered_and_the_queue_asked(failure):
     """Nor is one relied on that fails."""
     api = Client(jobs=failure, pending=[item(2, "a")])
     monitor = monitor_of()
@@ -144,7 +144,7 @@ def test_a_server_that_is_away_says_nothing_about_its_jobs_api(failure):
     assert api.asked == ["jobs"]
 
 
-def test_where_the_jobs_api_alone_wants_a_login_the_queue_is_asked_each_time():
+def test_a_jobs_api_that_wants_a_login_has_the_queue_asked_each_time():
     api = Client(jobs=AuthenticationError(""), pending=[item(2, "a")])
     monitor = monitor_of()
     assert monitor.refresh(api).pending == ("a",)
@@ -171,7 +171,7 @@ def test_a_look_holds_while_the_socket_says_nothing_new(looked):
     assert monitor.cached() is None
 
 
-def test_what_changed_during_the_look_may_not_be_in_it(looked):
+def test_a_status_during_the_look_invalidates_the_cached_queue(looked):
     """A ``status`` that came between question and answer."""
     monitor, _ = looked
     monitor.status_at = monitor.at
@@ -188,7 +188,7 @@ def test_a_look_does_not_outlast_its_socket(looked, link):
     assert monitor.cached() is None
 
 
-def test_what_we_changed_during_the_look_may_not_be_in_it():
+def test_a_change_of_ours_during_the_look_invalidates_the_cached_queue():
     monitor = monitor_of()
 
     class Changed(Client):

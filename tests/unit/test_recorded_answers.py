@@ -218,7 +218,7 @@ def test_replacements_of_nodes_are_typed() -> None:
     assert (bare.old_widget_ids, bare.input_mapping, bare.output_mapping) == (None, None, None)
 
 
-def test_what_is_new_in_2026_is_on_the_values_or_in_raw() -> None:
+def test_fields_new_in_2026_are_on_the_values_or_in_raw() -> None:
     """Several devices, free keys of features, new fields of nodes and models."""
     stats = given_by("get_system_stats")
     assert (stats.comfyui_version, stats.os) == ("0.28.1", "linux")

@@ -54,7 +54,7 @@ def api(comfy):
         ("whatever", ref("a.b.PNG"), "image"),
     ],
 )
-def test_what_a_file_is_its_ending_says(key, item, media):
+def test_media_of_a_file_come_from_its_ending(key, item, media):
     """Not the key: videos stand under ``images``."""
     result = result_of({"1": {key: [item]}})
     [file] = result.files
@@ -101,7 +101,7 @@ def test_the_order_is_the_servers():
     assert [f.filename for f in result_of(outputs).files] == ["z.png", "a.png", "m.png"]
 
 
-def test_what_is_kept_comes_before_previews_whichever_ran_first():
+def test_saved_files_come_before_previews_whichever_ran_first():
     """Nodes amid the graph that show something are told in another place once they are cached."""
     outputs = {
         "1": {"images": [ref("crop.png", type="temp")]},
@@ -151,7 +151,7 @@ def test_the_only_image_has_a_name_of_its_own():
         ([], "<Result no outputs> has 0 images"),
     ],
 )
-def test_what_is_not_one_image_is_counted(names, says):
+def test_image_counts_files_that_are_not_one_image(names, says):
     """Rather than to give any of them."""
     with pytest.raises(WorkflowError, match=says):
         _ = result_of({"1": {"images": list(map(ref, names))}}).image
@@ -319,7 +319,7 @@ def test_names_that_occur_twice_are_numbered(comfy, api, tmp_path):
     assert [p.read_text() for p in again] == ["one", "two", "three"]
 
 
-def test_one_node_can_be_saved_alone(comfy, api, tmp_path):
+def test_outputs_of_one_node_can_be_saved_alone(comfy, api, tmp_path):
     """As the whole result can."""
     for name in ("a.png", "b.png"):
         (comfy.root / "output" / name).write_bytes(b"1")
@@ -380,7 +380,7 @@ def test_a_picture_is_used_alike_wherever_it_is(comfy, api, tmp_path):
         lambda api, frame, path: api.upload_mask(b"mask", frame, "mask.png"),
     ],
 )
-def test_what_came_over_the_socket_is_not_asked_of_the_server(comfy, api, tmp_path, ask):
+def test_files_from_the_socket_are_not_asked_of_the_server(comfy, api, tmp_path, ask):
     """One sentence says where it is."""
     [frame] = result_of({}, frames=[("4", "image/png", memoryview(b"data"))]).files
     with pytest.raises(ValueError, match=r"in memory here, not on the server: take its bytes\(\)"):

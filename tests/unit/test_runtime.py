@@ -130,7 +130,7 @@ WAITS = [_of_an_event, _of_a_condition, _for_the_end_of_a_thread]
 
 
 @pytest.mark.parametrize("wait", WAITS)
-def test_where_ctrl_c_ends_no_wait_each_is_a_slice(
+def test_waits_that_ctrl_c_cannot_end_are_sliced(
     wait: Callable[[float], bool], clock: SlowClock
 ) -> None:
     """In the main thread, which handles signals; in sum they are as long as the wait."""
@@ -142,7 +142,9 @@ def test_where_ctrl_c_ends_no_wait_each_is_a_slice(
 
 
 @pytest.mark.parametrize("wait", WAITS[:2])
-def test_other_threads_wait_at_once(wait: Callable[[float], bool], clock: SlowClock) -> None:
+def test_threads_other_than_the_main_one_wait_in_one_piece(
+    wait: Callable[[float], bool], clock: SlowClock
+) -> None:
     """No signal is handled there."""
     with slices():
         other = runtime.Thread(target=wait, args=(1.1,))

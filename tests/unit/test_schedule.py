@@ -66,7 +66,7 @@ def test_a_job_without_models_leaves_those_of_its_server_loaded() -> None:
     assert give(made, job(1, model=("x",))) == [(1, "a")]
 
 
-def test_nobody_stands_behind_a_long_queue_of_others_while_another_is_nearly_done() -> None:
+def test_jobs_avoid_a_long_foreign_queue_while_another_server_is_nearly_done() -> None:
     made = schedule(ready("a"), ready("b", others=50))
     assert give(made, *map(job, range(4))) == [(0, "a"), (1, "a")]
     made.servers["a"].own -= 1
@@ -98,7 +98,7 @@ def test_a_server_that_takes_long_to_take_one_gets_no_more_meanwhile() -> None:
     assert drain(made) == [(0, "a")]
 
 
-def test_nobody_waits_for_a_server_that_takes_long_to_take_one() -> None:
+def test_jobs_avoid_a_server_that_is_slow_to_accept() -> None:
     made = schedule(ready("a", own=1, is_slow=True), ready("b", others=50))
     assert give(made, job(0)) == [(0, "b")]
 

@@ -106,7 +106,9 @@ def test_the_environment_decides_where_no_argument_does(
 
 
 @pytest.mark.usefixtures("notebook")
-def test_another_thread_shows_nothing_unasked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_in_another_thread_is_shown_only_when_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It may be a library's, which does not own the screen."""
     monkeypatch.setenv("COMFY_PROGRESS", "1")
     assert in_thread(lambda: surface(None)) == "none"

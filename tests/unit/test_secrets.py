@@ -40,7 +40,7 @@ def test_names_that_say_so_are_secret(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["seed", "text", "max_tokens", "keyword", "tokenizer", "key"])
-def test_other_names_are_not(name: str) -> None:
+def test_names_that_resemble_a_secret_are_not_secret(name: str) -> None:
     """Some only resemble one; ``key`` is one in a query."""
     assert not is_secret_name(name)
     assert is_secret_name(name, in_query=True) is (name == "key")
@@ -125,7 +125,7 @@ def test_texts_without_secrets_stay_as_they_are(secrets: Secrets) -> None:
         ("C:\\Users\\Alice Doe\\x", "C:\\Users\\USER\\x"),
     ],
 )
-def test_what_looks_like_one_is_hidden(text: str, hidden: str) -> None:
+def test_texts_that_look_like_a_secret_are_hidden(text: str, hidden: str) -> None:
     """Though nobody said that it is secret."""
     assert Secrets().hide_text(text) == hidden
 

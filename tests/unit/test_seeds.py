@@ -90,7 +90,7 @@ def test_random_and_minus_one_are_drawn_and_others_stay(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [0, 7, 2**64 - 1, -2, True, "Random", "fixed", None, ["5", 0]])
-def test_other_seeds_are_left_to_the_server(value: Any) -> None:
+def test_numbers_links_and_unknown_words_as_seeds_are_left_to_the_server(value: Any) -> None:
     """Numbers, links, and words that it does not know."""
     graph = txt2img(seed=value)
     assert not wants_seeds(graph)
@@ -105,7 +105,7 @@ def test_a_node_without_a_class_gets_a_seed_too() -> None:
     assert graph["1"]["inputs"]["seed"] >= 0
 
 
-def test_what_is_no_graph_has_no_seeds() -> None:
+def test_a_malformed_graph_has_no_seeds() -> None:
     """A server may have sent it."""
     for graph in ({"1": None}, {"1": {"inputs": []}}, {"1": {"inputs": {"seed": {}}}}):
         assert seeds_of(graph) == {}

@@ -87,7 +87,7 @@ def test_a_secret_is_not_shown() -> None:
     assert "very-secret" not in f"{one} {one!r} {one.to_dict()}"
 
 
-def test_it_reads_as_a_table() -> None:
+def test_inputs_of_a_workflow_read_as_a_table() -> None:
     found = Workflow(txt2img()).inputs(definitions("0.3.75"))
     head, first, *others = str(found).splitlines()
     assert head.split("  ")[0] == "input"

@@ -41,7 +41,7 @@ def test_documented_names_live_in_blinkers_default_namespace() -> None:
         assert comfy_client.signal(name) is blinker.signal(name)
 
 
-def test_other_names_live_apart_from_blinkers() -> None:
+def test_signals_of_unknown_names_live_apart_from_blinkers() -> None:
     """A server cannot fire what some other library keeps under that name."""
     ours = comfy_client.signal("model_changed")
     assert ours is comfy_client.signal("model_changed")
@@ -337,7 +337,7 @@ def test_a_lambda_that_nobody_keeps_is_gone_and_a_named_function_is_not(station:
 
 @pytest.mark.parametrize("name", ["b_preview_with_metadata", "somebodys.node"])
 @pytest.mark.parametrize("receiver", [lambda api, event: None, functools.partial(print, end="")])
-def test_what_will_be_gone_at_once_is_warned_about_once(
+def test_a_weakly_connected_lambda_is_warned_about_once(
     name: str,
     receiver: Callable[..., object],
     caplog: pytest.LogCaptureFixture,

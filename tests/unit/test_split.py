@@ -49,7 +49,7 @@ def test_a_run_is_cut_where_the_most_changes() -> None:
     assert taken(split, "b", 1) == [15]
 
 
-def test_who_has_none_left_takes_half_of_the_longest_run() -> None:
+def test_a_server_without_points_steals_half_of_the_longest_run() -> None:
     split = Split(range(12), {"a": 1, "b": 1, "c": 1}, no_cost)
     assert taken(split, "a", 3) == [0, 1, 2]
     assert taken(split, "b", 4) == [4, 5, 6, 7]
@@ -65,7 +65,7 @@ def test_a_server_that_comes_later_takes_its_part() -> None:
     assert taken(split, "a", 3) == [2, 3, 4]
 
 
-def test_what_was_put_back_is_the_next_one_of_its_server() -> None:
+def test_a_point_put_back_is_the_next_of_its_server() -> None:
     split = Split(range(4), {"a": 1, "b": 1}, no_cost)
     split.put_back(taken(split, "a", 1)[0], "a")
     assert taken(split, "a", 1) == [0]
@@ -81,7 +81,7 @@ def test_a_server_gets_only_what_it_can_run() -> None:
     assert [split.take("odd", fits) for _ in range(4)] == [3, 5, 1, None]
 
 
-def test_what_is_dropped_nobody_gets() -> None:
+def test_dropped_points_are_not_given_out() -> None:
     split = Split(range(4), {"a": 1}, no_cost)
     split.drop({1, 3})
     assert list(split) == [0, 2]
@@ -124,7 +124,7 @@ def test_without_servers_no_point_is_lost() -> None:
     assert {*taken(split, "late", 4)} == {0, 1, 2, None}
 
 
-def test_who_may_not_steal_has_its_own_points_only() -> None:
+def test_a_server_that_may_not_steal_has_only_its_points() -> None:
     split = Split(range(4), {"a": 1.0, "b": 1.0}, lambda *_: 1)
     assert [split.take("a", anything, may_steal=False) for _ in range(3)] == [0, 1, None]
     assert [split.take("b", anything) for _ in range(3)] == [2, 3, None]

@@ -71,7 +71,7 @@ def test_any_division_of_the_bytes_gives_the_same_frames(stream: bytes, cuts: li
 @given(
     st.lists(st.tuples(st.sampled_from(["status", "output"]), st.text("abc :", min_size=1))), ENDS
 )
-def test_what_is_written_is_read(written: list[tuple[str, str]], end: bytes) -> None:
+def test_written_server_sent_events_are_read(written: list[tuple[str, str]], end: bytes) -> None:
     """Whatever the ends of lines."""
     stream = b"".join(
         b"event: %s%sdata: %s%s%s" % (event.encode(), end, data.encode(), end, end)

@@ -49,7 +49,7 @@ def test_the_child_of_a_fork_has_no_thread_that_gives_them() -> None:
     assert clock() == now()
 
 
-def test_whatever_has_limits_here_goes_by_it() -> None:
+def test_limits_in_this_process_use_the_standing_clock() -> None:
     assert isinstance(time.monotonic, StandingClock)
     assert runtime.monotonic is time.monotonic
     woken = threading.Condition()

@@ -85,7 +85,7 @@ def queue(*, running=(), pending=(), **more):
 # -- events -------------------------------------------------------------------------------
 
 
-def test_one_unbroken_socket_that_saw_all_decides_by_events_alone():
+def test_an_unbroken_socket_that_saw_all_decides_by_events_alone():
     outcome = apply(a_state(), START, NOTHING_CACHED, RUNS, LEFT, SUCCESS)
     assert outcome.event is SUCCESS
     assert dict(outcome.outputs) == {"9": OUTPUT}
@@ -183,7 +183,7 @@ def test_a_prompt_whose_outputs_all_failed_has_failed():
     assert apply(a_state(), START, NODE_FAILED, FAILED).status == "failed"
 
 
-def test_other_unknown_events_say_nothing_of_nodes():
+def test_unknown_events_of_other_names_report_no_node_errors():
     state = a_state()
     many = [attrs.evolve(NODE_FAILED, data={"node_id": str(n)}) for n in range(1001)]
     other = attrs.evolve(NODE_FAILED, name="execution_other")
@@ -193,7 +193,7 @@ def test_other_unknown_events_say_nothing_of_nodes():
     assert len(state.node_errors) == 1000  # whatever a server sends
 
 
-def test_what_comes_after_the_end_changes_nothing():
+def test_events_after_the_end_change_nothing():
     state = a_state(decided=True)
     assert apply(state, FAILED) is None
     assert (state.end_event, state.news_by) == (None, "")
@@ -211,7 +211,7 @@ def test_every_other_event_puts_the_next_question_off():
     assert (state.check_at, state.missed_at, state.sampled) == (4.0 + TIMING.silence, None, True)
 
 
-def test_what_runs_is_not_in_the_queue():
+def test_a_running_job_is_not_in_the_queue():
     state = a_state(ahead=2, cancelled=True)
     apply(state, RUNS, now=4.0)
     assert (state.ahead, state.cancelled, state.running_since) == (None, False, 4.0)
@@ -293,7 +293,7 @@ def test_a_place_in_the_queue_that_did_not_change_is_no_news():
     assert state.news_at == 2.0
 
 
-def test_what_runs_says_the_queue_runs():
+def test_a_job_that_the_queue_runs_is_running():
     state = a_state(ahead=1)
     state.apply_queue(queue(running=("the-id",)), 2.0, LINK)
     assert (state.ahead, state.running_since) == (None, 2.0)
@@ -373,7 +373,7 @@ def test_in_neither_twice_and_apart_in_time_is_lost():
     assert not outcome.has_record
 
 
-def test_what_may_be_on_its_way_is_not_lost_so_soon():
+def test_a_prompt_that_may_be_on_its_way_is_not_lost_so_soon():
     state = a_state()
     state.may_have_arrived(0.0)
     assert (state.search_by_mark, state.generation) == (True, None)
@@ -389,7 +389,7 @@ def test_an_event_between_the_two_looks_says_that_it_is_there():
     assert state.apply_history(None, 5.0, LINK) is None
 
 
-def test_what_we_deleted_is_interrupted_and_not_lost():
+def test_a_job_that_we_deleted_is_interrupted_and_not_lost():
     outcome = a_state(cancelled=True).apply_history(None, 2.0, LINK)
     assert isinstance(outcome.error, JobInterrupted)
     assert outcome.event.name == "execution_interrupted"
@@ -467,7 +467,7 @@ def refuse(state, exc, times, *, link=None, most=3, is_over=False):
     return state.apply_refusal(exc, 9.0, link, most=most, is_over=is_over)
 
 
-def test_what_is_refused_again_and_again_ends_in_the_refusal():
+def test_repeated_refusals_of_history_end_a_job_with_the_refusal():
     refused = AuthenticationError("no", status=401)
     outcome = refuse(a_state(), refused, 3)
     assert str(outcome.error) == "no"
@@ -498,7 +498,7 @@ def test_a_socket_that_has_told_the_end_is_not_waited_for():
     assert (outcome.event, outcome.error) == (SUCCESS, None)
 
 
-def test_what_a_gap_has_swallowed_no_socket_tells():
+def test_an_end_lost_in_a_gap_is_found_by_the_empty_queue():
     """The queue is empty, so it has ended."""
     outcome = refuse(a_state(), ApiError("x", status=500), 3, link=LINK + 1, is_over=True)
     assert outcome is not None
@@ -556,7 +556,7 @@ def test_a_prompt_that_is_attached_after_its_end_needs_only_its_record():
     assert (state.attached, state.awaits_history, state.search_by_mark) == (True, True, False)
 
 
-def test_what_is_released_keeps_nothing_of_its_course():
+def test_a_released_state_keeps_no_events_or_outputs():
     state = a_state()
     apply(state, START, NOTHING_CACHED, RUNS, LEFT)
     assert state.nbytes

@@ -69,7 +69,7 @@ def test_a_signal_that_is_dropped_at_the_end_is_raised_there() -> None:
         drop(signal.SIGINT)
 
 
-def test_other_errors_of_finalizers_are_reported_as_before(
+def test_errors_of_other_finalizers_are_reported_as_before(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The hook that was installed before reports them."""

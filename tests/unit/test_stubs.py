@@ -70,12 +70,12 @@ def test_names_of_a_server_stay_names() -> None:
 
 
 @given(st.dictionaries(NAME, st.dictionaries(st.sampled_from(["input", "output"]), JSON)))
-def test_whatever_a_server_has_the_module_is_harmless(found: dict[str, Any]) -> None:
+def test_stubs_of_any_server_are_harmless(found: dict[str, Any]) -> None:
     assert_harmless(stubs(found))
 
 
 @given(st.data())
-def test_whatever_a_definition_is_the_module_is_harmless(data: st.DataObject) -> None:
+def test_stubs_of_any_broken_definition_are_harmless(data: st.DataObject) -> None:
     """Any value in any place of a real one."""
     name = data.draw(st.sampled_from(["KSampler", "ResizeImageMaskNode", "BatchImagesNode"]))
     place = data.draw(st.sampled_from(list(places(NEW[name]))))

@@ -122,7 +122,7 @@ def test_an_answer_is_the_receipt(send):
 
 
 @pytest.mark.parametrize("failure", [ServerUnreachable("gone"), ApiError("no", status=403)])
-def test_what_was_surely_not_taken_is_raised_as_it_is(send, failure):
+def test_a_prompt_that_was_surely_not_accepted_raises_its_error_unchanged(send, failure):
     """Nothing was sent, or the server said no."""
     server = Server(failure)
     with pytest.raises(type(failure)) as caught:
@@ -132,7 +132,7 @@ def test_what_was_surely_not_taken_is_raised_as_it_is(send, failure):
 
 
 @pytest.mark.parametrize("failure", [RequestTimeout("silent"), ApiError("", status=504)])
-def test_what_may_have_been_taken_is_looked_for(send, failure):
+def test_a_prompt_that_may_have_been_accepted_is_looked_for(send, failure):
     """And not sent again."""
     server = Server(failure, found=[ServerUnreachable("gone"), None, "their-id"])
     assert send(server).prompt_id == "their-id"
@@ -146,7 +146,7 @@ def test_an_event_of_it_is_as_good_as_a_look(send):
     assert server.looks == 0
 
 
-def test_what_left_no_trace_is_uncertain(send):
+def test_a_prompt_without_a_trace_is_uncertain(send):
     """The caller may say that it is to be sent again: twice, and then it is uncertain too."""
     for resubmit, posts in ((False, 1), (True, 3)):
         server = Server(*[RequestTimeout("silent")] * posts)
@@ -156,7 +156,7 @@ def test_what_left_no_trace_is_uncertain(send):
         assert server.posts == posts
 
 
-def test_nothing_is_sent_again_unless_the_server_said_that_it_has_nothing(send):
+def test_resubmit_needs_the_server_to_say_that_it_has_nothing(send):
     """Looks that failed are no such word."""
     server = Server(RequestTimeout("silent"), found=[ServerUnreachable("gone")])
     with pytest.raises(SubmitUncertain):
@@ -216,7 +216,7 @@ def test_looks_on_both_sides_of_an_outage_are_no_row_of_looks(send):
     assert (server.posts, server.looks) == (1, 8)
 
 
-def test_one_look_as_time_runs_out_is_no_proof(send, clock):
+def test_a_single_look_as_time_runs_out_is_no_proof(send, clock):
     """The submission may still be on its way when the search must end."""
     server = Server(RequestTimeout("silent"), ANSWER, found=[None])
     server.total_timeout = 0.0

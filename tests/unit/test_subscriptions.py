@@ -142,7 +142,7 @@ def test_wait_for_gives_the_first_event_that_satisfies(comfy: ComfyServer) -> No
         assert [one.name for one in threads() if one.name == "comfy-delivery"] == []
 
 
-def test_what_can_be_no_event_nor_predicate_is_told(
+def test_wrong_events_and_predicates_of_wait_for_are_refused(
     comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A timeout in the wrong place, no number of seconds, a typo in the name."""
@@ -248,7 +248,7 @@ def test_an_iterator_may_end_while_the_lock_is_held(station: Station) -> None:
     assert station.receivers.subscriptions() == []
 
 
-def test_who_iterates_holds_the_client(comfy: ComfyServer) -> None:
+def test_an_events_iterator_holds_the_client(comfy: ComfyServer) -> None:
     """``for event in ComfyApi(host).events()`` goes on, though nobody else holds it."""
     events = ComfyApi(comfy.url).events("notification")
     gc.collect()

@@ -171,7 +171,7 @@ def test_keys_in_a_grid_are_not_shown() -> None:
         assert "***" in text
 
 
-def test_one_row_shows_its_values_and_its_picture_large() -> None:
+def test_a_row_shows_its_values_and_its_picture_large() -> None:
     """Or its error."""
     row = sweep_of({"KSampler.seed": [1], "KSampler.cfg": [4.0]})[0]
     assert repr(row) == "<SweepRow 0, seed 1, cfg 4.0: Result 1 image, seed 7>"

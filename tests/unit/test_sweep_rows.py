@@ -68,7 +68,7 @@ def failed(row: SweepRow) -> SweepRow:
 # -- rows -----------------------------------------------------------------------------------
 
 
-def test_some_rows_are_a_sweep_too() -> None:
+def test_a_slice_or_choice_of_rows_is_a_sweep_too() -> None:
     """By a slice, or by any choice."""
     rows = sweep_of(GRID)
     assert isinstance(rows[1:3], Sweep)
@@ -252,7 +252,7 @@ def test_a_sheet_has_a_place_for_each_combination() -> None:
     assert colors_of(flat) == [COLORS]
 
 
-def test_one_input_breaks_into_lines() -> None:
+def test_a_grid_of_one_input_breaks_into_lines() -> None:
     """As square as it can be, with the value below each picture."""
     sheet = sweep_of({"KSampler.seed": [*range(5)]}).grid(size=40)
     assert colors_of(sheet) == [["red", "lime", "blue"], ["yellow", "cyan"]]
@@ -269,7 +269,7 @@ def test_equal_points_stand_side_by_side() -> None:
     ]
 
 
-def test_what_is_missing_leaves_its_place() -> None:
+def test_missing_pictures_leave_their_place_in_the_grid() -> None:
     """A row that failed, one that never ran, and one without an image say so."""
     rows = sweep_of(GRID)
     text_only = SweepRow(4, rows[4].params, "p4", result_of({}))
@@ -315,7 +315,7 @@ def test_a_sheet_of_no_known_color_is_an_error() -> None:
 
 
 @pytest.mark.parametrize("side", [7000, 200_000])
-def test_what_is_too_large_to_look_at_says_so(side: int) -> None:
+def test_a_picture_too_large_to_decode_says_so_in_the_grid(side: int) -> None:
     """In its place; nothing of it is decoded."""
     file = bytearray(picture("red"))
     file[16:24] = struct.pack(">II", side, side)
@@ -342,7 +342,7 @@ def test_labels_of_any_length_fit() -> None:
         ("cfg", (), "differ in KSampler.seed"),
     ],
 )
-def test_what_makes_no_sheet_is_refused(rows: Any, cols: Any, says: str) -> None:
+def test_rows_and_columns_that_make_no_sheet_are_refused(rows: Any, cols: Any, says: str) -> None:
     """Before any picture is fetched."""
     with pytest.raises(ValueError, match=says):
         sweep_of(GRID).grid(rows, cols)

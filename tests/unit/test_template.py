@@ -39,7 +39,7 @@ def test_names_that_are_no_keywords_come_in_a_dict() -> None:
         template({"self": 1}, self=2)
 
 
-def test_it_never_changes() -> None:
+def test_a_template_never_changes() -> None:
     """Neither by a call, nor by what was given, nor by what was taken out."""
     graph, inputs, outputs = txt2img(), copy.deepcopy(INPUTS), {"image": "9"}
     workflow = Workflow.load(graph)
@@ -60,7 +60,7 @@ def test_it_never_changes() -> None:
     assert graph == txt2img()
 
 
-def test_it_tells_its_inputs_outputs_and_defaults() -> None:
+def test_a_template_has_inputs_outputs_and_defaults() -> None:
     """By id, as they are in the graph."""
     template = a_template()
     assert template.inputs == {
@@ -102,7 +102,7 @@ def test_names_are_checked_when_it_is_made(changes: Any, says: str, candidates: 
     "changes",
     [{"inputs": ["3.seed"]}, {"inputs": {3: "3.seed"}}, {"outputs": {"": "9"}}, {"outputs": "9"}],
 )
-def test_what_is_no_dict_by_name_is_a_type_error(changes: Any) -> None:
+def test_template_inputs_in_no_dict_by_name_are_a_type_error(changes: Any) -> None:
     """With what it is."""
     with pytest.raises(TypeError, match="dict by name"):
         a_template(**changes)

@@ -204,7 +204,7 @@ def test_a_secret_is_in_the_code_as_in_the_file() -> None:
     [(float("nan"), "nan is not a number"), (10**5000, "cannot be written as Python code")],
     ids=["nan", "long"],
 )
-def test_what_code_cannot_hold_is_refused(value: Any, words: str) -> None:
+def test_values_that_code_cannot_hold_are_refused(value: Any, words: str) -> None:
     with pytest.raises(WorkflowError, match=words):
         Workflow({"1": node(x=value)}).to_code()
 

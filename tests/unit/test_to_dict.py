@@ -88,7 +88,7 @@ def data(value: Any) -> dict[str, Any]:
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_json_comes_of_a_value(value: Any, expected: Any) -> None:
+def test_json_form_of_a_value(value: Any, expected: Any) -> None:
     assert told(value) == expected
 
 
@@ -180,7 +180,7 @@ def circle() -> Any:
     ],
     ids=["text", "texts", "list", "object", "keys", "lists", "depth", "circle", "number"],
 )
-def test_what_is_too_large_is_cut_and_says_so(value: Any) -> None:
+def test_large_values_are_cut_and_marked_truncated(value: Any) -> None:
     """At the outermost place, whatever is inside; what is whole does not say so."""
     found = data(value)
     assert found["truncated"] is True
@@ -192,7 +192,7 @@ def test_what_is_too_large_is_cut_and_says_so(value: Any) -> None:
 @pytest.mark.parametrize(
     "value", ["x" * MAX_TEXT, [0] * (MAX_VALUES - 100), deep(MAX_DEPTH // 2 - 2), 10**300]
 )
-def test_what_is_large_is_whole(value: Any) -> None:
+def test_values_within_the_limits_are_whole(value: Any) -> None:
     found = data(value)
     assert "truncated" not in found
     assert found["data"] == value
@@ -304,7 +304,7 @@ def test_a_cause_is_not_told() -> None:
     assert "cause" not in json.dumps(check_to_dict(error))
 
 
-def test_what_is_a_mapping_in_a_frozen_value_is_a_dict_of_its_own() -> None:
+def test_a_mapping_in_a_frozen_value_becomes_a_copied_dict() -> None:
     """So that changing it changes nothing else."""
     inner: Mapping[str, Any] = {"a": [1]}
     found = told(inner)

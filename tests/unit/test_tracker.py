@@ -141,7 +141,7 @@ def test_verdicts_of_two_threads_come_one_after_the_other(api: ComfyApi, tracker
     assert (api.stats().succeeded, api.stats().lost) == (1, 0)
 
 
-def test_whoever_attaches_to_a_prompt_that_ends_gets_its_end_after_receivers(
+def test_a_job_attached_to_an_ending_prompt_gets_its_end_after_receivers(
     api: ComfyApi, tracker: Tracker
 ) -> None:
     one, _ = posted(api, tracker, "ours")
@@ -479,9 +479,7 @@ def test_a_job_of_a_closed_client_is_not_cancelled(api: ComfyApi, tracker: Track
     assert not job.cancel()
 
 
-def test_what_is_to_be_called_at_the_end_is_called_after_it_too(
-    api: ComfyApi, tracker: Tracker
-) -> None:
+def test_when_ended_calls_back_after_the_end_too(api: ComfyApi, tracker: Tracker) -> None:
     """Whoever comes late, as between a look and the call, waits for nothing."""
     one, job = posted(api, tracker, "ours")
     tracker.accept(one, QueuedPrompt("ours"))

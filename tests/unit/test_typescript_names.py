@@ -84,7 +84,7 @@ def test_a_name_of_the_package_answers_in_one_line(name: str) -> None:
 
 
 @pytest.mark.parametrize("text", [*PACKAGE.values(), *CLIENT.values(), *POOL.values()])
-def test_what_is_told_exists(text: str) -> None:
+def test_python_names_in_the_typescript_table_exist(text: str) -> None:
     """Each ``api.name``, ``job.name`` and class."""
     owners = {
         "api": ComfyApi,
@@ -147,7 +147,7 @@ def test_a_subclass_is_told_by_its_name() -> None:
     api.close()
 
 
-def test_whoever_asks_for_special_names_is_not_disturbed(api: ComfyApi) -> None:
+def test_special_names_asked_by_copy_and_pickle_are_plain_attribute_errors(api: ComfyApi) -> None:
     """Copies, pickles, mocks, ``inspect`` and ``help``."""
     copied = copy.copy(api)
     assert copied.host == api.host

@@ -59,7 +59,7 @@ def digest(content: bytes) -> str:
         (b"text", ""),
     ],
 )
-def test_what_has_no_name_is_named_by_its_content(content: bytes, ending: str) -> None:
+def test_an_upload_without_a_name_is_named_by_its_content(content: bytes, ending: str) -> None:
     """With the ending of its kind."""
     name = digest(content)[:32] + ending
     for source in (content, bytearray(content), memoryview(content), io.BytesIO(content)):
@@ -152,7 +152,7 @@ def test_a_url_is_refused_unless_it_is_asked_for() -> None:
     assert Upload(url, fetch=True).state() is None
 
 
-def test_what_cannot_be_sent_is_refused_at_once(tmp_path: Path) -> None:
+def test_an_upload_of_a_wrong_file_is_refused_at_once(tmp_path: Path) -> None:
     """When it is given, rather than when the workflow is submitted."""
     with pytest.raises(FileNotFoundError, match=r"none\.png"):
         Upload(tmp_path / "none.png")
@@ -387,12 +387,12 @@ def test_equal_ones_have_the_same_source_name_and_subfolder(tmp_path: Path) -> N
         (Upload(__file__), "<Upload test_upload.py>"),
     ],
 )
-def test_its_repr_is_short(upload: Upload, shown: str) -> None:
+def test_the_repr_of_an_upload_is_short(upload: Upload, shown: str) -> None:
     """Whatever is in it."""
     assert repr(upload) == shown
 
 
-def test_its_text_tells_it_from_others() -> None:
+def test_the_str_of_an_upload_differs_from_those_of_others() -> None:
     """As a label of a row in a table."""
     assert str(Upload(b"abc")) != str(Upload(b"abd"))
     assert str(Upload(__file__)) == __file__
@@ -408,7 +408,7 @@ def test_its_text_tells_it_from_others() -> None:
         (SimpleNamespace(filename="a"), False),
     ],
 )
-def test_what_is_a_file_and_what_is_json(value: Any, can_be_sent: bool) -> None:
+def test_values_that_are_uploaded_and_values_that_are_json(value: Any, can_be_sent: bool) -> None:
     """A text is one only where it is asked for."""
     assert is_file(value) is can_be_sent
 

@@ -140,7 +140,7 @@ def test_a_valid_graph_has_no_errors() -> None:
     assert result.outputs_to_execute == ["2", "3"]
 
 
-def test_one_good_output_is_enough() -> None:
+def test_a_single_valid_output_is_enough() -> None:
     """The bad output is reported beside a 200, and left out of what is executed."""
     graph = {
         "1": canvas(),
@@ -281,7 +281,7 @@ def test_a_long_chain_is_no_problem() -> None:
 @pytest.mark.parametrize(
     "graph", [None, 5, [{}], "text", {"1": 5}, {"1": None}, {"1": {"class_type": []}}]
 )
-def test_what_breaks_the_server_is_a_500(graph: Any) -> None:
+def test_json_that_breaks_validation_is_a_500(graph: Any) -> None:
     """JSON that the server does not expect is not its 400."""
     result = validate(graph, DEFINITIONS)
     assert (result.ok, result.status, result.error) == (False, 500, None)

@@ -33,7 +33,7 @@ def nested(levels: int) -> Any:
     return value
 
 
-def test_what_is_cut_says_so() -> None:
+def test_identifiers_that_are_cut_end_in_dots() -> None:
     """By three dots, within the bound; an id by what tells it from others, too."""
     for given in ("x" * 300, 10**300):
         cut = identifier(given) or ""
@@ -45,7 +45,7 @@ def test_what_is_cut_says_so() -> None:
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan, True, "1", None, [1]])
-def test_what_is_no_finite_number_is_none(value: object) -> None:
+def test_values_that_are_no_finite_number_are_none(value: object) -> None:
     assert number(value) is None
 
 

@@ -18,7 +18,7 @@ REPORT = """<testsuites><testsuite>
 
 
 @pytest.mark.posix("a PATH without wine")
-def test_what_is_missing_is_said(monkeypatch, capsys) -> None:
+def test_missing_programs_are_named(monkeypatch, capsys) -> None:
     """Nothing is set up or run."""
     monkeypatch.setenv("PATH", "")
     assert main([]) == 2
@@ -43,6 +43,6 @@ def test_the_summary_has_counts_and_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", LEFT_OUT)
-def test_what_is_left_out_is_there(name: str) -> None:
+def test_left_out_test_files_exist(name: str) -> None:
     """Otherwise it has another name now."""
     assert (TESTS / name).exists()

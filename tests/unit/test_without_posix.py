@@ -24,7 +24,7 @@ def test_a_clock_goes_in_steps() -> None:
 
 
 @pytest.mark.posix("what is taken away")
-def test_what_windows_lacks_is_taken_away(tmp_path: Path) -> None:
+def test_functions_that_windows_lacks_are_taken_away(tmp_path: Path) -> None:
     """And is back afterwards, so that tests beside this one have it."""
     with pytest.MonkeyPatch.context() as patch:
         take_away(patch)
@@ -63,7 +63,7 @@ def test_the_client_neither_renames_nor_replaces_nor_removes_open_files(
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_its_tests_are_there(file: str) -> None:
+def test_test_files_of_the_lane_exist(file: str) -> None:
     """``.ci/run`` runs them."""
     assert (ROOT / file).exists()
     assert "-m tests.without_posix" in (ROOT / ".ci" / "run").read_text("utf-8")

@@ -166,7 +166,7 @@ def test_broken_json_is_told_with_file_line_and_column(tmp_path: Path) -> None:
     assert "broken.json, line 2, column 9: not valid JSON" in str(refusal(Workflow.load, path))
 
 
-def test_what_is_no_text_at_all_says_so() -> None:
+def test_binary_files_without_a_workflow_are_refused() -> None:
     """It may be of a kind that carries no workflow."""
     said = str(refusal(Workflow.load, b"GIF89a\xff"))
     assert "neither JSON nor a picture, video" in said
@@ -192,7 +192,7 @@ def test_what_is_no_text_at_all_says_so() -> None:
         (b'{"3": ' + b"[" * 100_000, "cannot be read|nested too deeply"),
     ],
 )
-def test_what_is_no_graph_is_refused_with_the_node_named(source: Any, says: str) -> None:
+def test_malformed_graphs_are_refused_with_the_node_named(source: Any, says: str) -> None:
     """One clear line each."""
     assert re.search(says, str(refusal(Workflow.load, source)))
 
@@ -571,7 +571,7 @@ def test_a_good_graph_is_returned_as_it_is(graph: dict[str, Any]) -> None:
         (["4", 0.0], "must be an int"),
     ],
 )
-def test_what_cannot_be_sent_is_refused_with_node_and_input(
+def test_values_that_cannot_be_sent_are_refused_with_node_and_input(
     graph: dict[str, Any], value: Any, says: str
 ) -> None:
     """In one line, before anything is sent."""
@@ -601,7 +601,7 @@ def test_a_good_graph_is_sent_as_a_whole(graph: dict[str, Any]) -> None:
     assert left_out == {}
 
 
-def test_what_hangs_on_a_missing_node_is_left_out() -> None:
+def test_nodes_behind_a_missing_node_are_left_out() -> None:
     """If it is not all that there is; told as the server tells what it drops."""
     graph = forked()
     whole, part, left_out = check_parts(graph)
@@ -624,7 +624,7 @@ def test_what_hangs_on_a_missing_node_is_left_out() -> None:
         ({"a": math.nan, "b": ["99", 0]}, "nan is not a number"),
     ],
 )
-def test_other_faults_are_refused_whatever_is_left_out(node: dict[str, Any], says: str) -> None:
+def test_faults_that_no_server_drops_are_refused(node: dict[str, Any], says: str) -> None:
     """No server drops these alone, and a list of two numbers is hardly meant as a link."""
     graph = forked(**{"6": {"class_type": "PreviewAny", "inputs": node}})
     assert says in str(refusal(check_parts, graph))
@@ -638,7 +638,7 @@ def test_keys_that_are_not_strings_are_refused_at_every_level(graph: dict[str, A
     assert "key '_meta': the key 5" in str(refusal(check_graph, {"3": {"_meta": {5: 1}}}))
 
 
-def test_what_stands_in_place_of_a_node_is_checked_too() -> None:
+def test_values_in_place_of_a_node_are_checked_too() -> None:
     """The server may tell what it is, if JSON can carry it."""
     assert str(refusal(check_graph, {"3": math.nan})).startswith("node 3: nan")
     assert check_graph({"3": [1], "4": {"inputs": 5}}) == {"3": [1], "4": {"inputs": 5}}
@@ -720,7 +720,7 @@ GRAPHS = st.dictionaries(
 
 @settings(max_examples=examples(40), deadline=None)
 @given(GRAPHS)
-def test_what_was_written_is_read_back(graph: dict[str, Any]) -> None:
+def test_a_workflow_written_as_json_is_read_back(graph: dict[str, Any]) -> None:
     """For every graph, also as bytes."""
     wf = Workflow.load(graph)
     assert Workflow.load(wf.to_json()) == wf

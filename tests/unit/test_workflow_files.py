@@ -112,7 +112,7 @@ def test_an_upload_is_named_by_its_reference() -> None:
     assert workflow["1"]["image"] == "a [output] [input]"
 
 
-def test_what_cannot_be_sent_is_told_when_it_is_set(
+def test_files_that_cannot_be_sent_are_refused_when_set(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With the node and the input; the workflow stays as it was."""
