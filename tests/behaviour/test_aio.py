@@ -159,7 +159,7 @@ def test_events_of_a_client_are_those_of_the_name(comfy: ComfyServer, fast: Comf
 
 
 @pytest.mark.parametrize("source", ["job", "client"])
-def test_whoever_leaves_the_loop_leaves_nothing(
+def test_leaving_an_async_for_loop_leaves_nothing_behind(
     source: str, comfy: ComfyServer, fast: ComfyApi, gate: Gates
 ) -> None:
     """By ``break``, by cancellation, or before the first event; without the collector."""
@@ -432,7 +432,7 @@ def test_a_wait_that_is_cancelled_twice_does_not_wait_for_the_server(
         job.result(LIMIT)
 
 
-def test_what_is_to_happen_then_is_one_of_two_words(fast: ComfyApi, gate: Gates) -> None:
+def test_on_cancel_is_leave_or_cancel(fast: ComfyApi, gate: Gates) -> None:
     """Said before anything is waited for."""
     job = fast.submit(held("a"))
     with pytest.raises(ValueError, match="'leave' or 'cancel', not 'kill'"):

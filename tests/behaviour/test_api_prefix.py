@@ -112,7 +112,7 @@ def test_the_first_request_of_all_may_be_of_a_route_that_is_missing(
 
 
 @pytest.mark.parametrize("status", [401, 502])
-def test_who_does_not_tell_whether_there_is_a_prompt_route_is_not_called_a_stranger(
+def test_a_failing_prompt_route_is_not_reported_as_no_comfyui(
     comfy: ComfyServer, status: int
 ) -> None:
     """A proxy that wants a password for it, or whose server is away."""

@@ -15,7 +15,7 @@ from tests.helpers.scripted import GRAPH
 pytestmark = pytest.mark.usefixtures("prompts_wait")
 
 
-def test_what_is_no_job_is_not_waited_for(comfy: ComfyServer) -> None:
+def test_as_completed_refuses_values_that_are_no_job(comfy: ComfyServer) -> None:
     with ComfyApi(comfy.url) as api, pytest.raises(TypeError, match="as_completed takes jobs"):
         api.as_completed([api.generate_id()])  # type: ignore[list-item]
 

@@ -69,7 +69,7 @@ def test_a_refused_submission_ends_for_whoever_attached_to_it(comfy, fast):
     assert str(job.exception(LIMIT)) == str(failures[0])
 
 
-def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, fast):
+def test_a_prompt_attached_by_both_ids_ends_once_for_both_jobs(comfy, fast):
     """By the id that we chose and by that of the server: both end, with one end event."""
     told = Heard(fast)
     go = threading.Event()
@@ -88,7 +88,7 @@ def test_one_prompt_by_two_ids_is_one_job_in_two_hands(comfy, fast):
     assert [e.name for e in told.ends()] == ["execution_success"]
 
 
-def test_what_ends_before_its_id_is_known_is_not_outstanding_by_that_id(comfy, fast):
+def test_a_prompt_that_ends_before_its_id_is_known_is_not_outstanding(comfy, fast):
     """Though somebody has attached to it, whose job ends too, with an error of its own."""
     comfy.faults.other_prompt_ids()
     mine = str(uuid.uuid4())

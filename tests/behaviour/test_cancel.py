@@ -479,7 +479,7 @@ def test_an_old_server_is_told_again_only_to_stop_what_surely_is_ours(gate: Gate
 
 
 @pytest.mark.timing(stop_again=0.01)
-def test_nobody_else_is_interrupted_for_a_prompt_that_has_ended(
+def test_cancel_of_an_ended_prompt_interrupts_no_other(
     comfy: ComfyServer, fast: ComfyApi, gate: Gates
 ) -> None:
     """Though its interrupt was forgotten, and the next prompt begins nodes."""

@@ -136,7 +136,7 @@ class CustomCombo:
         return (choice,)
 
 
-def test_what_the_server_does_not_check_runs_with_a_check() -> None:
+def test_values_that_the_server_does_not_check_run_with_check() -> None:
     """A class with a check of its own takes what its definition does not list."""
     graph = {
         "1": {"class_type": "CustomCombo", "inputs": {"choice": "mine"}},

@@ -190,7 +190,7 @@ def test_a_token_comes_from_the_environment(tmp_path, monkeypatch):
     assert "preview: none came" in run.output
 
 
-def test_what_the_server_refuses_is_one_line(tmp_path):
+def test_a_refusal_by_the_server_is_one_line(tmp_path):
     """Not a traceback."""
     with ComfyServer(credentials="secret") as server:
         assert "401" in error_of(invoke("demo", "--host", server.url, "--output", tmp_path), 8)
@@ -280,7 +280,7 @@ def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, name):
 
 
 @pytest.mark.posix("signals between processes")
-def test_what_is_ignored_is_not_an_end(tmp_path):
+def test_an_ignored_sighup_does_not_end_serve(tmp_path):
     """A command below nohup outlives its terminal."""
     first = "signal.signal(signal.SIGHUP, signal.SIG_IGN)"
     with started("serve", "--port", 0, first=first, env={"TMPDIR": str(tmp_path)}) as process:
@@ -428,7 +428,7 @@ def test_the_server_plays_a_hosted_one() -> None:
         line_with(process, "need --hosted")
 
 
-def test_what_a_server_cannot_do_is_one_line(tmp_path, monkeypatch):
+def test_options_that_serve_cannot_use_are_one_line(tmp_path, monkeypatch):
     """With the name of what is wrong."""
     broken = tmp_path / "broken.pem"
     broken.write_text("nothing")

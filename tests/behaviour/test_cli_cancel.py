@@ -48,7 +48,7 @@ def requests_of(server: ComfyServer, path: str) -> list[tuple[str, Any]]:
     return [(one.method, json.loads(one.body) if one.body else None) for one in found]
 
 
-def test_one_request_removes_all_waiting_prompts(comfy_client, server, api):
+def test_waiting_prompts_are_removed_by_one_request(comfy_client, server, api):
     """The queue is read once before and once after it; unknown prompts are reported."""
     ids = queued(server, api, 4)
     server.requests.clear()

@@ -214,7 +214,7 @@ def test_bash_replaces_the_whole_word_if_the_equals_sign_is_no_word_break(comple
 
 
 @pytest.mark.parametrize("shell", ["zsh", "fish"])
-def test_other_shells_get_whole_words(completed, shell):
+def test_fish_and_zsh_completions_are_whole_words(completed, shell):
     """These shells quote what they insert."""
 
     def values(line: str) -> list[str]:

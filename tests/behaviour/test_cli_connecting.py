@@ -112,7 +112,7 @@ def test_a_profile_says_that_its_server_may_have_the_key_of_partner_nodes(
         assert resolve(given.options, load_config()).partner_key is is_said
 
 
-def test_what_is_said_of_another_server_counts_for_nothing(comfy_client):
+def test_settings_of_another_server_are_ignored(comfy_client):
     """No secret goes where it does not belong, and a certificate is verified."""
     configure(comfy_client.home)
     [found] = comfy_client.json("where", "--profile", "studio", "--host", "other.example")

@@ -100,7 +100,7 @@ def test_logs_that_are_followed_say_when_the_connection_is_lost(comfy_client):
         assert next(line for line in process.stderr if line == "reconnected\n")
 
 
-def test_what_stdout_does_not_take_is_said_on_stderr(comfy_client):
+def test_a_full_stdout_is_reported_on_stderr(comfy_client):
     """As on a full disk; there is no traceback."""
     with open("/dev/full", "w") as full:
         command = [COMMAND, "where", "--json"]
@@ -404,7 +404,7 @@ def test_a_sweep_waits_for_its_server_as_long_as_it_is_told(comfy_client):
         ["cancel", "--all-mine", "--all", "--yes"],
     ],
 )
-def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):
+def test_wrong_usage_is_status_2_and_sends_nothing(comfy_client, args):
     """Files that are not there, folders in their place, numbers without an end, empty ids."""
     config = comfy_client.home / ".config/comfy-client/config.toml"
     config.parent.mkdir(parents=True)
@@ -423,7 +423,7 @@ def test_what_is_typed_wrong_is_status_2_and_asks_nobody(comfy_client, args):
         ["convert", "w.json", "--python", "--json"],
     ],
 )
-def test_what_prints_text_takes_no_json(comfy_client, args):
+def test_commands_that_print_text_take_no_json(comfy_client, args):
     """So that every line on stdout is an object, or nothing is done."""
     ended = comfy_client(*args)
     assert ended.status == 2
@@ -528,7 +528,7 @@ def test_a_sweep_with_a_mistake_is_status_2_and_sends_nothing(comfy_client, opti
         assert not api.get_queue().running
 
 
-def test_what_a_sheet_needs_is_told_before_the_sweep(comfy_client, monkeypatch):
+def test_a_sheet_without_pillow_is_refused_before_the_sweep(comfy_client, monkeypatch):
     """And not when all rows are there."""
     sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1,2", "--host", NOWHERE)
     [error] = comfy_client.json(*sweep, "--sheet", "x.txt", status=2)

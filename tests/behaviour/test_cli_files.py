@@ -147,7 +147,7 @@ def test_upload_prints_the_names_that_loaders_take(comfy_client):
     assert comfy_client("upload", "a.txt", "--subfolder", "mine").lines == ["mine/a.txt"]
 
 
-def test_what_cannot_be_saved_after_the_run_has_a_way_on(comfy_client, monkeypatch):
+def test_files_that_cannot_be_saved_after_the_run_can_be_had_by_its_id(comfy_client, monkeypatch):
     """The prompt has run: its files can be had by its id."""
 
     fill_disk(monkeypatch)

@@ -137,7 +137,7 @@ class OnCloud(ServerOptions):
 
 
 @pytest.mark.parametrize("name", READ)
-def test_what_reads_works_on_comfy_cloud(
+def test_reading_commands_work_on_comfy_cloud(
     comfy_client: CommandLine, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     args, _ = COMMANDS[name]
@@ -154,7 +154,7 @@ def test_what_reads_works_on_comfy_cloud(
 @pytest.mark.parametrize(
     "args", [("watch",), ("cancel", "--all"), ("cancel", "--all-mine"), ("logs", "-f")]
 )
-def test_what_needs_a_queue_or_a_socket_says_so_in_one_sentence(
+def test_commands_that_need_a_queue_or_socket_are_refused_in_one_sentence(
     comfy_client: CommandLine, proxy: ComfyServer, args: tuple[str, ...]
 ) -> None:
     ended = comfy_client(*args, **named(proxy))
@@ -419,7 +419,7 @@ def test_profiles_of_hosted_servers(comfy_client: CommandLine, proxy: ComfyServe
         (("--login-file", "login"), "no login"),
     ],
 )
-def test_what_a_hosted_server_does_not_take_is_wrong_usage(
+def test_options_that_a_hosted_server_does_not_take_are_wrong_usage(
     comfy_client: CommandLine, args: tuple[str, ...], words: str
 ) -> None:
     (comfy_client.home / "login").write_text("me:secret")

@@ -89,7 +89,7 @@ def test_as_json_it_is_the_same_as_of_one_server_and_which_one_it_was(
     assert result["files"][0]["url"].startswith(result["server"])
 
 
-def test_it_goes_where_its_node_classes_are(comfy_client, servers) -> None:
+def test_run_chooses_the_server_that_has_its_node_classes(comfy_client, servers) -> None:
     """And a value is what that server says it is."""
     ran = comfy_client("run", "rare.json", "--set", "Rare.count=3", *hosts(*servers))
     assert (ran.status, ran.lines) == (0, ["3"]), ran
@@ -104,7 +104,7 @@ def test_a_workflow_of_standard_input_is_read_once(comfy_client, servers) -> Non
     assert (ran.status, ran.lines) == (0, ["3"]), ran
 
 
-def test_what_no_server_can_run_or_takes_is_status_4(comfy_client, servers) -> None:
+def test_a_workflow_that_no_server_can_run_is_status_4(comfy_client, servers) -> None:
     """No folder is left behind."""
     with ComfyServer() as third:
         options = ("--out", "new/folder", *hosts(servers[0], third))
@@ -134,9 +134,7 @@ def test_without_any_server_the_status_is_that_of_the_first(comfy_client) -> Non
         assert error["code"] == "authentication_error"
 
 
-def test_what_waits_for_a_server_that_never_comes_is_status_7_and_will_not_run(
-    comfy_client, servers
-) -> None:
+def test_a_wait_for_a_server_that_never_comes_is_status_7(comfy_client, servers) -> None:
     """That one may have what it needs."""
     for options in (["--timeout", 0.5], ["--timeout", 0.5, "--detach"]):
         options += hosts(servers[0], NOWHERE)

@@ -51,7 +51,7 @@ def logged(*lines: tuple[Any, str]) -> tuple[int, dict[str, str], Any]:
     return 200, {}, {"entries": entries, "size": {"cols": 80, "rows": 24}}
 
 
-def test_it_holds_what_a_bug_report_needs(tmp_path: Path) -> None:
+def test_a_report_holds_what_a_bug_report_needs(tmp_path: Path) -> None:
     with ComfyServer() as server:
         command = CommandLine(tmp_path, server.url)
         ended = command("doctor", "--run", "--report")
@@ -70,7 +70,7 @@ def test_it_holds_what_a_bug_report_needs(tmp_path: Path) -> None:
         assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
-def test_it_holds_the_recording_if_there_is_one(tmp_path: Path) -> None:
+def test_a_report_holds_the_recording_if_there_is_one(tmp_path: Path) -> None:
     """An older report is replaced; the recording stays as a file, too."""
     (tmp_path / "mine.txt").write_text("old")
     with ComfyServer() as server:
@@ -84,7 +84,7 @@ def test_it_holds_the_recording_if_there_is_one(tmp_path: Path) -> None:
     assert '"path": "/api/system_stats"' in parts["Recording"]
 
 
-def test_it_holds_no_credentials(tmp_path: Path) -> None:
+def test_a_report_holds_no_credentials(tmp_path: Path) -> None:
     """Neither those of the command, nor such as a server has logged."""
     with ComfyServer(credentials=("me", "sesame-47"), prefix="/hidden/way") as server:
         server.on(
@@ -116,7 +116,7 @@ def test_it_holds_no_credentials(tmp_path: Path) -> None:
         (("0001-01-01T00:00:00", "0001-01-01T00:00:00", "0001-01-01T00:00:00"), "abc"),
     ],
 )
-def test_it_holds_the_last_ten_minutes_of_the_servers_log(
+def test_a_report_holds_the_last_ten_minutes_of_the_servers_log(
     tmp_path: Path, times: tuple[Any, ...], kept: str
 ) -> None:
     """They end with the newest line, whatever the server's clock says; without times, all."""

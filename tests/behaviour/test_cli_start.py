@@ -60,7 +60,7 @@ def modules_after(*args: object, **variables: str) -> set[str]:
     ],
     ids=" ".join,
 )
-def test_what_asks_nothing_imports_no_network(args):
+def test_offline_commands_import_no_network(args):
     """Nor the embedded server, nor Pillow."""
     assert modules_after(*args).isdisjoint(HEAVY)
 

@@ -188,7 +188,7 @@ def test_a_closed_client_says_so(refused: str, name: str) -> None:
         exhaust(method(*arguments_for(method)))
 
 
-def test_what_a_closed_client_still_does(refused: str) -> None:
+def test_a_closed_client_still_cleans_up_and_describes_itself(refused: str) -> None:
     """Clean up, and say who it was and what it has done."""
     api = ComfyApi(refused)
     unsubscribe = api.on("status", print)

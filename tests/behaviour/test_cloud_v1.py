@@ -88,7 +88,7 @@ def test_jobs_and_queue_have_the_jobs_of_both_apis(server: ComfyServer, api: Clo
     assert 1e9 < in_seconds.create_time < 1e10
 
 
-def test_nothing_is_changed_by_the_older_api(server: ComfyServer, api: CloudApi) -> None:
+def test_changing_calls_of_the_v1_api_are_refused(server: ComfyServer, api: CloudApi) -> None:
     v1 = api.v1
     calls: list[Any] = [
         lambda: v1.cancel_job(str(uuid.uuid4())),
@@ -158,7 +158,7 @@ def test_a_closed_client_sends_nothing(server: ComfyServer, api: CloudApi) -> No
         v1.get_features()
 
 
-def test_other_places_have_no_older_api() -> None:
+def test_servers_other_than_comfy_cloud_have_no_v1_api() -> None:
     for url in ("http://127.0.0.1:8189", "https://mine.run.comfy.app"):
         with pytest.raises(NotSupported, match="only Comfy Cloud"):
             _ = HostedApi(url, "k").v1

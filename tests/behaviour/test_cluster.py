@@ -260,7 +260,7 @@ def test_the_host_in_the_environment_of_a_worker_may_have_a_password(
             assert b"s3cret" not in pickle.dumps(value)
 
 
-def test_what_the_environment_says_of_one_server_is_sent_to_no_other(
+def test_credentials_from_the_environment_go_to_their_server_only(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When that is asked for the prompt of a worker that was lost."""
@@ -339,7 +339,7 @@ def test_tasks_of_the_same_key_do_not_share_a_prompt_of_another_workflow(
     check_each_ran_once(servers, [first, second])
 
 
-def test_what_has_run_is_not_rendered_again_for_the_same_task(
+def test_a_lost_dask_result_is_not_rendered_again(
     client: Client, servers: list[ComfyServer]
 ) -> None:
     """As when Dask has lost the result; ``pure=False`` makes another task of it."""

@@ -89,7 +89,7 @@ def test_getters_start_no_thread(comfy: ComfyServer) -> None:
     ],
     ids=["on", "events", "submit", "run", "wait_for", "init"],
 )
-def test_what_needs_events_starts_the_thread(
+def test_calls_that_need_events_start_the_thread(
     comfy: ComfyServer, use: Callable[[ComfyApi], object]
 ) -> None:
     """Without init."""
@@ -280,7 +280,7 @@ def test_a_wait_without_time_asks_once_and_says_why(
     ("timeout", "error"),
     [(float("nan"), ValueError), (-1, ValueError), ("5", TypeError), ((5, 60), TypeError)],
 )
-def test_what_is_no_time_to_wait_is_told_at_once(
+def test_a_timeout_that_is_no_number_is_refused_at_once(
     refused: str, timeout: Any, error: type[Exception]
 ) -> None:
     """By whatever waits; ``nan`` would have no end."""

@@ -38,7 +38,7 @@ from tests.helpers.http import (
 )
 
 
-def test_one_connection_serves_many_requests(comfy: ComfyServer, http: Http) -> None:
+def test_a_connection_serves_many_requests(comfy: ComfyServer, http: Http) -> None:
     """Also after errors, empty answers, HEAD, redirects and downloads."""
     comfy.on("DELETE", "*", (204, {}, None))
     comfy.on("GET", "/gone", (400, {}, "no"))
@@ -65,7 +65,7 @@ WAYS: dict[str, Callable[[ComfyServer, Http], object]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("watched", ["", "wrapped", "printed"])
-def test_who_watches_urllib3_sees_each_request(
+def test_tracers_of_urllib3_see_each_request(
     comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch, way: str, watched: str
 ) -> None:
     """A tracer that wraps it, or ``debuglevel``; otherwise the usual ones do without it."""
@@ -87,7 +87,7 @@ def test_who_watches_urllib3_sees_each_request(
 
 
 @pytest.mark.parametrize("name", ["putrequest", "getresponse"])
-def test_who_patches_http_client_sees_each_request(
+def test_patches_of_http_client_see_each_request(
     comfy: ComfyServer, http: Http, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """As tools that report errors and times do."""

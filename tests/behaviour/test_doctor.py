@@ -92,7 +92,7 @@ def test_with_run_it_asks_the_history_of_its_own_prompt_only(server: ComfyServer
     assert not paths & {"/history", "/object_info", "/queue"}
 
 
-def test_nothing_is_left_open(server: ComfyServer) -> None:
+def test_doctor_leaves_no_connection_open(server: ComfyServer) -> None:
     """After close() the server has not a single connection of it."""
     ask(server.url, run=True)
     server.until(lambda: server.open_connections == 0)
@@ -114,7 +114,7 @@ def test_the_clients_own_socket_is_left_alone(server: ComfyServer) -> None:
     assert not gone
 
 
-def test_it_works_after_an_init_that_failed(refused: str) -> None:
+def test_doctor_works_after_an_init_that_failed(refused: str) -> None:
     """Which is when people need it."""
     api = ComfyApi(refused)
     with pytest.raises(ServerUnreachable):
@@ -318,7 +318,7 @@ def test_a_socket_that_breaks_during_the_run_costs_its_events_only(server: Comfy
 
 
 @pytest.mark.timing(watch=0.02)
-def test_how_the_client_has_fared_is_told(server: ComfyServer) -> None:
+def test_doctor_reports_the_connections_and_jobs_of_the_client(server: ComfyServer) -> None:
     """Connections, jobs that wait, and when the last message came."""
     with server.faults.hang_worker(), Fast(server.url) as api:
         api.submit(TRIVIAL)
@@ -450,7 +450,9 @@ FACTS = {
 
 @settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())
-def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.DataObject) -> None:
+def test_doctor_never_raises_for_any_json_of_a_server(
+    shared: ComfyServer, data: st.DataObject
+) -> None:
     """Any JSON in the place of any answer makes a report."""
     shared.faults.clear()
     for route, names in FACTS.items():
@@ -473,7 +475,7 @@ def test_it_never_raises_for_what_a_server_says(shared: ComfyServer, data: st.Da
     body=st.binary(max_size=40) | JSON,
     route=st.sampled_from(["/prompt", "/ws", "/features", "/system_stats", "/users", "*"]),
 )
-def test_it_never_raises_for_how_a_server_says_it(
+def test_doctor_never_raises_for_any_status_type_or_bytes(
     shared: ComfyServer, status: int, kind: str, body: Any, route: str
 ) -> None:
     """Any status, any type, any bytes."""

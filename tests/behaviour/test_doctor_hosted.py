@@ -67,7 +67,7 @@ def test_each_place_says_what_it_proved(server: ComfyServer) -> None:
     assert words[place] in report["place"].found
 
 
-def test_it_runs_a_job_if_that_is_wished(server: ComfyServer) -> None:
+def test_doctor_runs_a_hosted_job_if_asked_to(server: ComfyServer) -> None:
     report = examined(server, run=True)
     assert report["run"].state == "ok"
     assert "bytes read" in report["run"].found

@@ -94,7 +94,7 @@ def test_localhost_that_means_a_dead_loopback_first_is_a_warning(
         ("", TimeoutError, "firewall"),
     ],
 )
-def test_another_machine_that_refuses_lacks_listen(
+def test_a_refusal_by_another_machine_suggests_listen(
     monkeypatch: pytest.MonkeyPatch, elsewhere: str, error: type[OSError], words: str
 ) -> None:
     """Without it a ComfyUI is for its own machine only."""
@@ -215,7 +215,9 @@ def test_a_ca_bundle_that_is_not_there_is_told_without_its_folder(tmp_path: Path
     assert str(Path.home()) not in str(report)
 
 
-def test_what_is_no_certificate_is_told_by_the_argument(server: ComfyServer, papers: Path) -> None:
+def test_a_file_that_is_no_certificate_is_reported_by_its_argument(
+    server: ComfyServer, papers: Path
+) -> None:
     """A key, or the file of something else."""
     url = server.url.replace("http:", "https:")
     for options in ({"verify": __file__}, {"verify": papers / "ca.pem", "cert": __file__}):
@@ -338,7 +340,7 @@ def test_a_proxy_that_rewrites_host_is_told_and_does_not_matter(server: ComfySer
         ((500, {}, b"trouble"), "log"),
     ],
 )
-def test_what_is_no_comfyui_is_told_by_what_it_is(
+def test_doctor_names_the_program_that_is_no_comfyui(
     server: ComfyServer, answer: Any, words: str
 ) -> None:
     """A page, a redirect, another program, a proxy without a server behind it."""
@@ -349,7 +351,7 @@ def test_what_is_no_comfyui_is_told_by_what_it_is(
     assert "websocket" in blamed(report, "comfyui")
 
 
-def test_what_speaks_no_http_fails_as_http() -> None:
+def test_a_server_that_speaks_no_http_fails_the_http_check() -> None:
     """Such as an SSH server, or a database."""
     listener = socket.create_server(("127.0.0.1", 0))
 

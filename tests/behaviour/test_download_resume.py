@@ -269,7 +269,9 @@ def test_a_download_that_brings_nothing_more_ends(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_its_own_timeout_holds_over_all_attempts(comfy: ComfyServer, api: ComfyApi) -> None:
+def test_the_timeout_of_a_download_holds_over_all_attempts(
+    comfy: ComfyServer, api: ComfyApi
+) -> None:
     """Not for each."""
     file = file_on(comfy, api)
     with quickly(), comfy.faults.cut("GET", "/view", sent=1), pytest.raises(RequestTimeout):

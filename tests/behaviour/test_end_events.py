@@ -44,7 +44,7 @@ from tests.helpers.scripted import (
 )
 
 
-def test_what_only_the_answer_says_is_kept_though_events_come_first(comfy, fast):
+def test_fields_of_the_answer_are_kept_though_events_come_first(comfy, fast):
     """Nothing is lost, not even what only the answer says."""
     told = Heard(fast)
     answer_late(comfy, node_errors={"7": {"errors": [], "class_type": "SaveImage"}})

@@ -59,7 +59,7 @@ def test_a_url_is_fetched_when_it_is_asked_for(
     assert [one.query for one in site.requests] == [{"size": "big"}] * 2
 
 
-def test_nothing_of_ours_is_sent_along(
+def test_fetch_sends_no_login_header_or_cookie_of_ours(
     comfy: ComfyServer, site: ComfyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No login, no header, no cookie; nor what a .netrc has for the host."""
@@ -97,7 +97,7 @@ def test_a_login_in_the_url_is_for_its_host_alone(fast: ComfyApi, site: ComfySer
         ((302, {"Location": "http://["}, None), UnexpectedResponse, "invalid URL"),
     ],
 )
-def test_what_is_no_file_is_refused(
+def test_answers_that_are_no_file_are_refused_by_fetch(
     fast: ComfyApi,
     site: ComfyServer,
     answer: Any,
@@ -117,7 +117,7 @@ def test_what_is_no_file_is_refused(
         (drip((200, {}, b"x" * 900), pause=0.5), 0.5, RequestTimeout, "in time"),
     ],
 )
-def test_it_has_limits(
+def test_fetch_has_limits_of_size_and_time(
     site: ComfyServer, answer: Any, seconds: float, error: type[Exception], told: str
 ) -> None:
     """Of size and time."""

@@ -33,7 +33,7 @@ from tests.helpers.scripted import (
 )
 
 
-def test_what_was_missed_during_a_reconnect_comes_from_history(comfy, fast):
+def test_events_missed_during_a_reconnect_come_from_history(comfy, fast):
     """The end comes on a second socket, the output came on none: events alone may not decide."""
 
     def gap(_):

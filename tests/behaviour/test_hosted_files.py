@@ -191,7 +191,9 @@ def test_a_url_that_leads_nowhere_is_not_followed(
 
 
 @pytest.mark.parametrize("info", [{}, {"name": "a.png"}, {"url": "ftp://x/y z"}, {"id": ".."}])
-def test_what_names_no_asset_is_refused_at_once(files: AssetFiles, info: dict[str, Any]) -> None:
+def test_a_file_without_an_asset_is_refused_at_once(
+    files: AssetFiles, info: dict[str, Any]
+) -> None:
     """No request is sent."""
     for ask in (files.get_image, files.has_image, files.get_path_image, files.open_image):
         with pytest.raises(ValueError, match="no file of this server"):
@@ -269,7 +271,7 @@ def test_a_url_that_leads_nowhere_is_all_that_there_is(files: AssetFiles) -> Non
         (503, ApiError, True),
     ],
 )
-def test_other_answers_of_storage_are_no_file(
+def test_error_answers_of_storage_are_no_file(
     storage: ComfyServer, files: AssetFiles, status: int, kind: type[ComfyError], retryable: bool
 ) -> None:
     """With the message, but not with the XML, which repeats the request."""
@@ -316,7 +318,7 @@ def test_a_redirect_back_to_us_carries_nothing(site: ComfyServer, files: AssetFi
 
 
 @pytest.mark.parametrize("other", ["localhost", "[::1]"])
-def test_another_name_of_our_host_is_another_server(site: ComfyServer, other: str) -> None:
+def test_a_different_name_of_our_host_is_another_server(site: ComfyServer, other: str) -> None:
     """Scheme, host and port have to be the same."""
     with connected(site.url) as http, raw_server(answers((200, {}, b"x"))) as port:
         url = f"http://{other}:{port}/a"

@@ -104,7 +104,7 @@ def test_a_normal_server_takes_over_what_the_hosted_place_has_no_room_for(place,
     assert all(place.runs(value) + normal.runs(value) == 1 for value in values)
 
 
-def test_what_the_hosted_place_lacks_goes_to_the_server_that_has_it(place, normal) -> None:
+def test_jobs_whose_nodes_the_hosted_place_lacks_go_to_the_other_server(place, normal) -> None:
     class OnlyHere:
         RETURN_TYPES = ()
         FUNCTION = "run"
@@ -212,7 +212,7 @@ def test_a_job_on_a_place_that_is_away_for_a_while_ends_there(place) -> None:
     assert place.runs(value) == 1
 
 
-def test_nobody_waits_for_a_pool_of_places_that_refuse_the_key() -> None:
+def test_a_pool_of_places_that_refuse_the_key_is_unreachable_at_once() -> None:
     with (
         embedded(credentials="right") as place,
         closing(HostedApi(place.url, "wrong")) as api,

@@ -140,7 +140,7 @@ def test_every_source_is_sent_by_its_name(
     assert color_of(api.run(copied(source(GREEN)), timeout=LIMIT)) == GREEN
 
 
-def test_what_was_uploaded_before_is_sent_by_its_name(
+def test_a_file_uploaded_before_is_sent_by_its_name(
     middle: Middle, api: HostedApi, tmp_path: Path
 ) -> None:
     uploaded = api.upload_image(photo(tmp_path, RED))

@@ -202,7 +202,7 @@ def test_each_code_is_an_error_of_ours(
         (418, {}, None, ApiError, "418"),
     ],
 )  # fmt: skip
-def test_other_answers_of_gateways_are_understood(
+def test_gateway_errors_in_other_forms_are_understood(
     comfy: ComfyServer,
     routes: HostedRoutes,
     status: int,
@@ -428,7 +428,7 @@ def test_events_come_as_they_are_sent(comfy: ComfyServer, routes: HostedRoutes) 
         ((302, {"Location": "/login"}, None), UnexpectedResponse),
     ],
 )
-def test_what_is_no_stream_says_so(
+def test_answers_that_are_no_event_stream_are_an_error(
     comfy: ComfyServer, routes: HostedRoutes, answer: Any, kind: type[ComfyError]
 ) -> None:
     """Then the caller polls only."""

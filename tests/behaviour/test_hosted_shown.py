@@ -74,7 +74,7 @@ def test_a_client_is_shown_by_its_class_and_host(server: ComfyServer) -> None:
         api.close()
 
 
-def test_what_the_routes_return_hides_signed_urls(server: ComfyServer) -> None:
+def test_values_of_hosted_routes_hide_signed_urls(server: ComfyServer) -> None:
     with HostedApi(server.url, KEY) as api:
         found = api.run(graph(), timeout=60)
         job = api.hosted.job(found.prompt_id)

@@ -89,7 +89,9 @@ def made(rows: Sweep) -> list[str | None]:
     return [row.result.images[0].filename if row.result else None for row in rows]
 
 
-def test_another_process_takes_up_jobs_whose_ids_are_in_the_journal(api, hosted, journal) -> None:
+def test_jobs_whose_ids_are_in_the_journal_are_taken_up_by_another_process(
+    api, hosted, journal
+) -> None:
     """They are not submitted again, whether they have ended since or not."""
     graph, values = picture("s"), names(3)
     first = api.sweep(graph, {KEY: values}, journal=journal)

@@ -85,7 +85,7 @@ class WatchedState(JobState):
         pass
 
 
-def test_another_thread_may_cancel_a_job_while_the_poller_looks_at_all(api: HostedApi) -> None:
+def test_cancel_from_another_thread_while_the_poller_looks_is_safe(api: HostedApi) -> None:
     """Which adds to what is known of jobs."""
     tracker = api.parts.tracker
     poller = poller_of(api, LateRoutes())

@@ -370,7 +370,7 @@ def test_an_upload_that_fails_says_for_which_input(server: ComfyServer, files: A
     assert "input 'image'" in "".join(caught.value.__notes__)
 
 
-def test_one_open_file_serves_many_jobs_at_once(server: ComfyServer, files: AssetFiles) -> None:
+def test_an_open_file_serves_many_jobs_at_once(server: ComfyServer, files: AssetFiles) -> None:
     """In any number of threads, each of which gets all of it."""
     workflow, found = load(io.BytesIO(CONTENT)), []
 
@@ -519,7 +519,7 @@ def test_a_closed_client_uploads_nothing(server: ComfyServer) -> None:
         files.upload_image("no-such-file.png")
 
 
-def test_what_an_upload_says_of_itself(server: ComfyServer, files: AssetFiles) -> None:
+def test_repr_and_json_of_a_hosted_upload(server: ComfyServer, files: AssetFiles) -> None:
     """JSON for scripts, without the URL."""
     uploaded = files.upload_image(CONTENT, "a.png")
     assert json.loads(json.dumps(uploaded.to_dict())) == {

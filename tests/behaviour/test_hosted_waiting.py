@@ -252,7 +252,7 @@ def test_a_server_is_ready_when_it_answers(place) -> None:
 
 
 @pytest.mark.parametrize("call", CALLS)
-def test_what_there_is_not_is_said_before_anything_is_sent(place, call) -> None:
+def test_calls_without_a_hosted_route_are_refused_before_anything_is_sent(place, call) -> None:
     port = int(place.url.rpartition(":")[2])
     with Middle(port) as middle, closing(HostedApi(middle.url)) as api:
         with pytest.raises(NotSupported) as caught:

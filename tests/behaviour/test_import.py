@@ -299,7 +299,7 @@ def test_a_cluster_without_dask_says_what_to_install() -> None:
     assert 'pip install "comfy-client-blocking[dask]"' in run.stderr.splitlines()[-1]
 
 
-def test_what_an_import_might_do_is_seen(tmp_path: Path) -> None:
+def test_side_effects_of_an_import_are_detected(tmp_path: Path) -> None:
     """The test above would fail for a module that does."""
     (tmp_path / "busy.py").write_text(
         "import socket, threading\n"

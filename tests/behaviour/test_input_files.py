@@ -178,7 +178,7 @@ def test_a_file_that_cannot_be_sent_ends_the_submission(
     assert not [one for one in comfy.requests if (one.method, one.path) == ("POST", "/prompt")]
 
 
-def test_what_is_no_single_file_says_what_to_set(fast: ComfyApi) -> None:
+def test_inputs_that_are_no_single_file_say_what_to_set(fast: ComfyApi) -> None:
     """A result, the outputs of a node, a job, a tuple of images."""
     job = fast.submit(loads(np.stack([PIXELS, PIXELS])))
     result = job.result(LIMIT)

@@ -118,7 +118,7 @@ def test_a_job_whose_submission_ctrl_c_kept_from_the_server_is_lost(
 
 
 @pytest.mark.timing(look_up=4.0, deaf=0.5, redial=0.5)
-def test_what_ctrl_c_kept_from_the_server_is_looked_for_now_and_then_and_cuts_no_socket(
+def test_a_submission_cut_by_ctrl_c_is_searched_for_without_cutting_the_socket(
     comfy: ComfyServer,
 ) -> None:
     """That nothing shows on the socket does not make it deaf."""

@@ -119,7 +119,7 @@ def test_servers_take_ids_that_follow_from_the_journal(journal, version) -> None
         assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
-def test_where_the_server_chooses_the_ids_the_journal_has_its_and_nothing_runs_twice(
+def test_a_journal_keeps_ids_chosen_by_the_server_and_nothing_runs_twice(
     journal,
 ) -> None:
     """Before August 2025: a prompt of a process that was killed is found by our mark in it."""
@@ -143,7 +143,7 @@ def test_where_the_server_chooses_the_ids_the_journal_has_its_and_nothing_runs_t
         (sqlite3.SQLITE_CANTOPEN, OSError, "cannot be read or written"),
     ],
 )
-def test_what_sqlite_cannot_do_is_the_error_of_a_file(
+def test_sqlite_errors_of_a_journal_are_errors_of_a_file(
     api, record, journal, monkeypatch, code, error, words
 ) -> None:
     """As of any file: nobody has to know that the journal is a database."""
@@ -277,9 +277,7 @@ def test_no_secret_comes_into_the_journal(journal) -> None:
 
 
 @pytest.mark.parametrize("place", ["query", "header", "auth", "session", "callable"])
-def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
-    server, journal, place
-) -> None:
+def test_credentials_that_a_server_repeats_are_not_in_the_journal(server, journal, place) -> None:
     """Wherever they were given; the client need not have connected before."""
     secret = "very-secret-word"
 
@@ -314,7 +312,7 @@ def test_what_a_server_repeats_of_our_credentials_is_not_in_the_journal(
     assert secret.encode() not in journal.read_bytes()
 
 
-def test_what_looks_like_a_secret_in_an_error_is_not_in_the_journal(server, journal) -> None:
+def test_secrets_in_an_error_are_not_in_the_journal(server, journal) -> None:
     """A node may tell of a service of its own, whose credentials nobody here knows."""
 
     class Fails:
@@ -338,7 +336,7 @@ def test_what_looks_like_a_secret_in_an_error_is_not_in_the_journal(server, jour
     assert b"theirs-5f0d9b7e2c41" not in journal.read_bytes()
 
 
-def test_what_a_journal_has_lost_is_found_on_the_server(api, record, journal) -> None:
+def test_points_that_a_journal_has_lost_are_found_on_the_server(api, record, journal) -> None:
     """Under the ids that follow from it."""
     rows = api.sweep(WORKFLOW, GRID, journal=journal)
     change(journal, "DELETE FROM points")
@@ -518,7 +516,7 @@ def newer_journal(path: Path) -> None:
     ],
     ids=["empty", "text", "lines", "cut", "short", "SQLite", "torn", "log", "newer", "pipe"],
 )
-def test_other_files_are_refused_and_left_alone(api, journal, make, match) -> None:
+def test_files_that_are_no_journal_are_refused_and_left_alone(api, journal, make, match) -> None:
     """A typo in the name costs nothing, neither the file nor what lies beside it."""
 
     def there() -> dict[str, bytes]:
@@ -536,7 +534,7 @@ def test_other_files_are_refused_and_left_alone(api, journal, make, match) -> No
 
 @pytest.mark.parametrize("ending", ["-journal", "-wal"])
 @pytest.mark.parametrize("given", ["new", "old", "a link"])
-def test_what_lies_where_sqlite_writes_is_left_alone(tmp_path, ending, given) -> None:
+def test_files_where_sqlite_would_write_are_left_alone(tmp_path, ending, given) -> None:
     """Another journal, for one."""
     path = tmp_path / "sweep"
     if given != "new":
@@ -555,7 +553,7 @@ def test_what_lies_where_sqlite_writes_is_left_alone(tmp_path, ending, given) ->
 
 
 @pytest.mark.posix("signals between processes")
-def test_what_a_killed_journal_left_beside_it_is_no_part_of_a_new_one(tmp_path) -> None:
+def test_leftovers_of_a_killed_journal_are_no_part_of_a_new_one(tmp_path) -> None:
     """Whoever deletes it has it begin anew, and whoever does not goes on with it."""
     path = tmp_path / "sweep"
     code = (
@@ -679,7 +677,7 @@ def test_failed_rows_run_again_when_told(api, record, journal) -> None:
     assert all(row.from_journal for row in again)
 
 
-def test_what_was_refused_ran_nothing_and_is_tried_again(server, api, record, journal) -> None:
+def test_refused_points_are_tried_again_by_the_next_call(server, api, record, journal) -> None:
     """By the next call, without being told: the model may be there by now."""
     grid = {"Make.seed": [5, "many"]}
     told: list[tuple[Any, bool]] = []
@@ -722,7 +720,7 @@ def test_an_error_that_a_notebook_leaves_out_is_in_the_log(
     assert said.startswith("1 of 2 rows failed: 1 JobFailed; the first: node 3")
 
 
-def test_one_warning_sums_up_what_failed(api, record, caplog) -> None:
+def test_failed_rows_are_summed_up_in_one_warning(api, record, caplog) -> None:
     """Without what may be secret; none when nothing did."""
     record.failing = {1, 2}
     graph = copy.deepcopy(WORKFLOW)
@@ -791,7 +789,9 @@ def test_a_row_that_ran_anew_is_told_anew(api, record, journal) -> None:
     assert told[1] == (told[0][0], True)
 
 
-def test_what_ctrl_c_cancelled_is_no_loss_to_the_next_call(api, record, journal, caplog) -> None:
+def test_points_cancelled_by_ctrl_c_are_no_loss_to_the_next_call(
+    api, record, journal, caplog
+) -> None:
     """It is submitted without an alarm; what ran in spite of that is attached."""
     cut_off(api, record, journal)
     (running,) = api.get_queue().running

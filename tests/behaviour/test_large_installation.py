@@ -147,7 +147,7 @@ def test_all_are_read_as_a_stream(server: OtherProcess) -> None:
     assert server.asked_for("/object_info") == ["/object_info/Class0001", "/object_info"]
 
 
-def test_what_a_caller_keeps_is_bounded(small: LargeServer) -> None:
+def test_definitions_that_a_caller_keeps_are_bounded(small: LargeServer) -> None:
     """In memory, by ``max_json``; the bytes do not count."""
     with client(small, max_json=10_000) as api:
         for call in (
@@ -227,7 +227,7 @@ def test_a_server_without_a_log_is_asked_again(small: LargeServer, tmp_path: Pat
     assert [*tmp_path.iterdir()] == []
 
 
-def test_another_user_of_the_server_has_another_file(small: LargeServer, tmp_path: Path) -> None:
+def test_definition_files_are_kept_apart_by_user(small: LargeServer, tmp_path: Path) -> None:
     checked(small, tmp_path)
     small.asked.clear()
     with client(small, tmp_path, user="u1") as api:
@@ -258,7 +258,7 @@ def test_a_class_that_is_gone_from_the_file_is_no_problem(
     assert checked(small, tmp_path, graph)
 
 
-def test_what_a_server_refuses_is_forgotten(small: LargeServer, tmp_path: Path) -> None:
+def test_definitions_of_a_rejected_prompt_are_forgotten(small: LargeServer, tmp_path: Path) -> None:
     """Its definitions may be those of another time."""
     checked(small, tmp_path)
     with client(small, tmp_path) as api, pytest.raises(PromptRejected):

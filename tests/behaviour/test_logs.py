@@ -162,7 +162,7 @@ def test_a_handler_runs_in_no_thread_that_reads_the_socket(
     assert threads == [threading.current_thread().name, "comfy-delivery", "comfy-delivery"]
 
 
-def test_nothing_is_logged_and_no_thread_starts_without_info(
+def test_logging_above_info_starts_no_thread(
     api: ComfyApi, record: Record, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING, "comfy_client"):

@@ -34,7 +34,7 @@ from tests.helpers.scripted import (
 
 
 @pytest.mark.timing(follow=1.0, queue=1.0)
-def test_what_vanishes_under_an_unbroken_socket_is_lost(comfy, fast):
+def test_a_job_that_vanishes_under_an_unbroken_socket_is_lost(comfy, fast):
     """At the next of the rare looks."""
     comfy.script(START, CACHED, RUNS)
     job = fast.submit(GRAPH)
@@ -144,7 +144,7 @@ def test_a_prompt_that_one_look_misses_is_not_lost(
         assert job.result(LIMIT).texts == ("x",)
 
 
-def test_what_map_left_running_is_lost_and_not_cancelled_when_the_server_dies(
+def test_a_job_that_map_left_running_is_lost_when_the_server_dies(
     comfy: ComfyServer, fast: ComfyApi
 ) -> None:
     """Only what waited was taken back."""
@@ -158,7 +158,7 @@ def test_what_map_left_running_is_lost_and_not_cancelled_when_the_server_dies(
 
 @pytest.mark.parametrize("fault", ["deaf", "go_dark"])
 @pytest.mark.timing(silence=1.0, silence_cap=2.0, queue=1.4, lost=0.4)  # a fifth of the usual ones
-def test_what_others_delete_is_lost_soon_though_nothing_says_so(
+def test_a_job_deleted_by_others_is_lost_soon_without_an_event(
     comfy: ComfyServer, fault: str
 ) -> None:
     """After the longest pause between two questions, at most, and a second look."""

@@ -54,7 +54,7 @@ def texts(results: Any) -> list[Any]:
     return [each.texts[0] if isinstance(each, Result) else type(each) for each in results]
 
 
-def test_one_workflow_with_params_gives_a_result_for_each_in_their_order(api, record) -> None:
+def test_map_gives_a_result_for_each_params_in_their_order(api, record) -> None:
     """The workflow itself stays as it was."""
     workflow = Workflow.load(WORKFLOW)
     found = list(api.map(workflow, seeds(range(6))))
@@ -73,7 +73,7 @@ def test_several_workflows_are_run_as_they_are(api, record) -> None:
     assert texts(api.map(workflows)) == ["ax0", "ax0", "ax1", "ax1", "ax2", "ax2"]
 
 
-def test_nothing_is_submitted_before_the_first_next(api, record) -> None:
+def test_map_submits_nothing_before_the_first_next(api, record) -> None:
     """A generator that nobody asks does nothing."""
     taken = []
     results = api.map(WORKFLOW, map(taken.append, range(3)))  # None would fail
@@ -269,7 +269,7 @@ def test_a_server_that_goes_away_is_waited_for(how, record, server, caplog) -> N
         assert record.values() == ["ax0", "ax1", "ax2"]
 
 
-def test_nobody_there_is_told_with_the_first() -> None:
+def test_map_raises_unreachable_with_the_first_prompt() -> None:
     """Only a server that was there is waited for."""
     with (
         contextlib.closing(ComfyApi("http://127.0.0.1:9")) as api,
@@ -576,7 +576,7 @@ def test_news_of_the_prompt_that_runs_is_news_of_those_behind_it() -> None:
 
 
 @pytest.mark.parametrize("seconds", [-1, float("nan")])
-def test_what_is_no_time_to_wait_is_told_at_once(api, seconds) -> None:
+def test_timeouts_of_map_that_are_no_number_are_refused_at_once(api, seconds) -> None:
     """Before anything is asked for."""
     for patience in ("timeout", "stall_timeout"):
         with pytest.raises(ValueError, match="a timeout must be 0 or more seconds"):
@@ -607,7 +607,7 @@ def test_an_alarm_ends_the_wait(server, api, record, is_away) -> None:
     record.gate = None
 
 
-def test_what_the_iterable_raises_comes_through(api, record) -> None:
+def test_an_error_of_the_iterable_comes_through_map(api, record) -> None:
     """Once the results before it were had."""
 
     def params() -> Iterator[dict[str, Any]]:
@@ -630,7 +630,7 @@ def test_what_the_iterable_raises_comes_through(api, record) -> None:
     ],
     ids=["stumbled", "full", "login", "page"],
 )
-def test_what_is_no_fault_of_one_prompt_is_raised_also_when_errors_are_kept(
+def test_errors_of_the_server_are_raised_by_map_also_when_errors_are_kept(
     server, api, record, answer, error, is_kept
 ) -> None:
     """After the results before it."""

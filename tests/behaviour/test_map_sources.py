@@ -112,7 +112,7 @@ def test_a_source_is_iterated_in_one_thread_in_the_context_of_the_caller(run_map
     assert ident != threading.get_ident()
 
 
-def test_what_the_source_raises_after_a_while_comes_after_the_results(run_map) -> None:
+def test_a_late_error_of_the_source_comes_after_the_results(run_map) -> None:
     """In its turn, with the frames of the source."""
     had: list[str] = []
 
@@ -139,7 +139,7 @@ def test_a_file_that_is_gone_is_told_after_the_results_before_it(run_map, tmp_pa
     assert had == ["ax0"]
 
 
-def test_what_ends_a_program_is_raised_at_once(run_map) -> None:
+def test_system_exit_of_the_source_is_raised_at_once(run_map) -> None:
     """Such as SystemExit, which has no turn."""
 
     def source() -> Iterator[dict[str, Any]]:

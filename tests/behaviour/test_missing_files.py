@@ -29,14 +29,14 @@ def views(comfy: ComfyServer) -> list[str]:
     return [request.method for request in comfy.requests if request.path.endswith("/view")]
 
 
-def test_nothing_is_read_of_a_file(comfy: ComfyServer, fast: ComfyApi, result: Result) -> None:
+def test_check_files_reads_only_headers(comfy: ComfyServer, fast: ComfyApi, result: Result) -> None:
     """Headers are enough."""
     assert result.check_files() == []
     assert fast.has_image(result.images[0])
     assert views(comfy) == ["HEAD", "HEAD"]
 
 
-def test_where_head_is_refused_the_file_is_asked_for(
+def test_check_files_asks_with_get_if_head_is_refused(
     comfy: ComfyServer, fast: ComfyApi, result: Result
 ) -> None:
     """As some proxies do."""

@@ -59,7 +59,7 @@ def test_many_classes_are_one_request(comfy: ComfyServer, fast: ComfyApi) -> Non
 
 
 @pytest.mark.parametrize("limits", [{"kept": 6000}, {"most_kept": 3}])
-def test_what_was_asked_for_one_by_one_is_bounded(
+def test_definitions_asked_for_one_by_one_are_bounded(
     comfy: ComfyServer, fast: ComfyApi, limits: dict[str, int]
 ) -> None:
     """In memory, and in number; the latest stay."""
@@ -169,7 +169,7 @@ def test_a_class_that_fails_alone_is_as_in_all(comfy: ComfyServer, fast: ComfyAp
 
 
 @pytest.mark.parametrize("answer", [[], None, 5, "text"])
-def test_what_is_no_definitions_is_a_typed_error(
+def test_malformed_definitions_are_a_typed_error(
     comfy: ComfyServer, fast: ComfyApi, answer: Any
 ) -> None:
     comfy.on("GET", f"{INFO}*", (200, {}, answer))
@@ -211,7 +211,7 @@ def test_a_client_a_dict_and_models_are_sources(comfy: ComfyServer, fast: ComfyA
     assert as_mapping(raw) == as_mapping(fast) == raw
 
 
-def test_other_things_are_no_source() -> None:
+def test_values_without_node_definitions_are_refused() -> None:
     with pytest.raises(WorkflowError, match="GET /object_info"):
         as_mapping(5)  # type: ignore[arg-type]
 

@@ -25,7 +25,7 @@ from tests.helpers.http import (
 
 
 @pytest.mark.parametrize("body", ["", "no JSON", b"\xff\xfe", "[" * 100_000, '{"a": '])
-def test_what_is_no_json_is_an_unexpected_response(
+def test_malformed_json_is_an_unexpected_response(
     comfy: ComfyServer, http: Http, body: str | bytes
 ) -> None:
     """Never a bare ``JSONDecodeError`` or ``RecursionError``."""
@@ -57,7 +57,7 @@ def test_http_that_is_no_comfyui_is_told(comfy: ComfyServer, answer: Any, method
 @pytest.mark.parametrize(
     "greeting", [b"SSH-2.0-OpenSSH_9\r\n", b"\x00\x01\x02", b"220 ftp\r\n\r\n"]
 )
-def test_what_speaks_no_http_is_told(greeting: bytes) -> None:
+def test_a_server_that_speaks_no_http_is_reported(greeting: bytes) -> None:
     """Wrong port: SSH, a database, anything."""
 
     def greet(connection: socket.socket) -> None:
@@ -100,7 +100,7 @@ def announcing(connection: socket.socket) -> None:
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
-def test_what_announces_an_answer_is_not_taken_for_it(given: bool) -> None:
+def test_informational_responses_are_not_taken_for_the_answer(given: bool) -> None:
     """Nor does any later answer belong to the request before."""
     with (
         raw_server(announcing) as port,

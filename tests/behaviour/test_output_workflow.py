@@ -159,7 +159,7 @@ def test_a_url_of_the_server_is_read_by_its_client_alone(
         ("/api/view", "//api/view@"),
     ],
 )
-def test_other_urls_are_refused_and_nothing_is_sent(
+def test_urls_of_other_servers_are_refused_and_nothing_is_sent(
     server: ComfyServer, api: ComfyApi, change: tuple[str, str]
 ) -> None:
     """Neither a request nor a credential goes anywhere else."""
@@ -172,7 +172,7 @@ def test_other_urls_are_refused_and_nothing_is_sent(
     assert len(server.requests) == before
 
 
-def test_what_is_wrong_with_a_file_of_the_server_is_told(api: ComfyApi) -> None:
+def test_a_missing_or_plain_file_of_the_server_is_a_clear_error(api: ComfyApi) -> None:
     """It is gone, it carries no workflow, the URL names none."""
     image = api.run(picture(), timeout=LIMIT).images[0]
     with pytest.raises(NotFound):

@@ -143,7 +143,7 @@ def test_a_prompt_that_could_not_be_sent_in_time_is_raised(server, api, record) 
 @pytest.mark.parametrize(
     ("patience", "error"), [(-1, ValueError), (float("nan"), ValueError), ("long", TypeError)]
 )
-def test_what_is_no_patience_is_told_at_once(api, call, patience, error) -> None:
+def test_a_patience_that_is_no_number_is_refused_at_once(api, call, patience, error) -> None:
     """Before anything is asked for."""
     with pytest.raises(error, match="timeout must be"):
         getattr(api, call)(WORKFLOW, {"Make.seed": [1]}, patience=patience)

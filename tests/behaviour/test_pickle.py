@@ -69,7 +69,7 @@ def test_a_pickle_carries_the_configuration() -> None:
         ({"credentials": EnvCredentials("COMFYUI_TOKEN"), "proxies": {"http": None}}, None),
     ],
 )
-def test_what_stays_behind_of_a_pickle_is_warned_about_once(
+def test_settings_lost_by_a_pickle_are_warned_about_once(
     given: dict[str, Any], lost: str | None, caplog: pytest.LogCaptureFixture, refused: str
 ) -> None:
     """By name, where it is read; many results of one client may come."""
@@ -130,7 +130,7 @@ def test_a_deep_copy_of_a_result_keeps_the_very_client() -> None:
     ],
     ids=["basic", "bearer", "header", "query", "callable", "headers", "proxy", "host", "session"],
 )
-def test_nothing_secret_is_in_a_pickle_a_repr_or_a_log(
+def test_secrets_are_in_no_pickle_repr_or_log(
     comfy: ComfyServer, given: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Searched for in the bytes, after use, and after a refusal."""

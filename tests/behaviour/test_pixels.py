@@ -99,7 +99,7 @@ def test_the_first_picture_of_a_node_or_another_slot(fast: ComfyApi, comfy: Comf
         fast.pixels(workflow, "Two", slot=0)
 
 
-def test_what_cannot_be_shown_is_refused_before_anything_is_sent(
+def test_links_without_pixels_are_refused_before_anything_is_sent(
     comfy: ComfyServer, fast: ComfyApi
 ) -> None:
     g = Graph(fast)

@@ -101,7 +101,7 @@ def test_all_servers_work_and_each_job_runs_once(servers) -> None:
     assert sorted(marks(*servers)) == sorted(job.prompt_id for job in jobs)
 
 
-def test_its_jobs_are_futures(clients) -> None:
+def test_jobs_of_a_pool_are_futures(clients) -> None:
     with pooled(clients) as pool:
         jobs = [pool.submit(shows(f"t{n}")) for n in range(3)]
         done, not_done = concurrent.futures.wait(jobs, LIMIT)
@@ -238,7 +238,7 @@ def test_a_job_goes_only_where_its_classes_and_models_are(servers, clients) -> N
             pool.submit(rare, exclude=[servers[1].url])
 
 
-def test_what_a_server_has_got_since_counts(servers, clients) -> None:
+def test_node_classes_added_to_a_server_count(servers, clients) -> None:
     rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
     with pooled(clients, cls=AsksAgain) as pool:
         with pytest.raises(WorkflowError):
@@ -247,7 +247,7 @@ def test_what_a_server_has_got_since_counts(servers, clients) -> None:
         assert pool.run(rare, timeout=LIMIT).texts == ("r",)
 
 
-def test_what_a_server_has_got_since_counts_though_another_is_away(servers, clients) -> None:
+def test_node_classes_added_to_a_server_count_though_another_is_away(servers, clients) -> None:
     """That one might have it, too."""
     rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
     with ComfyPool([clients[0], NOWHERE]) as pool:
@@ -306,7 +306,7 @@ def test_files_are_uploaded_to_the_server_that_is_chosen(servers, clients) -> No
     assert list(map(len, uploads)) == [0, 1]
 
 
-def test_what_the_server_refuses_is_the_error_of_its_job(clients) -> None:
+def test_a_refusal_by_the_server_is_the_error_of_its_pooled_job(clients) -> None:
     with pooled(clients) as pool:
         job = pool.submit({"1": {"class_type": "Gated", "inputs": {"text": ["9", 0]}}})
         assert isinstance(job.exception(LIMIT), PromptRejected | WorkflowError)
@@ -429,7 +429,7 @@ def test_events_of_clients_have_the_client_as_sender(servers, clients, caplog) -
         assert "'raedy' is not an event of a pool; did you mean 'ready'?" in caplog.text
 
 
-def test_its_status_is_a_table(servers, clients) -> None:
+def test_pool_status_is_a_table(servers, clients) -> None:
     with pooled(clients, mode="round_robin") as pool:
         pool.run(shows(), timeout=LIMIT)
         status = pool.status()
@@ -488,7 +488,7 @@ def test_a_client_that_its_user_closes_is_a_server_less(servers, clients) -> Non
         assert {job.server for job in jobs if job.result(LIMIT)} == {servers[1].url}
 
 
-def test_what_a_client_was_sending_when_it_was_closed_goes_nowhere_else(servers, clients) -> None:
+def test_a_prompt_being_sent_by_a_closed_client_goes_to_no_other_server(servers, clients) -> None:
     """Its server may have it, as here."""
     arrived, release = threading.Event(), threading.Event()
 
@@ -537,7 +537,7 @@ def test_no_job_is_lost_on_a_server_that_is_heard_of(servers, clients) -> None:
         assert [job.server == servers[0].url for job in jobs] == [True, False, False, False]
 
 
-def test_nobody_waits_behind_a_job_that_takes_long_to_submit(servers, clients) -> None:
+def test_a_slow_submission_delays_no_other_job(servers, clients) -> None:
     with pooled(clients) as pool:
         slow = servers[0].faults.delay("POST", "/prompt", None)
         jobs = [pool.submit(shows()) for _ in range(4)]
@@ -560,7 +560,7 @@ def test_a_job_whose_cancellation_failed_does_not_run_again(servers, clients) ->
 
 
 @pytest.mark.timing(ping=0.2, dead=2.0)
-def test_what_was_given_up_ends_for_its_client_when_the_server_is_back(servers, clients) -> None:
+def test_an_abandoned_job_ends_for_its_client_when_the_server_is_back(servers, clients) -> None:
     with pooled(clients[:1], patience=0.3) as pool:
         heard = Heard(clients[0])
         job = pool.submit(shows(waits=True))
@@ -880,7 +880,7 @@ def test_each_registration_of_a_callback_is_taken_back_alone(clients) -> None:
         assert seen == [clients[0]]
 
 
-def test_what_the_log_says_is_said_without_the_lock(servers, clients, caplog) -> None:
+def test_pool_logs_without_holding_its_lock(servers, clients, caplog) -> None:
     """Its handlers are somebody's code, which may wait for whoever asks the pool."""
     asked: list[bool] = []
 
@@ -945,7 +945,7 @@ def definitions_asked(*servers: ComfyServer) -> int:
     return sum(one.path == "/object_info" for server in servers for one in server.requests)
 
 
-def test_what_no_server_can_run_does_not_make_them_tell_again_and_again(servers, clients) -> None:
+def test_a_workflow_that_no_server_can_run_does_not_repeat_object_info(servers, clients) -> None:
     """At most every ten seconds."""
     with pooled(clients) as pool:
         before = definitions_asked(*servers)
@@ -974,7 +974,7 @@ class AsksBriefly(ComfyPool):
     intervals = attrs.evolve(ComfyPool.intervals, definitions=0.3)
 
 
-def test_nobody_waits_for_the_definitions_of_a_silent_server(servers, clients) -> None:
+def test_a_silent_server_delays_no_submission_by_its_definitions(servers, clients) -> None:
     """Of that, the last ones count; what another one has by now is known."""
     rare = {"1": {"class_type": "Rare", "inputs": {"text": "r", "waits": False}}}
     silent = threading.Event()

@@ -44,7 +44,7 @@ def had(pool: ComfyPool, servers: list[ComfyServer], jobs: list[Any]) -> tuple[J
 
 
 @pytest.mark.parametrize("on_lost", ["raise", "retry"])
-def test_what_only_waited_on_a_server_that_stays_away_moves_on(servers, clients, on_lost) -> None:
+def test_jobs_that_waited_on_a_server_that_stays_away_move_on(servers, clients, on_lost) -> None:
     """At no cost; the error of what ran says which options there are."""
     with pooled(clients[:2], patience=0.3, on_lost=on_lost) as pool:
         jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
@@ -74,9 +74,7 @@ class Certain(ComfyPool):
 
 
 @pytest.mark.parametrize("how", ["dies", "is removed, and dies"])
-def test_what_only_waited_on_a_server_that_died_does_not_wait_for_patience(
-    servers, clients, how
-) -> None:
+def test_jobs_that_waited_on_a_dead_server_move_before_patience_ends(servers, clients, how) -> None:
     """Its queue was in its memory.  What had begun may come to something, for all we know."""
     with pooled(clients[:2], cls=Certain, patience=600.0) as pool:
         jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
@@ -96,7 +94,7 @@ def test_what_only_waited_on_a_server_that_died_does_not_wait_for_patience(
     assert Counter(marks(*servers)).most_common(1)[0][1] == 1
 
 
-def test_what_only_waited_on_a_server_that_is_silent_waits_for_it(servers, clients) -> None:
+def test_jobs_that_waited_on_a_silent_server_stay_there(servers, clients) -> None:
     """It may be cut off only, and begin what it has."""
     with pooled(clients[:2], cls=Certain, patience=600.0) as pool:
         jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
@@ -164,7 +162,7 @@ def test_the_log_has_one_warning_for_a_server_that_goes_away(servers, clients, c
             job.exception(LIMIT)
 
 
-def test_what_has_moved_is_deleted_where_it_waited_once_that_is_back(servers, clients) -> None:
+def test_moved_jobs_are_deleted_from_their_first_server_once_it_is_back(servers, clients) -> None:
     """Before it gets anything else; so it runs once."""
     with pooled(clients[:2], patience=0.3) as pool:
         jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]
@@ -181,7 +179,7 @@ def test_what_has_moved_is_deleted_where_it_waited_once_that_is_back(servers, cl
     assert len(marks(*servers)) == 4
 
 
-def test_what_somebody_has_deleted_runs_nowhere_else(servers, clients) -> None:
+def test_jobs_deleted_by_others_run_on_no_other_server(servers, clients) -> None:
     """Its server was there all the time."""
     with pooled(clients[:2]) as pool:
         jobs = [pool.submit(shows(f"t{n}", waits=True)) for n in range(4)]

@@ -187,7 +187,7 @@ def test_a_timeout_is_for_the_first_connection_too(clients) -> None:
     pool.shutdown()
 
 
-def test_that_the_line_moves_is_news_of_a_run_that_waits(servers, clients) -> None:
+def test_a_moving_queue_keeps_a_waiting_run_from_stalling(servers, clients) -> None:
     """It comes to its turn, however long that takes; if nothing moves, it is given up."""
     with pooled(clients[:1], in_flight=1) as pool:
         jobs = [pool.submit(held(f"gate {n}")) for n in range(5)]
@@ -213,7 +213,7 @@ def test_that_the_line_moves_is_news_of_a_run_that_waits(servers, clients) -> No
 
 
 @pytest.mark.timing(freed=0.1)
-def test_what_ran_out_of_memory_runs_again_once_that_server_is_free(servers, clients) -> None:
+def test_retry_oom_of_a_pool_runs_again_once_the_server_is_free(servers, clients) -> None:
     """With the same seeds, on whichever server."""
     with pooled(clients) as pool:
         assert pool.run(HUNGRY, retry_oom=True, timeout=LIMIT).texts == ("fed",)
@@ -283,9 +283,7 @@ def test_a_picture_is_opened_on_the_server_that_has_it(servers, clients) -> None
 # -- map --------------------------------------------------------------------------------------
 
 
-def test_what_waits_for_a_server_that_never_comes_ends_when_its_time_is_up(
-    servers, clients
-) -> None:
+def test_a_pooled_job_that_waits_for_a_server_ends_at_its_timeout(servers, clients) -> None:
     with pooled(clients[:1], in_flight=1) as pool:
         busy = pool.submit(shows(waits=True))
         until_each_runs(servers[0])
@@ -397,7 +395,7 @@ def test_a_server_that_takes_nothing_holds_up_the_end_of_a_map_once(servers) -> 
             fault.end()
 
 
-def test_what_is_wrong_with_a_map_is_told_at_once(clients) -> None:
+def test_wrong_arguments_of_a_pooled_map_are_refused_at_once(clients) -> None:
     with pooled(clients) as pool:
         for wrong, words in (
             ({"timeout": -1}, "a timeout must be 0 or more seconds"),

@@ -155,7 +155,7 @@ class Eager(ComfyPool):
     intervals = attrs.evolve(ComfyPool.intervals, rest=0.05, longest_rest=0.05)
 
 
-def test_one_success_makes_a_server_well_again(servers, works, caplog) -> None:
+def test_a_success_makes_a_sick_server_well_again(servers, works, caplog) -> None:
     """It says so: by its status, two events, and two lines of the log.
 
     The jobs with which it was tried have all been run by others.
@@ -259,7 +259,7 @@ def test_a_job_that_was_to_move_and_has_nowhere_to_go_has_its_error(servers, wor
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (*FAILING, "429")])
-def test_what_no_server_takes_ends_in_the_refusal(servers, works, kind) -> None:
+def test_a_job_that_all_servers_refuse_ends_in_the_refusal(servers, works, kind) -> None:
     for server, each in zip(servers, works, strict=True):
         KINDS[kind](server, each)
     with pool_of(servers) as pool:
@@ -272,7 +272,7 @@ def test_what_no_server_takes_ends_in_the_refusal(servers, works, kind) -> None:
     assert not any(each.begun for each in works)
 
 
-def test_what_one_server_rejects_another_runs(servers, works) -> None:
+def test_a_job_rejected_by_one_server_runs_on_another(servers, works) -> None:
     """The definitions of the one that rejected it are read again; a sweep goes on, too."""
     KINDS["models gone"](servers[0], works[0])
     before = len([one for one in servers[0].requests if one.path == "/object_info"])
@@ -295,7 +295,7 @@ def test_a_workflow_that_all_reject_is_rejected(servers, works) -> None:
         assert pool.run(work(5), timeout=LIMIT).texts == ("5",)
 
 
-def test_what_a_server_refused_does_not_wait_for_one_that_stays_away(servers, works) -> None:
+def test_a_refused_job_does_not_wait_for_a_server_that_stays_away(servers, works) -> None:
     """Then the refusal is its end: nobody waits for ever."""
     with pool_of(servers[:2], patience=0.2) as pool:
         servers[1].kill()

@@ -201,7 +201,7 @@ def test_of_a_row_without_news_the_time_runs_out(pool, records) -> None:
 
 
 @pytest.mark.parametrize("limit", ["timeout", "stall_timeout"])
-def test_what_only_a_server_that_is_away_could_run_ends_when_its_time_is_up(
+def test_points_that_only_an_absent_server_could_run_end_at_their_timeout(
     apis, journal, refused, limit, caplog
 ) -> None:
     """It was not sent, and the next call has it run."""
@@ -230,7 +230,7 @@ def test_a_sweep_that_waits_for_a_server_that_is_away_says_what_the_others_lack(
     assert f"{refused}; {apis[0].host} lacks the node class 'Mak'" in caplog.text
 
 
-def test_what_only_a_server_could_run_that_never_will_answer_is_not_waited_for(apis) -> None:
+def test_points_are_not_kept_for_a_server_that_will_never_answer(apis) -> None:
     """The error says what the others lack."""
     misspelt = {"1": {"class_type": "Mak", "inputs": {"seed": 0}}}
     with ComfyServer(credentials="s3cret") as closed, ComfyPool([apis[0], closed.url]) as pool:
@@ -276,7 +276,7 @@ def test_a_journal_of_one_server_goes_on_with_several(pool, apis, records, journ
     assert texts(apis[0].sweep(WORKFLOW, WIDE, journal=journal)) == WIDE_TEXTS
 
 
-def test_what_an_old_copy_of_the_journal_lacks_is_found_on_any_server(
+def test_points_missing_in_an_old_journal_are_found_on_any_server(
     pool, servers, records, journal, tmp_path
 ) -> None:
     """Also on another one than would have it now."""
@@ -324,7 +324,7 @@ def test_ctrl_c_takes_back_what_waits_and_the_same_call_goes_on(
 
 
 @pytest.mark.timing(look_up=60.0)  # a busy machine takes long to release it
-def test_what_is_on_its_way_at_ctrl_c_for_long_runs_once(pool, servers, records, journal) -> None:
+def test_a_submission_under_way_at_ctrl_c_runs_once(pool, servers, records, journal) -> None:
     """It was not taken back, so the next call waits for it."""
     arrived, release = threading.Event(), threading.Event()
 
@@ -467,7 +467,7 @@ def test_a_server_that_is_back_in_time_is_asked(pool, servers, records, journal)
 
 
 @pytest.mark.parametrize("status", [401, 500])
-def test_what_a_server_may_have_run_that_does_not_say_runs_nowhere_else(
+def test_points_that_a_silent_server_may_have_run_run_on_no_other(
     pool, servers, records, journal, status
 ) -> None:
     """Its rows are lost until it says so."""
@@ -483,7 +483,7 @@ def test_what_a_server_may_have_run_that_does_not_say_runs_nowhere_else(
     assert ran(*records) == Counter(WIDE_TEXTS)
 
 
-def test_what_the_server_of_a_closed_client_has_runs_nowhere_else(
+def test_points_on_the_server_of_a_closed_client_run_on_no_other(
     pool, apis, servers, records, journal
 ) -> None:
     """Another client may ask what became of it."""
@@ -507,7 +507,7 @@ def test_what_the_server_of_a_closed_client_has_runs_nowhere_else(
     assert ran(*records) == Counter(texts(rows))
 
 
-def test_what_was_lost_and_has_run_after_all_does_not_run_again(servers, records) -> None:
+def test_lost_points_that_have_run_after_all_do_not_run_again(servers, records) -> None:
     """Its server is back before anybody has looked at the row: on_row takes long."""
     records[1].gate = threading.Semaphore(0)
     ended: list[SweepRow] = []
@@ -532,7 +532,7 @@ def test_what_was_lost_and_has_run_after_all_does_not_run_again(servers, records
 
 
 @pytest.mark.timing(rows=0.3)
-def test_what_a_restarted_server_forgot_runs_again(pool, servers, records) -> None:
+def test_points_that_a_restarted_pool_server_forgot_run_again(pool, servers, records) -> None:
     """Without being asked for, as in a sweep on one server: it has no result."""
     records[1].gate = threading.Semaphore(1)
     had: list[str | None] = []

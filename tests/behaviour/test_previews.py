@@ -141,7 +141,7 @@ def test_pictures_without_a_name_are_outputs_of_the_node_that_ran(comfy, fast, i
     assert result.complete
 
 
-def test_what_there_is_to_say_of_a_job_is_logged_where_it_is_waited_for(comfy, fast, caplog):
+def test_progress_of_a_job_is_logged_in_the_waiting_thread(comfy, fast, caplog):
     """A slow handler of logs holds up no thread of the client."""
     steps = recording("0.3.75", "normal_previews").steps
     comfy.script(*(step for step in steps if not isinstance(step, bytes)))

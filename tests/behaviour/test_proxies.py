@@ -55,7 +55,7 @@ def test_the_own_machine_is_never_reached_through_a_proxy(
     assert not seen
 
 
-def test_other_machines_are_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_remote_machines_are_reached_through_the_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """From the environment, the Session or as given; NO_PROXY and ``{}`` mean none."""
     with a_proxy() as (proxy, seen), requests.Session() as session:
         session.proxies = {"http": proxy}

@@ -154,7 +154,7 @@ def test_every_node_is_sent_with_a_meta(comfy, api):
         ({"extra_data": ["a"]}, "refused"),
     ],
 )
-def test_what_would_fail_the_jobs_list_of_everybody_is_not_sent(comfy, api, options, sent_info):
+def test_extra_data_that_would_break_the_jobs_list_is_not_sent(comfy, api, options, sent_info):
     """ComfyUI 0.6 and newer want objects there, and say 500 as long as they have the prompt."""
     if sent_info == "refused":
         with pytest.raises(TypeError, match="must be a mapping"):
@@ -195,7 +195,7 @@ def test_numbers_of_numpy_in_extra_data_are_numbers(comfy, api):
         ({"a": [LOOP]}, TypeError, r"extra_data\['a'\]: nested too deeply"),
     ],
 )
-def test_what_json_cannot_carry_in_extra_data_is_named_by_its_place(comfy, api, extra, kind, words):
+def test_extra_data_that_json_cannot_carry_is_named_by_its_place(comfy, api, extra, kind, words):
     """Before anything is sent."""
     with pytest.raises(kind, match=words):
         api.queue_prompt(None, GRAPH, extra_data=extra)
@@ -218,7 +218,7 @@ def test_targets_are_a_list(comfy, api):
         ({"nodes": [], "links": []}, "no nodes"),
     ],
 )
-def test_what_cannot_be_sent_is_not_sent(comfy, api, graph, words, method):
+def test_graphs_that_cannot_be_sent_are_a_queue_error(comfy, api, graph, words, method):
     """It is told as a queue_error too."""
     errors = []
     done = api.on("queue_error", errors.append)
@@ -344,7 +344,7 @@ def test_a_body_that_is_too_large_is_called_so(comfy, api):
         api.append_prompt(GRAPH)
 
 
-def test_nothing_is_sent_twice(comfy, api):
+def test_a_prompt_without_an_answer_is_not_sent_twice(comfy, api):
     """An answer that does not come may belong to a prompt that was queued."""
     comfy.on("POST", "/prompt", lambda request: None)
     with pytest.raises(TransportError):
@@ -362,7 +362,7 @@ def test_the_status_is_the_length_of_the_queue(comfy, api):
     assert api.poll_status().queue_remaining == 1
 
 
-def test_something_else_that_answers_is_no_comfyui(comfy, api):
+def test_json_of_another_program_is_no_comfyui(comfy, api):
     """JSON, but not this."""
     comfy.on("GET", "/prompt", (200, {}, {"hello": 1}))
     with pytest.raises(UnexpectedResponse, match="not ComfyUI"):

@@ -68,7 +68,7 @@ def test_the_journal_keeps_the_seeds_that_were_drawn(server, api, journal) -> No
     assert len(sent(server)) == 2
 
 
-def test_another_client_learns_the_seed_from_the_server(server, api) -> None:
+def test_random_seeds_are_read_from_the_server_by_another_client(server, api) -> None:
     """The workflow that it is given does not know it."""
     job = api.submit(txt2img("random"))
     seeds = job.result(30).seeds

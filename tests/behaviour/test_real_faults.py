@@ -226,7 +226,9 @@ def test_many_cuts_in_one_job_cost_nothing(sure: ComfyApi, link: Proxy, cuts: in
 
 
 @pytest.mark.parametrize("how", ["fails", "is interrupted"])
-def test_what_ends_badly_in_a_gap_is_known_in_full(sure: ComfyApi, link: Proxy, how: str) -> None:
+def test_a_failure_in_a_gap_of_the_socket_is_known_in_full(
+    sure: ComfyApi, link: Proxy, how: str
+) -> None:
     """As when the socket had told it."""
     with client(link.url) as (api, heard):
         graph = sleeper() if how == "is interrupted" else sleeper(5.0, 100)

@@ -105,7 +105,7 @@ def test_a_server_that_is_killed_in_mid_run_and_started_again(
     [(3, 12), pytest.param(3, 200, marks=pytest.mark.soak)],
     indirect=["servers"],
 )
-def test_one_server_is_sick_and_one_is_killed_and_all_work_is_done(
+def test_work_is_done_although_one_server_is_sick_and_one_is_killed(
     servers: list[ComfyUI], count: int
 ) -> None:
     """Each picture is made once, but for what the killed server was making."""

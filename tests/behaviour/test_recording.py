@@ -100,7 +100,7 @@ def test_binary_frames_are_kept_with_what_they_say(server: ComfyServer, path: Pa
     assert found[1]["metadata_len"] == len(metadata)
 
 
-def test_what_is_large_is_noted_only(server: ComfyServer, path: Path) -> None:
+def test_large_bodies_are_recorded_by_length_and_digest(server: ComfyServer, path: Path) -> None:
     """By length, digest and head; an upload by its name and length."""
     large = recording.MAX_BODY + 1
     big = os.urandom(large)
@@ -139,7 +139,7 @@ def test_frames_have_a_limit_in_all(path: Path, data: bytes, is_text: bool, kept
     assert [kept in row for row in found] == [True] * 2 + [False] * 3
 
 
-def test_what_goes_wrong_is_there_too(server: ComfyServer, path: Path) -> None:
+def test_faults_of_the_network_are_recorded(server: ComfyServer, path: Path) -> None:
     """A cut, a refused dial, an answer that does not come, one that ends too soon."""
     with Quick(server.url, record=path, timeout=2.0) as api:
         refused = server.faults.refuse_sockets(503)

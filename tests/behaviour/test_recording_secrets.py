@@ -181,7 +181,7 @@ def test_a_secret_in_a_request_that_is_too_long_to_keep_is_known_all_the_same(
     assert_nowhere(SECRET, path)
 
 
-def test_what_a_server_has_in_its_queue_is_hidden_by_its_name(
+def test_api_keys_in_the_servers_queue_are_hidden_by_their_name(
     server: ComfyServer, path: Path
 ) -> None:
     """Servers before 0.3.65 show the keys of others to everyone."""

@@ -131,7 +131,7 @@ def test_each_job_has_an_error_of_its_own(comfy, monkeypatch):
         assert first is not second
 
 
-def test_what_a_client_keeps_of_a_failure_holds_no_frames(comfy, fast):
+def test_failures_that_a_client_keeps_hold_no_frames(comfy, fast):
     """Nor, through them, what somebody has let go of."""
     comfy.on("GET", "/queue", LOGIN)
     comfy.script(START)
@@ -150,7 +150,7 @@ def test_a_login_page_ends_what_is_over_though_nobody_said_how(comfy, fast):
     assert [e.name for e in told.ends()] == ["job_lost"]
 
 
-def test_one_record_that_cannot_be_read_does_not_hold_up_others(comfy):
+def test_an_unreadable_record_does_not_hold_up_other_jobs(comfy):
     """Each job is asked about for itself."""
     comfy.script(*WELL)
     with Fast(comfy.url, transport="poll") as api:
@@ -341,9 +341,7 @@ def test_an_attached_job_ends_in_the_refusal(
         assert isinstance(other.job(prompt_id).exception(LIMIT), error)
 
 
-def test_one_record_that_cannot_be_read_condemns_no_other_job(
-    comfy: ComfyServer, gate: Gates
-) -> None:
+def test_an_unreadable_record_ends_no_other_job(comfy: ComfyServer, gate: Gates) -> None:
     """Of prompts that are attached to while a good one runs."""
     with client(comfy, transport="poll") as api:
         good = api.submit(shows(waits=True))

@@ -80,7 +80,9 @@ def test_kept_errors_stand_below(formatter: DisplayFormatter, api: ComfyApi) -> 
     assert "NoSuchClass" in page
 
 
-def test_other_lists_are_shown_as_ever(formatter: DisplayFormatter, api: ComfyApi) -> None:
+def test_lists_of_other_values_are_shown_as_ever(
+    formatter: DisplayFormatter, api: ComfyApi
+) -> None:
     (result,) = api.map([shows()], progress=False)
     assert isinstance(result, Result)
     for other in ([], [1], [result, 1], [ComfyError("x")], (result,)):
@@ -113,7 +115,7 @@ class Answering(list[Any]):
             yield one
 
 
-def test_other_lists_are_hardly_looked_at(
+def test_lists_of_other_values_are_hardly_looked_at(
     formatter: DisplayFormatter, api: ComfyApi, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """They may be long, of lazy elements, or of classes that have any attribute."""
@@ -127,8 +129,6 @@ def test_other_lists_are_hardly_looked_at(
     assert Lazy.asked == 0
 
 
-def test_another_programs_way_to_show_lists_stays(
-    formatter: DisplayFormatter, api: ComfyApi
-) -> None:
+def test_list_formatters_of_other_programs_stay(formatter: DisplayFormatter, api: ComfyApi) -> None:
     formatter.formatters["text/html"].for_type(list, lambda values: "theirs")
     assert shown(formatter, list(api.map([shows()], progress=False))) == "theirs"

@@ -178,7 +178,7 @@ def test_a_submission_that_is_uncertain_is_not_tried_again(comfy, fast, memory):
     assert not [r for r in comfy.requests if r.path.endswith("/free")]
 
 
-def test_it_is_logged(comfy, fast, memory, fails_first, caplog):
+def test_retry_oom_is_logged(comfy, fast, memory, fails_first, caplog):
     """In one line."""
     with caplog.at_level(logging.WARNING, "comfy_client"):
         fast.run(GRAPH, retry_oom=True, timeout=LIMIT)

@@ -141,7 +141,7 @@ def test_a_save_that_is_stopped_ends_at_once(
     until(lambda: not [thread for thread in threads() if thread.name == "comfy-files"])
 
 
-def test_what_is_stopped_leaves_requests_of_others_alone(comfy: ComfyServer, api: ComfyApi) -> None:
+def test_a_stopped_save_leaves_other_requests_alone(comfy: ComfyServer, api: ComfyApi) -> None:
     """Those, too, that have got a connection on which a file had come."""
     asked, released = threading.Event(), threading.Event()
     answers: list[Any] = []

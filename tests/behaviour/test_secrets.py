@@ -108,7 +108,7 @@ def test_no_failure_shows_a_secret(
     assert not any("\n" in str(error) for error in errors)
 
 
-def test_what_a_request_entrusted_is_not_shown_when_it_is_repeated(comfy: ComfyServer) -> None:
+def test_secrets_of_a_request_are_hidden_when_the_answer_repeats_them(comfy: ComfyServer) -> None:
     """A cookie of the caller's, and a key in the body."""
     comfy.on("*", "*", lambda r: (400, {}, f"{r.headers} {r.body!r}"))
     headers = {"Cookie": f"session={SECRET}", "X-Colour": "magenta"}
@@ -163,7 +163,7 @@ def test_a_secret_that_is_a_common_word_leaves_the_facts_of_a_refusal(
 
 
 @pytest.mark.parametrize("outer", [KeyboardInterrupt(), TimeoutError("of an alarm")])
-def test_what_is_being_handled_is_no_cause_of_a_failure(outer: BaseException) -> None:
+def test_exceptions_being_handled_are_no_cause_of_a_failure(outer: BaseException) -> None:
     """Whoever tidies up behind a Ctrl-C, or an alarm, is told what the server says then."""
 
     def alarm(*_: object) -> None:

@@ -202,7 +202,7 @@ PICTURES: dict[str, Callable[[bytes, Files], Any]] = {
 
 @pytest.mark.parametrize("as_dict", [False, True], ids=["Workflow", "dict"])
 @pytest.mark.parametrize("kind", PICTURES)
-def test_one_source_is_the_input_of_any_number_of_jobs(
+def test_a_file_is_the_input_of_any_number_of_jobs(
     servers: list[ComfyServer], apis: list[ComfyApi], files: Files, kind: str, as_dict: bool
 ) -> None:
     """Of ``run``, ``submit``, ``map`` and ``sweep``, of a client and of a pool."""
@@ -306,7 +306,7 @@ def removed(path: Path) -> bool:
 
 
 @pytest.mark.parametrize("name", [None, "a.bin"])
-def test_what_a_url_leads_to_now_is_sent_under_its_own_name(
+def test_changed_content_of_a_url_is_sent_under_a_new_name(
     comfy: ComfyServer, fast: ComfyApi, name: str | None
 ) -> None:
     """Though another content was fetched from there before."""

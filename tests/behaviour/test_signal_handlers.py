@@ -108,7 +108,7 @@ def test_a_wait_that_could_never_end_raises_at_once(world: World, wait: str) -> 
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_it_does_so_whichever_lock_is_owned(world: World, lock: str) -> None:
+def test_result_in_a_handler_is_refused_whichever_lock_is_held(world: World, lock: str) -> None:
     error = in_handler(world.job.result, LOCKS[lock](world.api))
     assert "return from the handler" in str(error)
 
@@ -148,7 +148,7 @@ def test_close_in_a_handler_ends(world: World) -> None:
     assert world.job.done()
 
 
-def test_other_threads_may_wait(world: World) -> None:
+def test_waiting_in_other_threads_is_allowed_while_a_lock_is_held(world: World) -> None:
     """What one thread owns concerns no other."""
 
     def owning() -> None:

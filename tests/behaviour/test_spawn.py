@@ -72,7 +72,7 @@ def loads(image: Any) -> dict[str, Any]:
     return {"1": node("LoadImage", image=image), "9": picture()["9"]}
 
 
-def test_what_cannot_be_passed_on_says_what_can(comfy: ComfyServer, process: Pool) -> None:
+def test_values_that_cannot_be_pickled_say_what_to_pass(comfy: ComfyServer, process: Pool) -> None:
     """Before anything is sent to the process, which takes the next one."""
     with ComfyApi(comfy.url) as api:
         job = api.submit(picture(fresh_color()))

@@ -135,9 +135,7 @@ def test_the_table_is_flat(api, record) -> None:
     json.dumps([first, second])
 
 
-def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(
-    server, api, record
-) -> None:
+def test_an_error_of_on_row_ends_the_sweep_and_cancels_queued_points(server, api, record) -> None:
     """What runs goes on."""
     record.gate = threading.Semaphore(1)
 
@@ -154,7 +152,7 @@ def test_what_a_callback_raises_ends_the_sweep_and_cancels_what_is_queued(
 
 
 @pytest.mark.timing(lost=0.5)
-def test_nobody_there_is_told_at_once(journal) -> None:
+def test_sweep_raises_unreachable_at_once(journal) -> None:
     """Only a server that was there is waited for; the journal stays good."""
     api = ComfyApi("http://127.0.0.1:9")
     with contextlib.closing(api), pytest.raises(ServerUnreachable):

@@ -47,7 +47,7 @@ pytestmark = pytest.mark.timing(cancel_timeout=LIMIT)
 
 
 @pytest.mark.timing(lost=0.5)
-def test_what_a_restarted_server_forgot_runs_again_and_the_rest_does_not(
+def test_points_that_a_restarted_server_forgot_run_again_alone(
     server, api, record, journal
 ) -> None:
     """Within one call: the prompts in flight are lost with its queue."""
@@ -272,7 +272,9 @@ def test_a_row_of_which_there_is_no_news_is_cancelled_and_the_next_one_runs(api,
 
 @pytest.mark.parametrize("slowness", ["late", "slow"])
 @pytest.mark.timing(row=0.05)
-def test_how_long_it_ran_is_asked_again_at_the_end(server, api, record, journal, slowness) -> None:
+def test_running_times_of_rows_are_asked_again_at_the_end(
+    server, api, record, journal, slowness
+) -> None:
     """Of rows whose history came too late; what is in the journal has it, too."""
     told: list[float | None] = []
     fault = (

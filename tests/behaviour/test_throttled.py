@@ -109,7 +109,7 @@ def test_the_uploads_of_a_run_wait_for_a_busy_server(place, api, call) -> None:
 
 
 @pytest.mark.parametrize("call", ["run", "sweep", "map"])
-def test_nobody_waits_longer_than_there_is_time(place, api, call) -> None:
+def test_retry_after_is_not_waited_for_beyond_the_timeout(place, api, call) -> None:
     """The error says how long the server wants it to last, within an hour."""
     with busy(place, "999999999"), quickly():
         if call == "run":

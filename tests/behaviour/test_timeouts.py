@@ -128,7 +128,7 @@ def test_timeouts_must_be_positive(timeout: Any) -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, "5", [5, 60], (5, None)])
-def test_what_is_no_timeout_is_refused_in_words(timeout: Any) -> None:
+def test_wrong_timeouts_of_http_are_refused_in_words(timeout: Any) -> None:
     """Not in those of a comparison."""
     with pytest.raises(TypeError, match="more than 0 seconds"):
         Http(parse_host("x")[0], timeout=timeout)
@@ -138,7 +138,7 @@ def test_what_is_no_timeout_is_refused_in_words(timeout: Any) -> None:
     ("timeout", "error"),
     [(float("nan"), ValueError), (-1, ValueError), ("5", TypeError), ([5], TypeError)],
 )
-def test_what_is_no_timeout_of_a_call_is_refused_before_anything_is_asked(
+def test_wrong_timeouts_of_a_call_are_refused_before_anything_is_sent(
     comfy: ComfyServer, tmp_path: Path, timeout: Any, error: type[Exception]
 ) -> None:
     """By each that takes one, in the same words."""

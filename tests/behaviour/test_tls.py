@@ -104,7 +104,7 @@ def test_client_certificates_are_shown(ca: trustme.CA, bundle: Path, tmp_path: P
             http.json("GET", "/prompt")
 
 
-def test_neither_certificate_nor_credentials_go_to_another_server(papers: Path) -> None:
+def test_certificates_and_credentials_go_to_no_other_server(papers: Path) -> None:
     """What stores files for a server may be anybody's."""
     storage, _ = parse_host("https://storage.example")
     certificate = str(papers / "client.pem")

@@ -99,7 +99,7 @@ def test_a_picture_in_memory_has_its_size_and_type(api: ComfyApi) -> None:
     )
 
 
-def test_what_was_made_outlives_the_client(server: ComfyServer) -> None:
+def test_to_dict_works_after_the_client_is_closed(server: ComfyServer) -> None:
     """A result, a job and an error are told after ``close()``."""
     with ComfyApi(server.url) as api:
         job = api.submit(load_workflow("txt2img_tiny"))

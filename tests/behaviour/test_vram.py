@@ -66,21 +66,21 @@ def api(comfy: ComfyServer) -> Iterator[ComfyApi]:
         yield client
 
 
-def test_what_is_free_already_is_asked_for_once(api: ComfyApi, gpus: Gpus) -> None:
+def test_wait_for_vram_asks_once_if_enough_is_free(api: ComfyApi, gpus: Gpus) -> None:
     """The device comes back."""
     assert api.wait_for_vram(GIB).vram_free == GIB
     assert api.wait_for_vram(0, 0).name == "cuda:0"
     assert gpus.asked == 2
 
 
-def test_it_waits_until_enough_is_free(api: ComfyApi, gpus: Gpus) -> None:
+def test_wait_for_vram_waits_until_enough_is_free(api: ComfyApi, gpus: Gpus) -> None:
     """As models are unloaded."""
     gpus.free = [GIB, 2 * GIB, 6 * GIB]
     assert api.wait_for_vram(5 * GIB, LIMIT).vram_free == 6 * GIB
     assert gpus.asked == 3
 
 
-def test_another_device_is_meant_by_its_index(api: ComfyApi, gpus: Gpus) -> None:
+def test_wait_for_vram_takes_the_index_of_a_device(api: ComfyApi, gpus: Gpus) -> None:
     """One that is not there is an error at once."""
     gpus.more = (7 * GIB,)
     assert api.wait_for_vram(5 * GIB, LIMIT, device=1).name == "cuda:1"
@@ -119,7 +119,7 @@ def test_a_server_without_vram_is_an_error_at_once(api: ComfyApi, gpus: Gpus, fr
 
 
 @pytest.mark.parametrize("free", [-(10**2000), 10**2000, 0, "much", 1e300, [], True])
-def test_whatever_a_server_says_of_its_memory_is_one_of_these(
+def test_malformed_system_stats_raise_only_errors_of_wait_for_vram(
     api: ComfyApi, gpus: Gpus, free: Any
 ) -> None:
     """Numbers of any size, and what is none."""
@@ -157,7 +157,7 @@ def test_an_outage_is_waited_for(api: ComfyApi, gpus: Gpus) -> None:
 @pytest.mark.parametrize(
     ("wanted", "kind"), [(-1, ValueError), (1.5, TypeError), ("8", TypeError), (True, TypeError)]
 )
-def test_what_is_no_number_of_bytes_is_told_at_once(
+def test_wait_for_vram_refuses_a_wrong_number_of_bytes_at_once(
     api: ComfyApi, gpus: Gpus, wanted: Any, kind: type[Exception]
 ) -> None:
     with pytest.raises(kind, match="bytes"):

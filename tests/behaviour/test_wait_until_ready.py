@@ -33,7 +33,7 @@ LOADING = "<html><title>Pod</title><script>let x='a</b>';</script><p>Your app is
 RELOADS = "<html><head><META http-equiv='refresh' content='5'></head><body>Hello</body></html>"
 
 
-def test_it_returns_what_the_server_is_and_connects(comfy: ComfyServer) -> None:
+def test_wait_until_ready_returns_system_stats_and_connects(comfy: ComfyServer) -> None:
     """As ``init`` does; it may be repeated."""
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         stats = api.wait_until_ready(LIMIT)
@@ -85,7 +85,9 @@ def test_a_port_where_nobody_listens_yet_is_waited_for() -> None:
     ],
     ids=lambda answer: f"{answer[0]} {answer[2] or ''}"[:30],
 )
-def test_what_is_shown_while_a_server_starts_is_waited_for(comfy: ComfyServer, answer: Any) -> None:
+def test_proxy_answers_while_a_server_starts_are_waited_out(
+    comfy: ComfyServer, answer: Any
+) -> None:
     """Statuses of proxies, and pages."""
     times = itertools.count(1)
 
@@ -162,7 +164,7 @@ def test_a_name_server_that_does_not_answer_is_waited_for(
     ],
     ids=lambda value: f"{value[0]} {value[2]}"[:30] if isinstance(value, tuple) else "",
 )
-def test_what_will_not_mend_is_an_error_at_once(
+def test_permanent_answers_are_an_error_at_once(
     comfy: ComfyServer, answer: Any, kind: type[Exception]
 ) -> None:
     """And fires as with ``init``."""
@@ -223,7 +225,7 @@ def test_close_ends_the_wait(refused: str) -> None:
     assert isinstance(exception_of(api.wait_until_ready, LIMIT), ClientClosed)
 
 
-def test_what_it_waits_for_is_logged_once(
+def test_the_reason_of_wait_until_ready_is_logged_once(
     comfy: ComfyServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whoever waits wants to know."""

@@ -277,7 +277,7 @@ def test_a_call_is_not_lost_with_its_outcome_that_cannot_be_shown(notebook: Note
     assert "2 of 2: done" in notebook.last
 
 
-def test_what_an_earlier_call_has_done_says_nothing_of_the_time_left(
+def test_points_of_an_earlier_call_do_not_count_for_the_time_left(
     notebook: Notebook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a sweep that goes on: five points took ten seconds, so five more take as long."""
@@ -334,7 +334,7 @@ def test_a_map_that_was_left_behind_holds_back_no_bar_of_a_later_cell(
 
 
 @pytest.mark.parametrize("raised", [KeyboardInterrupt, ValueError])
-def test_what_had_ended_is_in_the_error_of_a_map(
+def test_ended_results_are_in_the_error_of_a_map(
     api: ComfyApi,
     record: Record,
     caplog: pytest.LogCaptureFixture,

@@ -84,7 +84,7 @@ def test_a_command_that_shows_nothing_logs_no_progress(
 
 
 @pytest.mark.parametrize("raised", [ZeroDivisionError(), KeyboardInterrupt()])
-def test_what_comes_between_while_a_result_is_shown_loses_no_result(
+def test_an_error_while_a_result_is_shown_loses_no_result(
     notebook: Notebook,
     api: ComfyApi,
     record: Record,
@@ -260,7 +260,7 @@ def test_the_time_that_is_left_comes_from_earlier_runs() -> None:
 # -- other values ---------------------------------------------------------------------------
 
 
-def test_what_the_server_says_shows_itself(
+def test_values_of_the_server_show_themselves_as_html(
     comfy: ComfyServer, api: ComfyApi, record: Record
 ) -> None:
     """As HTML beside its text; a report, memory, the queue, and a job at each stage."""

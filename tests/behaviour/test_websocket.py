@@ -298,7 +298,7 @@ def test_a_nonsensical_handshake_is_a_failed_attempt_to_connect(
     assert owner.names("connected", "disconnected") == ["connected"]
 
 
-def test_what_the_server_answered_is_in_no_message(make: Make, comfy: ComfyServer) -> None:
+def test_refused_handshakes_are_in_no_message_of_an_error(make: Make, comfy: ComfyServer) -> None:
     """A refused handshake's headers and body may hold a secret; the query of ours does."""
     comfy.faults.refuse_sockets(404, "body-secret", {"Set-Cookie": "s=cookie-secret"})
     owner, link = make(comfy.url)

@@ -76,7 +76,7 @@ POOLS = (
         "batch/sweep.py",
         "return self._journal is not None and self._attach_found(point, self._next_id(point))",
         "return False",
-        "behaviour/test_journal.py::test_what_a_journal_has_lost_is_found_on_the_server",
+        "behaviour/test_journal.py::test_points_that_a_journal_has_lost_are_found_on_the_server",
         "what a killed process had sent runs again",
     ),
     Mutant(
@@ -92,7 +92,7 @@ POOLS = (
         "batch/sweep.py",
         "error_record(row.error, secrets.hide_text)",
         "error_record(row.error, str)",
-        "behaviour/test_journal.py::test_what_looks_like_a_secret_in_an_error_is_not_in_the_journal",
+        "behaviour/test_journal.py::test_secrets_in_an_error_are_not_in_the_journal",
         "a password in an error stands in the journal",
     ),
     Mutant(
