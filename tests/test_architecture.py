@@ -83,6 +83,14 @@ KNOW_THE_CLIENT = {
 #: Lines of code in the bodies of a class, and of a function.
 LONGEST_CLASS = 291
 LONGEST_FUNCTION = 44
+#: The beginning of a test's name without a noun.
+PRONOUN = re.compile(
+    "test_(what|whatever|which|whichever|who|whoever|whose|whom|how|where|why|"
+    "i|we|you|he|she|it|they|its|his|her|their|our|your|one|ones|some|none|both|either|neither|"
+    "this|that|these|those|such|same|other|others|another|"
+    "nobody|nothing|somebody|someone|something|anybody|anyone|anything|everybody|everyone|"
+    "everything|(all|any|each|every|many|few|several|most|two)_(is|are|was|were|that|of_(these|those|them)))_"
+)
 
 #: The most that each figure of ``python -m tests.walks`` may be, and the aim.  Lower the ceiling
 #: when the figure falls; never raise it.
@@ -164,7 +172,7 @@ def test_clocks_locks_and_threads_come_from_one_module(room: str) -> None:
     assert {name: found for name, found in imports.items() if found} == {}
 
 
-def test_one_module_renames_files() -> None:
+def test_files_are_renamed_by_one_module() -> None:
     """Windows refuses that for a moment while a virus scanner has one open."""
     found = {name for name in MODULES if any(map(renames_a_file, nodes(name)))}
     assert found == {"comfy_client.replacing"}
@@ -192,7 +200,7 @@ def test_no_files_stand_in_a_circle() -> None:
     TopologicalSorter({name: others - package for name, others in arrows().items()}).prepare()
 
 
-def test_nobody_below_the_client_knows_it() -> None:
+def test_modules_below_the_client_do_not_import_it() -> None:
     """Each part is handed what it needs."""
     knowing = {
         name
@@ -217,7 +225,7 @@ def test_each_public_name_is_what_type_checkers_see() -> None:
         assert getattr(comfy_client, name) is vars(import_module(home, "comfy_client"))[name]
 
 
-def test_what_is_pure_reaches_no_network() -> None:
+def test_pure_modules_import_no_network() -> None:
     """However far one follows its imports."""
     edge = {f"comfy_client.transport.{name}" for name in ("http", "pool", "websocket", "dial")}
     pure = ("models", "events", "workflow", "transport.decode", "batch.grid", "jobs.state")
@@ -289,6 +297,18 @@ def test_the_tests_can_be_collected_on_windows() -> None:
     assert found == set()
 
 
+def test_names_of_tests_begin_with_what_they_are_about() -> None:
+    """A pronoun or a relative clause hides the word for which one would search."""
+    definition = re.compile(r"^ *(?:async )?def (test_\w+)\(", re.MULTILINE)
+    names = {
+        name
+        for path in Path(__file__).parent.rglob("test_*.py")
+        for name in definition.findall(path.read_text("utf-8"))
+    }
+    assert len(names) > 4000
+    assert {name for name in names if PRONOUN.match(name)} == set()
+
+
 def names_at_import(node: ast.AST) -> Iterator[str]:
     """The modules and ``module.name`` that a module names while it is imported."""
     for child in ast.iter_child_nodes(node):
@@ -335,7 +355,7 @@ def code_lines(lines: list[str], definition: Function | ast.ClassDef) -> int:
     return sum(lines[at - 1].strip()[:1] not in ("", "#") for at in kept)
 
 
-def test_one_function_makes_the_error_of_a_lost_prompt() -> None:
+def test_the_error_of_a_lost_prompt_is_made_by_one_function() -> None:
     """``lost_error``, which decides whether the prompt may have run."""
     makers = [
         (name, function.name)

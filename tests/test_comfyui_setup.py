@@ -152,7 +152,7 @@ def test_the_oldest_servers_are_known_by_what_they_lack() -> None:
         assert asked_version(server.url) == "2024-03"
 
 
-def test_what_is_neither_a_tree_nor_on_this_machine_is_told(tmp_path: Path) -> None:
+def test_a_value_that_is_neither_url_nor_tree_is_a_usage_error(tmp_path: Path) -> None:
     """Before anything is started."""
     with pytest.raises(pytest.UsageError, match="neither a URL nor a source tree"):
         tree_of(str(tmp_path))

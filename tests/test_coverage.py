@@ -21,7 +21,7 @@ def test_a_total_must_be_at_the_floor_or_a_little_above(total: float, words: str
     assert said is None if words is None else said is not None and words in said
 
 
-def test_nothing_is_left_out_of_the_measure() -> None:
+def test_coverage_leaves_out_no_code() -> None:
     """No pragma, no file, no kind of line but those that coverage leaves out by itself."""
     config = configparser.ConfigParser()
     config.read(README.with_name("setup.cfg"), encoding="utf-8")

@@ -347,7 +347,7 @@ def test_every_fault_of_the_embedded_server_stands_in_the_table() -> None:
     assert named == {name for name in dir(Faults) if not name.startswith("_")}
 
 
-def test_what_is_compared_with_the_real_server_is_as_much_as_is_said() -> None:
+def test_numbers_of_compared_requests_and_workflows_are_as_written() -> None:
     """So many random requests and workflows."""
     text = " ".join(text_of("testing").split())
     assert f"{USUAL} random requests and {USUAL // 3} random workflows" in text

@@ -79,7 +79,7 @@ def test_each_thread_stands_in_the_table() -> None:
     assert sorted(found) == sorted(threads())
 
 
-def test_each_lock_is_told_of() -> None:
+def test_each_lock_stands_in_the_table() -> None:
     """In the table, or below it."""
     text = part("Locks")
     rows = re.findall(r"^``([\w.]+)``", text, re.MULTILINE)
@@ -89,7 +89,7 @@ def test_each_lock_is_told_of() -> None:
     assert told == set(owners_of_locks()) - MAKERS
 
 
-def test_each_name_exists() -> None:
+def test_each_module_and_class_named_on_the_page_exists() -> None:
     """Of what stands in a module of the package."""
     packages = {name.partition(".")[0] for name in sources()} - {"__init__", "__main__"}
     text = re.sub(r"(``[\w.]+\.)\n\s+([\w.]+``)", r"\1\2", inside())

@@ -87,7 +87,7 @@ def test_media_hold_no_explanations_of_others() -> None:
     assert read >= 12
 
 
-def test_what_is_kept_and_what_goes() -> None:
+def test_fields_of_definitions_that_are_kept_and_removed() -> None:
     definition = {
         "input": {"required": {"tooltip": ["INT", {"default": 1, "tooltip": "Why."}]}},
         "output": ["INT"],

@@ -61,7 +61,7 @@ def test_a_release_sets_the_version_and_dates_the_changes(root: Path) -> None:
         ("1.0.0", {PAGES[1]: "once it is released"}, "start.rst says that"),
     ],
 )
-def test_what_is_not_ready_is_refused_and_nothing_changes(
+def test_a_release_that_is_not_ready_is_refused_and_nothing_changes(
     root: Path,
     capsys: pytest.CaptureFixture[str],
     version: str,

@@ -260,7 +260,7 @@ def test_the_module_of_a_server_is_typed(name: str, complaints: dict[str, dict[i
 
 
 @pytest.mark.parametrize(("name", "code"), [("uses", USES), ("uses_of_nodes", STUBS)])
-def test_what_is_right_passes_and_what_is_wrong_is_refused(
+def test_correct_code_passes_mypy_and_wrong_code_is_refused(
     name: str, code: str, complaints: dict[str, dict[int, str]]
 ) -> None:
     """Events by their names, pictures wherever they are, options of a prompt, nodes of a server."""

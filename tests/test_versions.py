@@ -101,7 +101,9 @@ def test_docstrings_say_since_when_as_the_package_knows_it() -> None:
         ("GET", "/no/such/models", None),
     ],
 )
-def test_which_comfyui_has_a_route_is_known(method: str, route: str, has_it: str | None) -> None:
+def test_routes_are_known_by_the_comfyui_that_has_them(
+    method: str, route: str, has_it: str | None
+) -> None:
     """By what was asked."""
     assert who_has(method, route) == has_it
 

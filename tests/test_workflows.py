@@ -40,7 +40,7 @@ def commands(name: str) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("name", ["ci.yml", "release.yml"])
-def test_what_a_workflow_runs_is_there(name: str) -> None:
+def test_programs_that_a_ci_workflow_runs_exist(name: str) -> None:
     """Scripts, folders, extras and our own commands."""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg", "utf-8")

@@ -58,7 +58,7 @@ TRIVIAL = {
 # -- a server that is well -----------------------------------------------------------------
 
 
-def test_all_is_fine_on_a_server_that_is(server: ComfyServer) -> None:
+def test_every_check_is_well_on_a_healthy_server(server: ComfyServer) -> None:
     """Every check is made, and none complains."""
     report = ask(server.url, run=True)
     assert report.ok
@@ -572,7 +572,7 @@ def test_names_of_people_are_no_part_of_it(
 
 
 @pytest.mark.real
-def test_every_real_version_is_well(any_comfyui: ComfyUI) -> None:
+def test_every_real_version_passes_the_doctor(any_comfyui: ComfyUI) -> None:
     """What the servers of 2024 do not tell cannot be told; all else is fine."""
     report = ask(any_comfyui.url, run=True)
     assert report.ok

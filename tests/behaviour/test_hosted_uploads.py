@@ -465,7 +465,9 @@ def test_a_hash_that_does_not_fit_is_a_changed_file(
     assert kept(files, files.upload_image(photo)) == CONTENT
 
 
-def test_any_other_conflict_is_one(server: ComfyServer, files: AssetFiles) -> None:
+def test_a_conflict_of_another_kind_is_not_sent_again(
+    server: ComfyServer, files: AssetFiles
+) -> None:
     """It is not sent again."""
     server.on("POST", "/api/v2/assets", (409, {}, {"error": {"code": "taken", "message": "no"}}))
     with pytest.raises(Conflict):

@@ -136,7 +136,7 @@ def test_a_refusal_by_a_large_server_does_not_read_them_to_their_end(server: Oth
 
 
 @pytest.mark.long
-def test_all_are_read_as_a_stream(server: OtherProcess) -> None:
+def test_all_definitions_are_read_as_a_stream(server: OtherProcess) -> None:
     """Memory holds one class, and what the caller keeps."""
     ran = subprocess.run(
         [sys.executable, "-c", _STREAM, server.url], capture_output=True, text=True, check=True
@@ -163,7 +163,7 @@ def test_definitions_that_a_caller_keeps_are_bounded(small: LargeServer) -> None
 
 
 @pytest.mark.soak
-def test_all_of_a_large_server_fit_by_default(server: OtherProcess) -> None:
+def test_all_definitions_of_a_large_server_fit_by_default(server: OtherProcess) -> None:
     with client(server) as api:
         assert len(api.node_definitions()) == 2700
 

@@ -39,7 +39,7 @@ def counts(api: ComfyApi) -> dict[str, int]:
     return {name: count for name in names if (count := getattr(stats, name))}
 
 
-def test_all_is_0_before_anything_happens(refused: str) -> None:
+def test_all_counts_are_0_before_anything_happens(refused: str) -> None:
     api = ComfyApi(refused)
     assert set(check_to_dict(api.stats()).values()) == {0}
     api.close()

@@ -40,7 +40,7 @@ def test_a_built_workflow_runs(any_api: ComfyApi) -> None:
     [{"sampler_name": "eular"}, {"steps": 0}, {"denoise": 1.5}, {"scheduler": "none"}],
     ids=str,
 )
-def test_what_is_refused_while_it_is_built_the_server_refuses(
+def test_inputs_refused_by_a_graph_are_refused_by_the_server(
     api: ComfyApi, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(WorkflowError) as caught:

@@ -212,7 +212,7 @@ def test_callbacks_of_a_prompt_that_fails_get_its_start_and_its_end(api, way):
     assert calls[-1][0] == "on_event"
 
 
-def test_one_that_is_cancelled_while_it_waits_never_begins(api):
+def test_a_job_cancelled_while_it_waits_never_begins(api):
     """Its place is told, and its end."""
     running = api.submit(sleeper())
     until(lambda: running.handle.state.started)

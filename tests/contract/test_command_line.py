@@ -110,7 +110,7 @@ def test_cancelling_what_has_ended_is_status_6_as_it_was_installed(comfy_client,
 
 
 @pytest.mark.timeout(600)
-def test_what_prints_no_json_runs_as_it_was_installed(comfy_client):
+def test_installed_commands_that_print_no_json_run(comfy_client):
     assert "def KSampler(" in comfy_client.installed("stubs").out
     ran = comfy_client.installed("demo", "--host", comfy_client.host, "--size", 64)
     assert ran.status == 0, ran
@@ -196,7 +196,7 @@ def test_run_uploads_the_files_of_inputs(comfy_client, tmp_path):
         (["--out", "{sed}.png"], "{sed} is not one of"),
     ],
 )
-def test_what_is_typed_wrong_is_told_before_anything_runs(comfy_client, short, options, words):
+def test_wrong_usage_is_refused_before_anything_runs(comfy_client, short, options, words):
     """With the nearest name; exit status 2."""
     [error] = comfy_client.json("run", short, *options, status=2)
     assert error["code"] == "usage"

@@ -299,9 +299,7 @@ def test_a_prompt_of_somebody_else(api, heard, comfyui):
 
 
 @pytest.mark.parametrize("end", ["failure", "interrupt"])
-def test_how_a_prompt_of_somebody_else_ends_is_told_to_its_owner(
-    api, heard, comfyui, workflow, end
-):
+def test_the_end_of_a_foreign_prompt_is_sent_to_its_owner_only(api, heard, comfyui, workflow, end):
     """Others hear the length of the queue, as of any prompt."""
     with type(api)(comfyui.url) as other:
         told = Heard(other)
@@ -381,7 +379,7 @@ def test_a_node_that_expands(api, comfyui, heard):
     }
 
 
-def test_what_a_node_expanded_into_is_cached_with_it(api, heard, comfyui):
+def test_nodes_of_an_expansion_are_cached_with_their_node(api, heard, comfyui):
     """Alone it is not listed as cached, nor executed."""
     graph = expanding("show")
     heard.forget(api.run(graph, timeout=LIMIT).prompt_id)

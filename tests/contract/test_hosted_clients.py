@@ -130,7 +130,7 @@ def test_a_result_is_the_input_of_the_next_run(api: HostedApi, name: str) -> Non
         assert one.convert("RGB").tobytes() == two.convert("RGB").tobytes()
 
 
-def test_what_an_upload_returns_is_an_input(api: HostedApi, name: str) -> None:
+def test_an_uploaded_file_is_an_input(api: HostedApi, name: str) -> None:
     """In place of a file name."""
     uploaded = api.upload_image(png((1, 2, 3)), f"{name}.png")
     result = api.run(loads(uploaded.ref, name), timeout=LIMIT)
@@ -197,7 +197,7 @@ def test_a_token_is_in_no_text(locked: Hosted, caplog: pytest.LogCaptureFixture)
         lambda api: api.get_histories(None),
     ],
 )
-def test_what_the_api_lacks_is_not_supported(hosted: Hosted, call: Any) -> None:
+def test_calls_without_a_hosted_route_are_not_supported(hosted: Hosted, call: Any) -> None:
     """In one sentence, and without a request."""
     with (
         Middle(int(hosted.url.rpartition(":")[2])) as middle,

@@ -276,7 +276,7 @@ def pages(both: tuple[Proxy, Proxy]) -> Iterator[str | None]:
     [routes, ids, ranges, bodies, fields, uploads, references, pages],
     ids=lambda function: function.__name__,
 )
-def test_both_proxies_answer_alike(both: tuple[Proxy, Proxy], ask: Ask) -> None:
+def test_real_and_embedded_proxy_answer_alike(both: tuple[Proxy, Proxy], ask: Ask) -> None:
     until(lambda: not any(one.is_busy for one in both))
     found = list(ask(both))
     assert found

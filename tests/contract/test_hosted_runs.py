@@ -153,7 +153,7 @@ def test_inputs_of_a_run_leave_the_workflow_alone(
     assert json.dumps(graph) == before
 
 
-def test_everything_can_be_written_as_json(api: HostedApi, name: str) -> None:
+def test_result_job_and_error_can_be_written_as_json(api: HostedApi, name: str) -> None:
     """Result, job and error."""
     job = api.submit(picture(name))
     result = job.result(LIMIT)
@@ -296,7 +296,7 @@ def test_a_wrong_value_is_told_as_by_comfyui(
     ],
     ids=["unknown class", "no output"],
 )
-def test_what_comfyui_refuses_is_rejected(api: HostedApi, graph: Any) -> None:
+def test_graphs_that_comfyui_refuses_are_rejected(api: HostedApi, graph: Any) -> None:
     """With its message."""
     with pytest.raises(PromptRejected) as caught:
         api.run(graph, timeout=LIMIT)
@@ -413,7 +413,7 @@ def test_a_job_that_somebody_deletes_is_lost(api: HostedApi, direct: ComfyApi, n
 # -- finding jobs again ---------------------------------------------------------------------
 
 
-def test_another_client_attaches_by_the_id(api: HostedApi, hosted: Hosted, name: str) -> None:
+def test_a_second_client_attaches_by_the_id(api: HostedApi, hosted: Hosted, name: str) -> None:
     """While it runs, and after its end."""
     job = api.submit(picture(name, 1.0))
     with HostedApi(hosted.url, namespace=blinker.Namespace()) as other:

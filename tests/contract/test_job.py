@@ -205,7 +205,7 @@ def test_a_result_tells_seeds_and_whether_anything_ran(api, server):
 
 
 @pytest.mark.parametrize("transport", ["auto", "poll"])
-def test_what_was_never_asked_for_does_not_count_as_run(server, transport):
+def test_a_lazy_input_that_was_not_needed_does_not_count_as_run(server, transport):
     """Whether anything ran is the same by events and by history: an input that is lazy."""
     if not has(server.version, "progress_text"):
         return  # from before lazy inputs, or before PreviewAny
@@ -380,7 +380,7 @@ def test_an_error_is_the_same_whoever_tells_it(api, stranger):
         assert str(read) == str(told)
 
 
-def test_what_nobody_knows_is_lost(api):
+def test_an_unknown_prompt_is_lost(api):
     """After two looks, apart in time."""
     ends = ends_of(api)
     job = api.job(str(uuid.uuid4()))
@@ -488,7 +488,7 @@ def test_jobs_are_futures_of_the_standard_library(api):
 # -- one that must exist -----------------------------------------------------------------
 
 
-def test_what_must_exist_is_found_in_queue_and_history(api, stranger, stops_one):
+def test_job_with_must_exist_looks_in_queue_and_history(api, stranger, stops_one):
     """Running, waiting, ended; nothing else is."""
     running, waiting = api.submit(sleeper()), api.submit(picture())
     until(lambda: running.status == "running")

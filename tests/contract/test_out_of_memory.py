@@ -45,7 +45,7 @@ def run(api: ComfyApi, graph: dict[str, Any], started: list[Job], **kw: Any) -> 
     return api.run(graph, retry_oom=True, on_start=started.append, **{"timeout": LIMIT, **kw})
 
 
-def test_it_runs_once_more_with_free_memory(any_api, started, caplog):
+def test_retry_oom_runs_once_more_with_free_memory(any_api, started, caplog):
     """Under a new id, with the same seeds; what was cached runs again, and the log says so."""
     events: list[JobEvent] = []
     result = run(any_api, hungry(1), started, on_event=events.append, tags={"tenant": "a"})
@@ -74,7 +74,7 @@ def test_the_second_error_has_the_first_as_its_cause(any_api, started):
     assert [first.prompt_id, caught.value.prompt_id] == [job.prompt_id for job in started]
 
 
-def test_other_errors_are_raised_at_once(api, started):
+def test_errors_other_than_out_of_memory_are_raised_at_once(api, started):
     """Nothing is freed for them."""
     graph = {"1": {"class_type": "TestFail", "inputs": {"message": "no"}}}
     with pytest.raises(JobFailed, match="no"):

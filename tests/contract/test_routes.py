@@ -464,7 +464,7 @@ def test_an_upload_of_each_type_is_usable_by_its_ref(idle, workflow, kind):
     assert entry.succeeded, entry.execution_error
 
 
-def test_what_names_no_file_or_prompt_is_told(api):
+def test_values_that_name_no_file_or_prompt_are_a_type_error(api):
     """A name alone, an object of another kind; before anything is asked."""
     for wrong in ("x.png", None, 7):
         with pytest.raises(TypeError, match="a file must be an output"):
@@ -629,7 +629,7 @@ def test_a_picture_is_loaded_with_three_channels(idle, comfyui, name):
         assert loaded.getpixel((7, 7)) == wanted
 
 
-def test_what_nodes_cannot_do_is_told_alike(idle):
+def test_failures_of_nodes_have_the_same_type_and_words(idle):
     """By type and words: a folder outside, a mode of blending that is none.
 
     Newer servers check such a mode before anything runs.

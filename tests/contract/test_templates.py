@@ -58,7 +58,7 @@ def said(done: Conversion) -> set[str | None]:
     return {warning.kind for warning in done.warnings}
 
 
-def test_all_are_converted_and_no_node_is_lost(files: dict[str, Any]) -> None:
+def test_all_templates_are_converted_and_no_node_is_lost(files: dict[str, Any]) -> None:
     """As many nodes, of the same classes, as are active; what is missing is in a warning."""
     known, kinds = definitions("0.28.1"), Counter[str]()
     for name, file in files.items():
@@ -74,7 +74,7 @@ def test_all_are_converted_and_no_node_is_lost(files: dict[str, Any]) -> None:
     assert kinds == {"none": 417, "not_installed": 184, "value": 43, "browser": 18, "link": 18}
 
 
-def test_those_that_the_page_misreads_are_warned_of(files: dict[str, Any]) -> None:
+def test_templates_that_the_page_misreads_are_warned_about(files: dict[str, Any]) -> None:
     """They were written for newer nodes: a seed is "auto", an option does not exist."""
     known = definitions("0.28.1")
     wrong = [

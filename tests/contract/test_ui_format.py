@@ -14,13 +14,13 @@ SAVED = WORKFLOWS / "txt2img_ui.json"
 LIMIT = 180.0
 
 
-def test_it_is_the_graph_that_the_page_exports(api: ComfyApi) -> None:
+def test_a_saved_workflow_is_the_graph_that_the_page_exports(api: ComfyApi) -> None:
     """The same workflow, saved and exported."""
     exported = Workflow.load(WORKFLOWS / "txt2img_tiny.json")
     assert Workflow.load(SAVED, api) == exported
 
 
-def test_it_runs(api: ComfyApi) -> None:
+def test_a_saved_workflow_runs_by_its_path(api: ComfyApi) -> None:
     """By its path alone, and gives the picture that the exported one gives."""
     changed = {"KSampler.seed": 4321, "KSampler.steps": 2}
     saved = api.run(SAVED, changed, timeout=LIMIT)
@@ -29,7 +29,7 @@ def test_it_runs(api: ComfyApi) -> None:
     assert [file.bytes() for file in saved.images] == [file.bytes() for file in exported.images]
 
 
-def test_all_ways_to_run_one_take_it(api: ComfyApi) -> None:
+def test_all_calls_that_run_a_workflow_take_a_saved_one(api: ComfyApi) -> None:
     """submit, append_prompt, map with and without parameters, and sweep."""
     assert api.submit(SAVED).result(timeout=LIMIT).images
     queued = api.append_prompt(SAVED)

@@ -874,7 +874,7 @@ DANGLING: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("kind", DANGLING)
-def test_what_hangs_on_a_node_that_is_not_there_is_left_out(
+def test_nodes_behind_a_missing_node_are_left_out_of_the_prompt(
     here: Any, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The rest runs; the worker of a server that was sent it all could end in it."""

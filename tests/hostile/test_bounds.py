@@ -92,7 +92,7 @@ SMALL_ROUTES = {
 
 @pytest.mark.parametrize("encoded", [False, True], ids=["plain", "gzip"])
 @pytest.mark.parametrize("route", SMALL_ROUTES)
-def test_what_is_small_by_nature_ends_at_a_mebibyte(
+def test_answers_small_by_nature_are_limited_to_a_mebibyte(
     server: Comfy, api: ComfyApi, route: str, encoded: bool
 ) -> None:
     """Decoded or not: a few thousand bytes may become millions."""
@@ -159,7 +159,7 @@ def test_of_a_refusal_a_mebibyte_is_looked_at(server: Comfy, api: ComfyApi, stat
 
 @pytest.mark.parametrize(("status", "kind"), [(200, UnexpectedResponse), (400, ApiError)])
 @pytest.mark.parametrize("times", [1, 2])
-def test_what_unpacks_to_millions_of_bytes_takes_no_memory(
+def test_gzip_bombs_take_no_memory(
     server: Comfy, api: ComfyApi, status: int, kind: type[ComfyError], times: int
 ) -> None:
     """With the oldest urllib3, too, which unpacks all that it reads, as often as it was packed."""
@@ -306,7 +306,7 @@ ENDLESS = {
 
 
 @pytest.mark.parametrize("name", ENDLESS)
-def test_what_stands_before_a_body_has_an_end(server: Comfy, api: ComfyApi, name: str) -> None:
+def test_endless_headers_are_limited(server: Comfy, api: ComfyApi, name: str) -> None:
     """Long before the time is over, however quickly it comes."""
     start, piece = ENDLESS[name]
     api.poll_status(5.0)
@@ -369,7 +369,7 @@ def test_a_transfer_that_never_stops_has_an_end(
 
 
 @pytest.mark.parametrize("head", ["200 X\r\nContent-Length: 0", "204 X", "304 X"])
-def test_nothing_is_read_beyond_the_end_of_an_answer(
+def test_bytes_beyond_the_end_of_an_answer_are_not_read(
     server: Comfy, api: ComfyApi, tmp_path: Path, head: str
 ) -> None:
     """Chunks behind an answer that has no body: the connection ends, the next one works."""

@@ -164,7 +164,7 @@ REFS = st.fixed_dictionaries({"filename": VALUES}, optional={"subfolder": VALUES
 @example([{"filename": "folder"}, {"filename": "folder (1)"}], "overwrite", False)
 @example([{"filename": "a.png", "subfolder": "../../outside"}], None, True)
 @settings(max_examples=examples(60), suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_nothing_is_written_astray(
+def test_save_writes_nothing_outside_its_folder(
     api: ComfyApi, refs: list[Any], rule: IfExists | None, each: bool
 ) -> None:
     """Names, folders and types as a server likes, in a folder with links to all sides."""

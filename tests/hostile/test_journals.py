@@ -132,7 +132,7 @@ PIECES = [
 
 @settings(suppress_health_check=list(HealthCheck), max_examples=examples(80))
 @given(data=st.data())
-def test_whatever_lies_beside_a_journal_no_other_file_is_touched(data: st.DataObject) -> None:
+def test_files_beside_a_journal_are_not_touched(data: st.DataObject) -> None:
     """Whether it is refused or put back."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -255,7 +255,7 @@ def test_any_other_schema_is_refused_before_any_of_it_is_used(changes: list[str]
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_each_of_these_schemas_is_another_one(path: Path, change: str) -> None:
+def test_each_changed_schema_is_refused(path: Path, change: str) -> None:
     """None is refused by SQLite itself when it is made, so that the test above means it."""
     before = path.read_bytes()
     with changed(path) as connection:
@@ -560,7 +560,9 @@ def test_a_forged_mark_is_not_believed_when_a_sweep_goes_on(
 
 @pytest.mark.parametrize("is_known", [True, False])
 @pytest.mark.parametrize("seed", [7, "random"])
-def test_our_own_mark_is_found_again(path: Path, is_known: bool, seed: Any) -> None:
+def test_the_mark_of_a_journaled_prompt_is_found_again(
+    path: Path, is_known: bool, seed: Any
+) -> None:
     """Though a seed was drawn, by the id that the server told or without it."""
     grid = {"Make.seed": [seed]}
     with March2024() as server, ComfyApi(server.url) as api:

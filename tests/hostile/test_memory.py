@@ -276,7 +276,7 @@ def rss() -> int:
 # -- what waits, and what jobs have left ---------------------------------------------------
 
 
-def test_whatever_a_slow_reader_misses_is_counted() -> None:
+def test_events_that_a_slow_reader_misses_are_counted() -> None:
     """Of the iterator of a job, too; not what nobody has asked for."""
     go = threading.Event()
 
@@ -484,7 +484,7 @@ def test_jobs_that_went_wrong_keep_nothing_of_their_course(end: str) -> None:
         ("progress_state", {str(n): {} for n in range(10_000)}, lambda told: told.nodes),
     ],
 )
-def test_what_is_made_of_an_event_is_counted_with_it(
+def test_objects_made_of_an_event_are_counted_with_it(
     kind: str, nodes: Any, made: Callable[[Any], Any]
 ) -> None:
     """Whether it is asked for or not."""
@@ -500,7 +500,7 @@ def test_what_is_made_of_an_event_is_counted_with_it(
         tracemalloc.stop()
 
 
-def test_whoever_takes_larger_answers_keeps_more() -> None:
+def test_max_json_raises_the_memory_for_jobs() -> None:
     """But nobody less than usual."""
     for max_json, most in ((MIB, 192 * MIB), (64 * MIB, 192 * MIB), (128 * MIB, 384 * MIB)):
         assert ComfyApi(max_json=max_json).parts.tracker.budget.most == most
@@ -518,9 +518,7 @@ def test_whoever_takes_larger_answers_keeps_more() -> None:
 
 
 @pytest.mark.parametrize(("max_json", "name"), [(65 * MIB, "mine"), (64 * MIB, "disconnected")])
-def test_whoever_takes_larger_answers_takes_larger_texts_of_the_socket(
-    max_json: int, name: str
-) -> None:
+def test_max_json_raises_the_limit_of_socket_texts(max_json: int, name: str) -> None:
     """As large as any message: twice as much; without that, 32 MiB."""
     long = text({"type": "mine", "data": "x" * (33 * MIB)})
     with Comfy() as server:
@@ -616,7 +614,7 @@ def test_the_doctor_keeps_little_of_a_flood(monkeypatch: pytest.MonkeyPatch) -> 
     assert sent > 16 * MIB
 
 
-def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
+def test_events_of_foreign_prompts_make_room_for_ours() -> None:
     """However much of it comes; ends of theirs, too."""
     submitted = threading.Event()
 
@@ -641,7 +639,7 @@ def test_what_others_prompts_left_makes_room_for_what_ours_did() -> None:
             assert job.prompt_id in [one.prompt_id for one in seen if one.name == "executed"]
 
 
-def test_whoever_asks_late_for_events_hears_of_the_end_at_least() -> None:
+def test_a_late_events_iterator_gets_the_end_at_least() -> None:
     """Though all that waited had to make room."""
     with ComfyServer() as server, ComfyApi(server.url) as api:
         job = api.submit(IMAGE)

@@ -298,7 +298,7 @@ def test_a_password_of_the_users_netrc_is_not_sent(
         assert not [each for each in server.requests if "authorization" in each.headers]
 
 
-def test_what_is_pinned_stays() -> None:
+def test_pinned_secrets_stay() -> None:
     """Of the rest the latest count, and credentials that are used again are the latest."""
     secrets = Secrets()
     secrets.add([SECRET], pinned=True)
@@ -516,7 +516,7 @@ def test_a_password_that_is_a_fact_of_a_failure_leaves_it(secret: str) -> None:
     assert (exc.node_id, exc.class_type, exc.exception_type) == ("3", "KSampler", "RuntimeError")
 
 
-def test_what_a_server_leaves_out_is_warned_about_without_secrets(
+def test_node_errors_are_logged_without_secrets(
     logs: pytest.LogCaptureFixture,
 ) -> None:
     """On one line for each problem, whatever signs stand in it."""

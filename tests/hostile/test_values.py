@@ -57,7 +57,7 @@ def test_a_number_of_the_queue_of_any_type_does_not_end_the_polls(remaining: Any
             assert api.state is State.POLLING
 
 
-def test_what_nobody_thought_of_costs_the_socket_and_is_logged_once(
+def test_an_unexpected_decoding_error_closes_the_socket_and_is_logged_once(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """As when memory is out while a message is decoded: the next socket may bring smaller ones."""
@@ -295,7 +295,7 @@ def test_a_prompt_of_another_user_with_our_mark_is_not_ours() -> None:
         assert job.prompt_id == ours
 
 
-def test_nobody_guesses_an_id() -> None:
+def test_ids_of_clients_and_prompts_cannot_be_guessed() -> None:
     """Of a client or a prompt: all of it is random, but for what says that it is."""
     with Comfy() as server:
         ids = []

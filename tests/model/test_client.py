@@ -494,5 +494,5 @@ RARE = {
 
 
 @pytest.mark.parametrize("what", RARE)
-def test_what_seeds_seldom_draw(what: str) -> None:
+def test_schedules_of_a_client_that_seeds_seldom_draw(what: str) -> None:
     play(RARE[what])

@@ -679,7 +679,7 @@ RARE: Final = {
 
 
 @pytest.mark.parametrize("what", RARE)
-def test_what_seeds_seldom_draw(what: str) -> None:
+def test_schedules_of_a_hosted_client_that_seeds_seldom_draw(what: str) -> None:
     plan, ends = RARE[what]
     outcomes = {wait.prompt: wait.outcome for wait in play(plan).waits}
     assert [type(outcomes[number]) for number in sorted(outcomes)] == [*ends]
@@ -702,7 +702,7 @@ def test_a_job_whose_questions_are_refused_ends_no_other() -> None:
 
 
 @pytest.mark.parametrize("block", few(range(BLOCKS), 4))
-def test_whatever_befalls_its_surface_a_client_ends_each_job_once(block: int) -> None:
+def test_jobs_of_a_hosted_client_end_once_in_any_schedule(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
         with replayable(plan):

@@ -200,7 +200,7 @@ def test_while_one_prompt_tells_of_itself_those_behind_it_are_not_given_up() -> 
     assert [isinstance(one, Result) and one.complete for one in results] == [True, True]
 
 
-def test_those_behind_a_prompt_that_tells_of_itself_are_waited_for_after_a_gap() -> None:
+def test_prompts_behind_a_running_one_are_waited_for_after_a_gap() -> None:
     world = replay(
         Schedule(
             seed=1,

@@ -153,7 +153,7 @@ def test_a_loop_without_end_is_noticed() -> None:
         Kernel(1, steps=100).run(main)
 
 
-def test_what_ends_a_thread_fails_the_run() -> None:
+def test_an_error_that_ends_a_thread_fails_the_run() -> None:
     kernel = Kernel(1)
 
     def fail() -> None:

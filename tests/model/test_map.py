@@ -180,7 +180,7 @@ def _check_left(world: World, at: float) -> None:
 
 
 @pytest.mark.parametrize("block", range(BLOCKS))
-def test_whatever_befalls_it_a_map_tells_each_prompt_once(block: int) -> None:
+def test_map_gives_each_result_once_in_any_schedule(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
         with replayable(plan):

@@ -367,7 +367,7 @@ def _check_left(world: World, at: float) -> None:
 
 
 @pytest.mark.parametrize("block", few(range(BLOCKS), 2))
-def test_whatever_befalls_its_servers_a_pool_ends_each_job_once(block: int) -> None:
+def test_jobs_of_a_pool_end_once_in_any_schedule(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
         with replayable(plan):

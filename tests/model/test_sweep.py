@@ -335,7 +335,7 @@ def test_a_sweep_that_ends_at_any_step_is_carried_on(how: str, servers: int) -> 
 
 
 @pytest.mark.parametrize("block", few(range(BLOCKS), 1))
-def test_whatever_befalls_it_a_sweep_runs_each_point_once(block: int) -> None:
+def test_points_of_a_sweep_run_once_in_any_schedule(block: int) -> None:
     for seed in range(block, PLANS, BLOCKS):
         plan = drawn(seed)
         with replayable(plan):

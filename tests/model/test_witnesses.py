@@ -229,20 +229,20 @@ def state() -> Iterator[Witnesses]:
         machine.teardown()
 
 
-def test_what_ends_before_its_id_is_known_is_told_once(state: Witnesses) -> None:
+def test_a_prompt_that_ends_before_its_id_is_known_ends_once(state: Witnesses) -> None:
     """Ctrl-C came before the answer, and the server has chosen another id."""
     state.begin(version="0.2", lively=False, dials=True)
     state.cut(notices=True, meanwhile=[])
     state.submit(fate="fails", fault="ctrl-c", resubmit=False, meanwhile=[])
 
 
-def test_what_is_cancelled_while_it_is_looked_up_is_not_submitted_again(state: Witnesses) -> None:
+def test_a_prompt_cancelled_while_it_is_looked_up_is_not_resubmitted(state: Witnesses) -> None:
     state.begin(version="0.3.75", lively=False, dials=False)
     state.submit(fate="ok", fault="unanswered", resubmit=True, meanwhile=[(3, "cancel")])
     assert len(state.scene.server.posts) == 1
 
 
-def test_what_comes_late_is_not_submitted_again(state: Witnesses) -> None:
+def test_a_prompt_that_arrives_late_is_not_resubmitted(state: Witnesses) -> None:
     """The last look-up comes after the time for which it must not have been found."""
     state.begin(version="0.3.75", lively=False, dials=True)
     state.submit(fate="ok", fault="late", resubmit=True, meanwhile=[])

@@ -29,7 +29,7 @@ def test_previews_and_the_picture_are_shown(comfy: ComfyServer, load: Load) -> N
     assert {preview.format for preview, _ in shown if preview is not None} == {"JPEG"}
 
 
-def test_whoever_stops_it_cancels_the_job(comfy: ComfyServer, load: Load) -> None:
+def test_stopping_the_generator_cancels_the_job(comfy: ComfyServer, load: Load) -> None:
     """Or leaves: the generator is closed, at whatever place."""
     painting = load("Gradio")["paint"]("forever")
     next(shown for shown in painting if shown[0] is not None)

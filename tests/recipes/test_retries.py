@@ -45,7 +45,7 @@ def test_a_server_that_comes_up_meanwhile_gets_the_prompt(
     assert len(comfy.ran) == 1
 
 
-def test_what_would_fail_again_is_not_tried_again(
+def test_permanent_failures_are_not_tried_again(
     comfy: ComfyServer, load: Load, retries: list[RetryDetails]
 ) -> None:
     """A refused workflow, and a prompt that fails while it runs."""

@@ -356,7 +356,7 @@ def test_no_fault_holds_up_the_end(name: str) -> None:
 # -- restarts ------------------------------------------------------------------------------
 
 
-def test_what_was_about_one_life_of_a_server_ends_with_it(server: ComfyServer, dial: Dial) -> None:
+def test_faults_of_sockets_and_threads_end_with_a_restart(server: ComfyServer, dial: Dial) -> None:
     """Deaf and dark sockets, and a thread that stands still; the rest stays in force."""
     dial()
     server.faults.lose("x")

@@ -117,7 +117,7 @@ def test_files_are_cut_and_dripped(server: ComfyServer) -> None:
         assert get(server, path, headers={"Range": "bytes=1-3"}).content == data[1:4]
 
 
-def test_what_is_cut_can_be_cut_dripped_and_handed_on_again(server: ComfyServer) -> None:
+def test_faults_of_an_answer_can_be_combined(server: ComfyServer) -> None:
     """It comes no further than the faults behind let it, and nothing is an error."""
     with server.faults.cut("POST", "/prompt", ran=True), server.faults.cut("*", "*", sent=10):
         with pytest.raises(requests.ConnectionError):
@@ -274,7 +274,7 @@ def test_an_error_in_what_rewrites_is_kept(server: ComfyServer) -> None:
     server.errors.clear()
 
 
-def test_what_has_struck_often_enough_is_in_force_no_more(server: ComfyServer) -> None:
+def test_a_fault_ends_after_its_number_of_times(server: ComfyServer) -> None:
     """Whom it struck last may wait for its end all the same."""
     fault = server.faults.delay("GET", "/queue", times=1)
     with raw(server, asking("/queue")) as connection:

@@ -60,7 +60,7 @@ def test_sockets_are_dropped(server: ComfyServer, dial: Dial, reset: bool) -> No
     assert server.hellos == ["a", "b", "a"]
 
 
-def test_one_socket_is_dropped(server: ComfyServer, dial: Dial) -> None:
+def test_a_single_socket_is_dropped(server: ComfyServer, dial: Dial) -> None:
     """Told by its client id."""
     mine, theirs = dial("me"), dial("you")
     [found] = [s for s in server.sockets if s.client_id == "you"]
@@ -71,7 +71,7 @@ def test_one_socket_is_dropped(server: ComfyServer, dial: Dial) -> None:
     assert json.loads(mine.recv()) == {"type": "x"}
 
 
-def test_what_was_said_before_a_drop_has_gone(server: ComfyServer, dial: Dial) -> None:
+def test_messages_before_a_drop_have_been_sent(server: ComfyServer, dial: Dial) -> None:
     """A FIN comes behind the messages."""
     ws = dial()
     for number in range(100):
@@ -352,7 +352,7 @@ def test_messages_pause_in_their_frames(server: ComfyServer) -> None:
         assert time.perf_counter() - start >= 0.25
 
 
-def test_what_is_pushed_waits_for_the_frame_that_is_on_its_way(server: ComfyServer) -> None:
+def test_pushed_messages_wait_for_the_frame_under_way(server: ComfyServer) -> None:
     """Junk does, too; or nobody could read on."""
     with server.faults.pause_in_frames(0.2), server.faults.junk() as junk:
         url = f"ws://127.0.0.1:{server.port}/ws?clientId=me"

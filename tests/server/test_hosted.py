@@ -142,7 +142,7 @@ def test_a_model_is_uploaded_and_used() -> None:
         assert code(upload(server, "loras/x.safetensors", b"no"))[0] == 422
 
 
-def test_nothing_leaves_the_folders_of_the_server(tmp_path: Path) -> None:
+def test_hosted_files_outside_the_servers_folders_are_not_served(tmp_path: Path) -> None:
     outside = tmp_path / "secret.png"
     outside.write_bytes(b"secret")
     with ComfyServer(hosted="proxy", traps=HostedTraps(places_models=True)) as server:
@@ -160,7 +160,7 @@ def test_nothing_leaves_the_folders_of_the_server(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["secret.png"]
 
 
-def test_other_names_of_the_host_are_refused(server: ComfyServer) -> None:
+def test_foreign_host_and_origin_headers_are_refused(server: ComfyServer) -> None:
     answer = get(server, "/health", headers={"Host": "evil.example"})
     assert (answer.status_code, "evil.example" in answer.text) == (403, True)
     answer = get(server, "/health", headers={"Origin": "https://evil.example"})

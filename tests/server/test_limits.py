@@ -45,7 +45,7 @@ def folders() -> set[Path]:
 # -- many -------------------------------------------------------------------------------
 
 
-def test_nothing_is_left_of_fifty_servers():
+def test_fifty_stopped_servers_leave_nothing_behind():
     """No thread, port, open file or folder; each was there in time, and was used."""
     starts: list[float] = []
 
@@ -215,7 +215,7 @@ def server() -> Iterator[ComfyServer]:
         yield running
 
 
-def test_what_cannot_be_listened_on_is_one_clear_error(server):
+def test_an_address_that_cannot_be_listened_on_is_one_clear_error(server):
     """A port in use, an address that is not ours."""
     with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1:{server.port}: .*in use"):
         ComfyServer(server.port).start()

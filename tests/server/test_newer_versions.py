@@ -396,7 +396,7 @@ def test_a_node_that_returns_its_batch_and_no_tuple_does_not_pass_for_a_right_on
         api.run({**graph, **shown}, timeout=LIMIT)
 
 
-def test_what_a_class_says_of_itself_stands_in_its_definition(server):
+def test_attributes_of_a_node_class_stand_in_its_definition(server):
     """As of ComfyUI's own: only what it says."""
 
     class Told:
@@ -439,7 +439,7 @@ def test_files_of_the_user_outlive_a_restart():
 
 
 @pytest.mark.parametrize("extra", [None, [], {"workflow": None}, {"workflow": "text"}], ids=str)
-def test_one_odd_prompt_spoils_the_list_of_jobs_of_the_newest_server(extra):
+def test_an_odd_prompt_spoils_the_list_of_jobs_of_the_newest_server(extra):
     """For everybody, until it leaves the history; as recorded."""
     with ComfyServer(version="new") as server:
 

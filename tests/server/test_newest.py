@@ -98,7 +98,7 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize(("name", "least"), SCENARIOS.items())
-def test_it_answers_as_recorded(name: str, least: int) -> None:
+def test_the_newest_server_answers_as_recorded(name: str, least: int) -> None:
     """Status, the headers that were written down, and body."""
     compared = 0
     wrong: list[str] = []

@@ -279,7 +279,7 @@ def test_the_simulated_picture_follows_seed_and_prompt_and_says_what_it_is(api):
     assert "simulated" in api.get_system_stats().devices[0].name
 
 
-def test_one_module_writes_texts_into_pictures():
+def test_texts_are_written_into_pictures_by_one_module():
     """That of workflow metadata; Pillow is not asked to."""
     package = Path(comfy_client.__file__).parent
     words = ("PngInfo", "pnginfo=", "add_text(", 'b"tEXt"')
@@ -539,7 +539,7 @@ def test_lists_coroutines_and_hidden_inputs_work_as_in_comfyui(server, api):
     assert result["9"].texts == ("A 2 5, B 2 5, C 2 5",)
 
 
-def test_what_json_cannot_carry_is_a_failure_of_its_node(server, api):
+def test_outputs_that_json_cannot_carry_fail_their_node(server, api):
     """Whoever asked for it; the next prompt runs, and history can be read."""
 
     @server.add_node
@@ -626,7 +626,7 @@ def test_a_class_that_falls_over_costs_its_prompt_only(server, api):
 
 
 @pytest.mark.parametrize("end", [pytest.fail, pytest.skip, sys.exit])
-def test_what_is_no_exception_fails_its_prompt_and_is_kept(server, api, end):
+def test_a_base_exception_of_a_node_fails_its_prompt_and_is_kept(server, api, end):
     """Also out of IS_CHANGED; the next prompt runs."""
 
     class Ending(Base):
@@ -684,7 +684,7 @@ def test_an_error_or_an_input_without_a_text_is_told_all_the_same(server, api):
     assert server.errors == []
 
 
-def test_what_is_no_exception_in_a_check_is_kept(server, api):
+def test_a_base_exception_in_validate_inputs_is_kept(server, api):
     """The request is answered, and so is the next."""
 
     @server.add_node

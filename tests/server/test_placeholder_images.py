@@ -8,7 +8,7 @@ from PIL import ImageChops, ImageStat
 from comfy_client.testing.images import draw
 
 
-def test_it_is_the_same_for_the_same_seed_and_prompt():
+def test_a_placeholder_is_the_same_for_the_same_seed_and_prompt():
     """And another for another of them, or another place in the batch."""
     first = draw(64, 64, 7, "a lighthouse", 0, 1.0)
     assert first == draw(64, 64, 7, "a lighthouse", 0, 1.0)
@@ -16,7 +16,7 @@ def test_it_is_the_same_for_the_same_seed_and_prompt():
         assert first != draw(64, 64, *other, 1.0)
 
 
-def test_it_comes_out_of_noise():
+def test_a_placeholder_comes_out_of_noise():
     """Each step is nearer to the finished picture."""
     done = draw(128, 128, 7, "", 0, 1.0)
     steps = [draw(128, 128, 7, "", 0, part / 4) for part in range(5)]
@@ -25,7 +25,7 @@ def test_it_comes_out_of_noise():
     assert away[-1] == 0
 
 
-def test_it_is_labelled():
+def test_a_placeholder_is_labelled():
     """White on dark, at its foot."""
     picture = draw(256, 256, 7, "a lighthouse", 0, 1.0)
     foot = picture.crop((0, 220, 256, 256)).convert("L")

@@ -96,7 +96,7 @@ def test_a_test_downstream_is_three_lines(run: Run, tmp_path: Path) -> None:
     assert "1 passed" in done.stdout, done.stdout
 
 
-def test_nothing_is_imported_until_a_fixture_is_used(run: Run) -> None:
+def test_the_plugin_imports_nothing_until_a_fixture_is_used(run: Run) -> None:
     """So the plug-in, which pytest finds by itself, costs nothing where it is not used."""
     code = f"""
 import sys

@@ -200,7 +200,7 @@ def test_an_interrupted_run_is_the_same_again(server: ComfyServer, path: Path) -
         assert interrupted(api, workflow).outcome == first.outcome
 
 
-def test_what_the_client_left_out_is_passed_over(server: ComfyServer, path: Path) -> None:
+def test_requests_that_the_client_left_out_are_skipped(server: ComfyServer, path: Path) -> None:
     """A later request tells that it will not come."""
     with ComfyApi(server.url, record=path) as api:
         api.store_setting("Comfy.Locale", "de")
@@ -374,7 +374,7 @@ def test_a_run_ends_whatever_the_transport(
 # -- what it answers --------------------------------------------------------------------
 
 
-def test_what_was_not_recorded_is_told(server: ComfyServer, path: Path) -> None:
+def test_unrecorded_requests_are_404_or_409(server: ComfyServer, path: Path) -> None:
     """404 for what it has not, 409 for what it has no more."""
     with ComfyApi(server.url, record=path) as api:
         api.run(graph(1004))
@@ -492,7 +492,7 @@ def test_the_pauses_can_be_kept(server: ComfyServer, path: Path) -> None:
             ComfyServer.replay(path, pace=wrong)  # type: ignore[arg-type]
 
 
-def test_nothing_is_left_behind(server: ComfyServer, path: Path) -> None:
+def test_a_replay_leaves_no_thread_behind(server: ComfyServer, path: Path) -> None:
     """No thread, also when it is stopped in the middle."""
     with ComfyApi(server.url, record=path) as api:
         see(api, load_workflow("txt2img_tiny", seed=6))
@@ -673,7 +673,7 @@ def test_a_last_line_that_a_crash_cut_is_left_out(server: ComfyServer, path: Pat
     assert again(path, graph(1007)) == first
 
 
-def test_it_is_a_server_for_anybody(server: ComfyServer, path: Path) -> None:
+def test_a_replay_serves_other_clients(server: ComfyServer, path: Path) -> None:
     """Not only for this client."""
     with ComfyApi(server.url, record=path) as api:
         api.fetch_api("/features")

@@ -104,7 +104,7 @@ def test_a_prompt_of_a_taken_number_and_id_is_queued_with_a_500(server):
         events.until("execution_interrupted")
 
 
-def test_what_waits_is_a_heap(server):
+def test_the_pending_queue_is_a_heap(server):
     """Not sorted: its first is the next, and clients must sort the rest."""
     with Socket(server, "busy") as events:
         busy = {"prompt": txt2img(seed=6, steps=10000), "client_id": "busy"}

@@ -117,7 +117,7 @@ def test_a_server_on_loopback_answers_to_the_names_of_loopback(server: ComfyServ
 
 
 @pytest.mark.parametrize("host", STRANGE)
-def test_it_answers_to_no_other_name(server: ComfyServer, host: str):
+def test_foreign_host_names_are_refused_on_all_routes(server: ComfyServer, host: str):
     """A page can have its own name lead here; on every route, and to the socket."""
     host = host.replace("<port>", str(server.port))
     lines = f"Host: {host}", f"Origin: http://{host}"
@@ -181,7 +181,7 @@ def test_a_server_that_listens_for_others_answers_to_any_name():
     [("comfy.example", TypeError), (5, TypeError), ([5], ValueError), (["a b"], ValueError)],
     ids=str,
 )
-def test_what_are_no_names_is_one_clear_error(hosts: Any, error: type[Exception]):
+def test_wrong_allowed_hosts_are_one_clear_error(hosts: Any, error: type[Exception]):
     """A text would be a list of letters."""
     with pytest.raises(error, match=r"allowed_hosts|a host looks like"):
         ComfyServer(allowed_hosts=hosts)
@@ -216,7 +216,7 @@ def test_no_page_of_another_site_may_ask(server: ComfyServer, headers: dict[str,
     assert dialled(server, f"Host: 127.0.0.1:{server.port}", *lines) == 403
 
 
-def test_its_own_page_and_programs_may_ask(server: ComfyServer):
+def test_requests_of_the_same_origin_and_of_programs_are_allowed(server: ComfyServer):
     """As may who says nothing at all."""
     own = f"http://127.0.0.1:{server.port}"
     for headers in (
@@ -359,7 +359,7 @@ def test_no_workflow_loads_a_picture_from_outside(
 
 
 @pytest.mark.usefixtures("linked")
-def test_nothing_is_written_and_no_folder_made_outside(server: ComfyServer, outside: Path):
+def test_uploads_and_user_data_write_nothing_outside_the_root(server: ComfyServer, outside: Path):
     """By uploads, masks, user data and workflows."""
     before = tree(outside), tree(server.root.parent, server.root.name)
     up = os.path.relpath(outside, server.root / "input")

@@ -160,7 +160,7 @@ def test_a_connection_counts_until_its_socket_is_closed(
     assert seen == [1]
 
 
-def test_what_ran_is_recorded(server: ComfyServer) -> None:
+def test_prompts_that_ran_are_recorded(server: ComfyServer) -> None:
     """Each start, with its end; not what was refused, deleted, or still waits."""
     with ComfyApi(server.url) as api:
         result = api.run(picture(), timeout=LIMIT)
@@ -298,7 +298,7 @@ def test_a_wrong_result_of_a_handler_is_kept(server: ComfyServer, result: Any, w
     server.errors.clear()
 
 
-def test_what_rewrites_into_no_json_is_kept(server: ComfyServer) -> None:
+def test_an_error_of_rewrite_is_kept_and_answered_with_500(server: ComfyServer) -> None:
     """The client gets a 500."""
     server.faults.rewrite("GET", "/queue", lambda answer: object())
     assert get(server, "/queue").status_code == 500
@@ -308,7 +308,7 @@ def test_what_rewrites_into_no_json_is_kept(server: ComfyServer) -> None:
 
 
 @pytest.mark.parametrize("end", [pytest.fail, sys.exit])
-def test_what_is_no_exception_in_a_handler_is_kept(server: ComfyServer, end: Any) -> None:
+def test_a_base_exception_in_a_handler_is_kept(server: ComfyServer, end: Any) -> None:
     """The client gets no answer, and the server goes on."""
     server.on("GET", "/system_stats", lambda request: end("wrong"))
     server.faults.rewrite("GET", "/queue", lambda answer: end("wrong, too"))
@@ -321,7 +321,7 @@ def test_what_is_no_exception_in_a_handler_is_kept(server: ComfyServer, end: Any
 
 
 @pytest.mark.parametrize("end", [pytest.fail, sys.exit])
-def test_what_is_no_exception_in_a_script_is_kept(server: ComfyServer, end: Any) -> None:
+def test_a_base_exception_in_a_script_is_kept(server: ComfyServer, end: Any) -> None:
     """The next prompt runs."""
     with server.script(lambda prompt_id: end("wrong")):
         submit(server)
@@ -331,7 +331,7 @@ def test_what_is_no_exception_in_a_script_is_kept(server: ComfyServer, end: Any)
     ended(server, submit(server))
 
 
-def test_how_to_answer_is_told_where_one_looks(server: ComfyServer) -> None:
+def test_help_of_on_explains_handlers(server: ComfyServer) -> None:
     """What a handler is given and returns, in the help of ``on`` itself."""
     told = ComfyServer.on.__doc__ or ""
     for words in ("(status, headers, body)", "Request", "request.socket", "ValueError"):
@@ -478,7 +478,7 @@ def test_a_script_stops_with_its_server() -> None:
         _fail_with(server, threading.Event(), timeout=0.1)
 
 
-def test_what_waits_when_the_script_ends_is_executed(server: ComfyServer) -> None:
+def test_prompts_that_wait_when_the_script_ends_are_executed(server: ComfyServer) -> None:
     """With its outputs; of an invalid one nothing is, and the next has its turn."""
     fault = server.script()
     playing = submit(server)

@@ -215,7 +215,7 @@ def test_an_output_that_says_nothing_is_none(clock):
 
 
 @pytest.mark.parametrize("every", [True, False, "1"])
-def test_every_is_a_number_of_seconds(every: Any) -> None:
+def test_the_option_every_is_a_number_of_seconds(every: Any) -> None:
     """True is none."""
     with pytest.raises(TypeError, match="every must be a number of seconds"):
         Callbacks(every=every)

@@ -46,7 +46,7 @@ def test_all_prompts_are_those_of_the_page(version: str, count: int, keys: tuple
     assert (different, seen) == ([], count)
 
 
-def test_few_of_them_are_warned_of() -> None:
+def test_files_that_the_page_reads_well_have_few_warnings() -> None:
     """A file that the page reads well gives no cause; only what it does in the browser does."""
     warned = {
         (name.partition(".")[0], warning.class_type, warning.kind)

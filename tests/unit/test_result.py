@@ -66,7 +66,7 @@ def test_media_of_a_file_come_from_its_ending(key, item, media):
         assert found == ((file,) if kind == media else ())
 
 
-def test_every_list_is_looked_at():
+def test_every_list_of_files_in_an_output_is_read():
     """Flags, numbers, nothing, and what is no file at all are passed over."""
     output = {
         "images": [ref("a.png"), ref("b.png")],

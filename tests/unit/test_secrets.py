@@ -86,7 +86,7 @@ def test_the_key_of_a_socket_is_secret() -> None:
     assert "third" not in Secrets().hide_text(text)
 
 
-def test_all_that_stands_below_a_secret_name_is_secret() -> None:
+def test_values_below_a_secret_name_are_secret() -> None:
     """But a list beside it, which may be a link to a node, is not."""
     value = {"credentials": {"user": "somebody", "deep": [{"x": "hf_12345678"}]}, "token": ["4", 0]}
     secrets = Secrets()
