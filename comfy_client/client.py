@@ -47,12 +47,13 @@ if TYPE_CHECKING:
     from .models import Device, SystemStats
     from .recording.recorder import Recorder
     from .routes import TrackerHooks
-    from .routes.prompts import AnyWorkflow, PromptOptions
+    from .routes.prompts import PromptOptions
     from .stats import ClientStats
     from .transport.websocket import State
     from .workflow import Node
     from .workflow.address import Inputs
     from .workflow.build import Link
+    from .workflow.edit import AnyWorkflow
 
 log: logging.Logger = logging.getLogger("comfy_client")
 

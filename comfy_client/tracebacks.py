@@ -24,7 +24,7 @@ _LIBRARIES: Final = sys.stdlib_module_names | {
     "blinker",
 }
 #: The most characters of a cause that are shown.
-_SHOWN: Final = 300
+_LONGEST_CAUSE: Final = 300
 
 
 def rendered(exc: BaseException) -> list[str]:
@@ -85,7 +85,7 @@ def _without_chain(exc: BaseException) -> BaseException:
         return exc
     cause = exc.__cause__
     if cause is not None and str(cause) not in str(exc):
-        text = " ".join(str(cause).split())[:_SHOWN]
+        text = " ".join(str(cause).split())[:_LONGEST_CAUSE]
         text = "".join(sign if sign.isprintable() else "?" for sign in text)
         line = f"Caused by {type(cause).__name__}: {text}"
         shown.__notes__ = [*getattr(exc, "__notes__", ()), line]  # the copy shares the list

@@ -7,28 +7,28 @@ import sys
 from pathlib import Path
 from typing import Final, Literal
 
-Kind = Literal["config", "state", "cache"]
+FolderKind = Literal["config", "state", "cache"]
 
 #: The variable that names each folder on Windows, and where it is below the user's home without.
-_ON_WINDOWS: Final[dict[Kind, tuple[str, str]]] = {
+_ON_WINDOWS: Final[dict[FolderKind, tuple[str, str]]] = {
     "config": ("APPDATA", "AppData/Roaming"),
     "state": ("LOCALAPPDATA", "AppData/Local"),
     "cache": ("LOCALAPPDATA", "AppData/Local"),
 }
 #: Where each folder is below the user's home.
-_ON_MACOS: Final[dict[Kind, str]] = {
+_ON_MACOS: Final[dict[FolderKind, str]] = {
     "config": "Library/Application Support",
     "state": "Library/Application Support",
     "cache": "Library/Caches",
 }
-_ELSEWHERE: Final[dict[Kind, str]] = {
+_ELSEWHERE: Final[dict[FolderKind, str]] = {
     "config": ".config",
     "state": ".local/state",
     "cache": ".cache",
 }
 
 
-def user_folder(kind: Kind, platform: str = sys.platform) -> Path:
+def user_folder(kind: FolderKind, platform: str = sys.platform) -> Path:
     """Return the folder where the programs of a user keep their files of a kind.
 
     An XDG variable such as ``XDG_CONFIG_HOME`` names it on any system; otherwise it is where the

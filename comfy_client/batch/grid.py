@@ -15,7 +15,7 @@ from ..errors import ComfyError, PromptRejected, WorkflowError
 from ..upload import Upload
 from ..values import list_at, table_at
 from ..workflow.address import checked_value, input_named
-from ..workflow.edit import Source, Workflow, with_inputs
+from ..workflow.edit import AnyWorkflow, Workflow, with_inputs
 from ..workflow.explain import unknown_class
 from ..workflow.graph import as_link, brief, downstream
 
@@ -60,7 +60,7 @@ class Grid:
         ValueError: Nothing to vary, no values, one input twice, too many points.
     """
 
-    def __init__(self, workflow: Source, axes: Mapping[str, Iterable[Any]]) -> None:
+    def __init__(self, workflow: AnyWorkflow, axes: Mapping[str, Iterable[Any]]) -> None:
         if not isinstance(axes, Mapping):
             raise TypeError(f"a grid must be a dict of values by input, not {brief(axes)}")
         if not axes:

@@ -25,7 +25,7 @@ _SOON: Final = 0.05
 _END: Final = 1.0
 
 #: An item, or the exception that the iterable raised in its place.
-_Found = tuple[Any, BaseException | None]
+_NextItem = tuple[Any, BaseException | None]
 
 
 class Items:
@@ -46,9 +46,9 @@ class Items:
         self._process = 0  # the one in which the thread was started
         self._asks: runtime.SimpleQueue[bool] = runtime.SimpleQueue()
         #: Answers of the thread; ``None`` wakes a waiting thread because a job has ended.
-        self._news: runtime.SimpleQueue[_Found | None] = runtime.SimpleQueue()
+        self._news: runtime.SimpleQueue[_NextItem | None] = runtime.SimpleQueue()
         self._is_asked = self._is_closed = False
-        self._found: _Found | None = None
+        self._found: _NextItem | None = None
         self.is_over: bool = False
 
     def has_next(self) -> bool:
@@ -135,7 +135,7 @@ class Items:
             self._found = self._news.get(timeout=max(0.0, seconds)) or self._found
 
 
-def _next(items: Iterator[Any]) -> _Found:
+def _next(items: Iterator[Any]) -> _NextItem:
     try:
         return next(items), None
     except BaseException as exc:  # noqa: BLE001  # raised where its user sees it
@@ -143,7 +143,9 @@ def _next(items: Iterator[Any]) -> _Found:
 
 
 def _serve(
-    items: Iterator[Any], asks: runtime.SimpleQueue[bool], news: runtime.SimpleQueue[_Found | None]
+    items: Iterator[Any],
+    asks: runtime.SimpleQueue[bool],
+    news: runtime.SimpleQueue[_NextItem | None],
 ) -> None:
     """Fetch an item for each request, until a request is False."""
     while asks.get():

@@ -34,14 +34,13 @@ from ..jobs.result import Result
 from ..jobs.waiting import Count, shown_count, surface_of
 from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
-from ..routes.prompts import AnyWorkflow
 from ..showing.cells import show_lists
 from ..showing.html import remark
 from ..showing.screen import Surface
 from ..transport.deadline import check_timeout
 from ..workflow import Workflow
 from ..workflow.definition_source import Definitions
-from ..workflow.edit import with_inputs
+from ..workflow.edit import AnyWorkflow, with_inputs
 from ..workflow.load import is_source
 from .items import Items
 from .outage import Outage

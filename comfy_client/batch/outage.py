@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections.abc import Callable
-from typing import TypeVar
 
 import attrs
 
@@ -16,8 +15,7 @@ from ..jobs.handle import SLICE
 from ..jobs.poller import Poller
 from ..transport.deadline import Backoff, Deadline, check_timeout
 from ..transport.failures import is_away
-
-T = TypeVar("T")
+from ..values import T
 
 
 @attrs.define(eq=False)

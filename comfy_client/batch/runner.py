@@ -12,7 +12,7 @@ import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Protocol
 
 import attrs
 
@@ -27,11 +27,11 @@ from ..log_records import AnyLog, Tags, prompt_facts
 from ..models import HistoryEntry, QueueItem
 from ..recording.secrets import Secrets
 from ..routes import Routes
-from ..routes.prompts import EXTRA_DATA_KEY, AnyWorkflow, with_files_sent
+from ..routes.prompts import EXTRA_DATA_KEY, with_files_sent
 from ..transport.deadline import Deadline, limited_silence
-from ..values import is_shallow
+from ..values import T, is_shallow
 from ..workflow import Workflow
-from ..workflow.edit import as_workflow
+from ..workflow.edit import AnyWorkflow, as_workflow
 from ..workflow.graph import files_in, is_upload
 from ..workflow.seeds import NAMES, is_wanted, wants_seeds
 from .grid import Split, canonical
@@ -54,7 +54,7 @@ def never_arrived(poller: Poller, job: object, outcome: object) -> bool:
 
 
 @attrs.frozen
-class Sought:
+class EarlierPrompt:
     """A prompt that an earlier process may have submitted, and how to recognize it."""
 
     workflow: Callable[[], Workflow]  #: Makes the workflow that was submitted.
@@ -95,7 +95,7 @@ class Recovery:
         self,
         client: Routes,
         poller: Poller,
-        sought: Mapping[str, Sought],
+        sought: Mapping[str, EarlierPrompt],
         ended: Collection[str] = (),
     ) -> None:
         self._client = client
@@ -182,8 +182,6 @@ def _known(node: Any, ours: Mapping[str, Any]) -> str:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-T = TypeVar("T")
-
 #: Seconds for a silent server to delete the pending prompts of a call that ends.
 _SOON: Final = 1.0
 
@@ -252,14 +250,14 @@ class Runner(Protocol):
     Attributes:
         prompts: The prompts in progress.
         reruns: Whether to run prompts again that may have run on a server that cannot be asked now.
-        heir: The server to ask for prompts that were sent to a server unknown to the runner;
-            ``None``: there is none.
+        fallback_host: The server to ask for prompts that were sent to a server unknown to the
+            runner; ``None``: there is none.
         log: The log of the only server; with several servers, the logger itself.
     """
 
     prompts: InFlight
     reruns: bool
-    heir: str | None
+    fallback_host: str | None
     log: AnyLog = log
 
     @property
@@ -308,7 +306,7 @@ class Runner(Protocol):
 
     # -- prompts of an earlier call --------------------------------------------------------
 
-    def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
+    def recover(self, sought: Mapping[str, EarlierPrompt], ended: Collection[SweepRow]) -> None:
         """Look for prompts of an earlier call; ``ended`` are the rows that had ended."""
 
     def find(self, prompt_id: str, home: str | None = None) -> tuple[str, str] | None:
@@ -346,7 +344,7 @@ class OneServer(Runner):
         self.reruns: bool = False
         self.log: AnyLog = parts.http.log
         poller = parts.poller
-        self.heir: str | None = routes.host  # the server's URL may have changed
+        self.fallback_host: str | None = routes.host  # the server's URL may have changed
         self._routes = routes
         self._parts = parts
         self._outage = Outage(poller, patience)
@@ -543,7 +541,7 @@ class OneServer(Runner):
 
     # -- prompts of an earlier call --------------------------------------------------------
 
-    def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
+    def recover(self, sought: Mapping[str, EarlierPrompt], ended: Collection[SweepRow]) -> None:
         """Ask the server for the prompts of an earlier call."""
         known = ended_on(self._routes.host, ended)
         with self._limited_silence():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .row import SweepRow
 
 #: The key of a line or column: values of inputs as JSON, numbered if they are equal.
-Key = tuple[str, ...]
+CellKey = tuple[str, ...]
 #: The column and the line of a cell.
 Cell = tuple[int, int]
 Names = str | tuple[str, ...] | None
@@ -68,10 +68,10 @@ def layout(sweep: Sequence[SweepRow], rows: Names = None, cols: Names = None) ->
             f"several rows for one cell: they differ in {', '.join(map(whole_name, left_out))}; "
             "give it to rows= or cols=, or take some of the rows: Sweep(row for row in rows if ...)"
         )
-    seen: Counter[Key] = Counter()
-    columns: dict[Key, str] = {}
-    lines: dict[Key, str] = {}
-    cells: dict[tuple[Key, Key], SweepRow] = {}
+    seen: Counter[CellKey] = Counter()
+    columns: dict[CellKey, str] = {}
+    lines: dict[CellKey, str] = {}
+    cells: dict[tuple[CellKey, CellKey], SweepRow] = {}
     for row in sweep:
         key = _key(row, [*below, *beside])
         seen[key] += 1  # points with equal values, such as drawn seeds
@@ -128,7 +128,7 @@ def _chosen(known: list[str], names: Names) -> list[str] | None:
     return found
 
 
-def _key(row: SweepRow, names: list[str]) -> Key:
+def _key(row: SweepRow, names: list[str]) -> CellKey:
     return tuple(_json(row.params.get(name)) for name in names)
 
 

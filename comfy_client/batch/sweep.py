@@ -42,16 +42,16 @@ from ..jobs.waiting import Count, shown_count
 from ..log_records import AnyLog, prompt_facts
 from ..models import HistoryEntry
 from ..recording.secrets import Secrets
-from ..routes.prompts import AnyWorkflow
 from ..showing.screen import Surface, surface
 from ..transport.deadline import Deadline, limited_silence
+from ..workflow.edit import AnyWorkflow
 from ..workflow.graph import shorten
 from .grid import Grid, Split
 from .journal import Journal, Key, Record
 from .map_loop import ATTEMPTS, InFlight, check_in_flight, is_about_one, with_previews
 from .row import REFUSALS, SweepRow, error_record, result_record, row_of
 from .rows import Sweep
-from .runner import Flight, Runner, Sought, Verdict
+from .runner import EarlierPrompt, Flight, Runner, Verdict
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -167,7 +167,7 @@ class _Sweeper:
         self._tries: Counter[int] = Counter()  # by point; counts those of other processes, too
         self._open: dict[int, Record] = {}  # earlier prompts that may run, or have run
         self._withdrawn: dict[int, Record] = {}  # earlier prompts, deleted unless they ran
-        self._sought: dict[str, Sought] = {}  # all prompts of earlier calls, by id
+        self._sought: dict[str, EarlierPrompt] = {}  # all prompts of earlier calls, by id
         self._told: set[int] = set()  # points whose rows on_row has received
         self._lost: Counter[int] = Counter()  # how many prompts of each point were forgotten
         self._rows: dict[int, SweepRow] = {}
@@ -278,7 +278,8 @@ class _Sweeper:
         rest = [point for point in range(len(self._grid)) if point not in self._rows]
         if rest:
             next_ones = {
-                self._next_id(point): Sought(partial(self._grid.workflow, point)) for point in rest
+                self._next_id(point): EarlierPrompt(partial(self._grid.workflow, point))
+                for point in rest
             }
             self._runner.recover({**next_ones, **self._sought}, self._rows.values())
 
@@ -288,7 +289,9 @@ class _Sweeper:
             if record.host:
                 can_ask = self._home(record.host) is not None
                 ours = _id_of(self._id, self._keys[point], record.tries)
-                self._sought[ours] = Sought(partial(self._grid.workflow, point), record.prompt_id)
+                self._sought[ours] = EarlierPrompt(
+                    partial(self._grid.workflow, point), record.prompt_id
+                )
                 record = attrs.evolve(record, prompt_id=ours)
                 (self._withdrawn if record.withdrawn and can_ask else self._open)[point] = record
             return
@@ -302,7 +305,7 @@ class _Sweeper:
 
     def _home(self, host: str) -> str | None:
         """Return the server to ask for prompts that were sent to ``host``, if there is one."""
-        return host if host in self._runner.clients else self._runner.heir
+        return host if host in self._runner.clients else self._runner.fallback_host
 
     def _look_up(self, point: int, record: Record) -> None:
         """Look for a prompt that, according to the journal, was sent and has not ended."""

@@ -39,10 +39,10 @@ from ..jobs.job import Job
 from ..jobs.outcomes import keeps_running, lost_error
 from ..jobs.poller import time_left
 from ..redaction import sealed
-from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import LONGEST, Backoff, Deadline, check_timeout, limited_silence
 from ..transport.failures import is_away
 from ..workflow.address import Inputs
+from ..workflow.edit import AnyWorkflow
 from . import notes
 from .notes import Attempt, Notes, WorkerServer, digest_of, in_loop, older, others, places
 from .plugin import Clients, here

@@ -16,7 +16,7 @@ import attrs
 from ..errors import ApiError, Conflict, NotFound, NotSupported
 from ..models.files import UploadedImage
 from ..reading import in_time
-from ..routes.uploads import Uploader
+from ..routes.uploads import MOST_REMEMBERED_UPLOADS, Uploader
 from ..showing.transfers import shown_transfer
 from ..transport.deadline import Deadline
 from ..upload import Content, FileChanged, FileState, OpenContent, Upload, opened
@@ -26,8 +26,6 @@ from .routes import HostedRoutes
 if TYPE_CHECKING:
     from ..transport.multipart import OnProgress
 
-#: The most uploads that are remembered.
-_MOST: Final = 1000
 #: The most attempts to send a file that changes meanwhile.
 _TRIES: Final = 3
 #: The length of the digest in a name, in hexadecimal digits: 128 bits.
@@ -123,7 +121,7 @@ class KnownAssets:
         if version is None:
             return
         self._known[key] = version, asset
-        for oldest in [*self._known][:-_MOST]:
+        for oldest in [*self._known][:-MOST_REMEMBERED_UPLOADS]:
             self._known.pop(oldest, None)
 
     def name_of(self, asset_id: str) -> str | None:
@@ -144,7 +142,7 @@ class KnownAssets:
             return  # a model
         self._names.pop(asset.id, None)
         self._names[asset.id] = UploadedImage(name, folder.removeprefix("input")).ref
-        for oldest in [*self._names][:-_MOST]:
+        for oldest in [*self._names][:-MOST_REMEMBERED_UPLOADS]:
             self._names.pop(oldest, None)
 
 

@@ -36,7 +36,7 @@ from ..log_records import Tags, prompt_facts
 from ..reading import reading_until
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
-from ..routes.prompts import AnyWorkflow, PromptOptions, make_prompt, post_prompt, with_files_sent
+from ..routes.prompts import PromptOptions, make_prompt, post_prompt, with_files_sent
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers
 from ..timing import Timing
@@ -45,7 +45,7 @@ from ..transport.failures import is_away
 from ..transport.http import MAX_TRANSFER, Http, segment
 from ..transport.websocket import Connection
 from ..workflow.address import Inputs
-from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
+from ..workflow.edit import AnyWorkflow, Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
 from ..workflow.seeds import draw_wanted, wants_seeds
 from .handle import SLICE, Limits

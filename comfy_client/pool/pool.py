@@ -23,13 +23,13 @@ from ..jobs.poller import time_left
 from ..jobs.result import NodeOutput, Result
 from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
-from ..routes.prompts import AnyWorkflow, PromptOptions, SubmitOptions, seal
+from ..routes.prompts import PromptOptions, SubmitOptions, seal
 from ..showing.cells import ShownAsTable
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers, is_callback
 from ..transport.deadline import LONGEST, check_patience, limited_silence
 from ..workflow.address import Inputs
-from ..workflow.edit import Workflow
+from ..workflow.edit import AnyWorkflow, Workflow
 from . import membership, submission
 from .dispatcher import Dispatcher
 from .membership import (

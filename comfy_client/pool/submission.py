@@ -21,12 +21,12 @@ from ..batch.grid import Grid, Split
 from ..batch.map_loop import InFlight, is_about_one
 from ..batch.row import SweepRow
 from ..batch.runner import (
+    EarlierPrompt,
     Flight,
     Options,
     Recovery,
     Runner,
     Sent,
-    Sought,
     Verdict,
     ended_on,
     known_graph,
@@ -48,11 +48,10 @@ from ..jobs.outcomes import lost_error
 from ..jobs.poller import Poller
 from ..jobs.result import Result
 from ..recording.secrets import Secrets
-from ..routes.prompts import AnyWorkflow
 from ..transport.deadline import LONGEST, Deadline, limited_silence, read_timeout
 from ..workflow.address import Inputs
 from ..workflow.definition_source import DefinitionSource
-from ..workflow.edit import Workflow, as_workflow, graph_of, with_inputs
+from ..workflow.edit import AnyWorkflow, Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import as_link, files_in
 from .availability import cannot_run, is_hopeless, lacks, out_of_reach
 from .membership import READY, SPARE, Sending, Servers, Terms, connect_once, sending_of
@@ -161,7 +160,7 @@ class PoolRunner(Runner):
         policy = dispatcher.state.policy
         self.prompts: InFlight = prompts
         self.reruns: bool = policy.on_lost == "retry"
-        self.heir: str | None = None
+        self.fallback_host: str | None = None
         self._terms = terms
         self._numbers = servers.numbers
         self._patience = policy.patience
@@ -170,7 +169,7 @@ class PoolRunner(Runner):
         # The clients of all servers that have been in the pool.
         self._clients = {name: one.api for name, one in dispatcher.members.items()}
         self._recoveries: dict[str, Recovery] = {}
-        self._sought: Mapping[str, Sought] = {}
+        self._sought: Mapping[str, EarlierPrompt] = {}
         self._ended: Collection[SweepRow] = ()  # the rows of an earlier call that had ended
         self._entries: dict[str, Entry] = {}  # the prompts in flight
         self._hosts: dict[str, str] = {}  # their servers
@@ -516,7 +515,7 @@ class PoolRunner(Runner):
 
     # -- prompts of an earlier call --------------------------------------------------------
 
-    def recover(self, sought: Mapping[str, Sought], ended: Collection[SweepRow]) -> None:
+    def recover(self, sought: Mapping[str, EarlierPrompt], ended: Collection[SweepRow]) -> None:
         """Set the earlier prompts to look for, and wait until each server has answered or failed.
 
         The wait takes 10 seconds at most.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 
 from ..errors import ApiError, UnexpectedResponse
 from ..transport.http import Http
-
-T = TypeVar("T")
+from ..values import T
 
 #: Seconds between two requests for a record that is about to be written.
 RECORD_PAUSE: Final = 0.02

@@ -20,7 +20,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import attrs
 
@@ -31,7 +31,7 @@ from ..replacing import discard, replace
 from ..transport.deadline import Deadline, in_parallel
 from ..transport.http import SMALL, Http, segment
 from ..transport.pieces import GROWTH, JsonMember
-from ..values import mapping
+from ..values import T, mapping
 from ..workflow.definition_source import FromDisk
 
 _FORMAT: Final = 1
@@ -265,14 +265,12 @@ def _is_private(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
-T = TypeVar("T")
-
 #: Seconds for all definitions: the server reads its model folders for them, and these may lie
 #: on slow network drives.
 ALL: Final = 300.0
 #: The most classes that are requested one by one.  More take longer than all at once even on a
 #: server whose answer with all classes is large.
-_MOST: Final = 256
+_MOST_BY_ONE: Final = 256
 #: The most classes that are kept, and the memory that their definitions may take; likewise for an
 #: answer with all classes.
 MOST_KEPT: Final = 10_000
@@ -287,7 +285,7 @@ _PROOF: Final = 5.0
 _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
 #: Seconds between two checks of whether another thread still asks: Ctrl-C may have stopped it.
-_LOOK: Final = 1.0
+_CHECK_ASKER: Final = 1.0
 
 
 def check_size(http: Http, size: int) -> None:
@@ -422,7 +420,7 @@ class NodeDefinitions:
                 while self._asking not in (None, me):
                     if deadline.expired:
                         raise RequestTimeout("another thread still waits for GET /object_info")
-                    self._changed.wait(deadline.left(_LOOK))
+                    self._changed.wait(deadline.left(_CHECK_ASKER))
                 if self._asking is None:
                     is_first, self._asking = True, me
             return work()
@@ -502,7 +500,9 @@ class NodeDefinitions:
         return {**found, **fresh}
 
     def _ask(self, names: list[str], deadline: Deadline) -> dict[str, Any]:
-        if len(names) <= _MOST and all(len(n) <= _MAX_NAME and n not in _NO_NAMES for n in names):
+        if len(names) <= _MOST_BY_ONE and all(
+            len(n) <= _MAX_NAME and n not in _NO_NAMES for n in names
+        ):
             try:
                 return self._ask_each(names, deadline)
             except (ApiError, UnexpectedResponse) as exc:

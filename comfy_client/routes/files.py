@@ -28,7 +28,7 @@ from ._base import facts_of
 if TYPE_CHECKING:
     from ..transport.multipart import OnProgress
     from ..upload import AnyFile, Upload
-    from .uploads import Sent, Uploader
+    from .uploads import KnownUploads, Uploader
 
 FolderType = Literal["input", "output", "temp"]
 Channel = Literal["rgba", "rgb", "a"]
@@ -74,7 +74,7 @@ class FileRoutes:
     """
 
     _http: Http
-    _sent: Sent
+    _sent: KnownUploads
 
     def upload_image(
         self,

@@ -23,7 +23,7 @@ from ..redaction import sealed
 from ..transport.deadline import Deadline
 from ..transport.http import SMALL, Http
 from ..workflow import Workflow, check_graph, check_parts
-from ..workflow.edit import Source, graph_of
+from ..workflow.edit import AnyWorkflow, graph_of
 from ..workflow.graph import brief, describe, files_in, json_value
 from ..workflow.seeds import draw_wanted
 from .definitions import NodeDefinitions
@@ -43,9 +43,6 @@ _OF_RUN = (
 )
 #: Further arguments of ``queue_prompt``, for the same hints.
 _OF_QUEUE = ("prompt_id", "number")
-
-#: A workflow, or a source to load it from.
-AnyWorkflow = Source
 
 
 class PromptOptions(TypedDict, total=False):

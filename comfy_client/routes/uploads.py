@@ -20,11 +20,11 @@ from ..transport.multipart import OnProgress
 from ..upload import FileChanged, FileState, OpenContent, Upload, opened
 
 #: The most uploads that are remembered.
-_MOST: Final = 1000
+MOST_REMEMBERED_UPLOADS: Final = 1000
 #: How often a file is sent in all if it changes meanwhile.
 _TRIES: Final = 3
 #: Earlier uploads: maps name, subfolder and type to the content and its place on the server.
-Sent: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
+KnownUploads: TypeAlias = dict[tuple[str, str, str], tuple[object, UploadedImage]]
 
 
 @attrs.frozen(eq=False)
@@ -32,7 +32,7 @@ class Uploader:
     """Uploads files to one folder of the server, with the same options."""
 
     http: Http
-    sent: Sent
+    sent: KnownUploads
     type: str = "input"
     overwrite: bool = False
     deadline: Deadline = attrs.field(factory=Deadline)
@@ -127,7 +127,7 @@ class Uploader:
         key = self._key(upload, state)
         self.sent.pop(key, None)
         if state.version is not None:
-            while len(self.sent) >= _MOST:
+            while len(self.sent) >= MOST_REMEMBERED_UPLOADS:
                 self.sent.pop(next(iter(self.sent)), None)
             self.sent[key] = state.version, answer
 

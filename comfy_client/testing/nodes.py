@@ -39,7 +39,7 @@ from typing import Any
 
 import attrs
 
-from ..workflow.validate import Check, is_link
+from ..workflow.validate import ExtraCheck, is_link
 from .builtin_nodes import CLASSES, Simulated
 from .dynamic_prompt import DynamicPrompt, inputs_in, linked_inputs
 from .folders import Folders
@@ -235,7 +235,7 @@ class NodeRegistry:
             "server.add_node(cls) gives it a class of your own"
         )
 
-    def checks(self) -> dict[str, Check]:
+    def checks(self) -> dict[str, ExtraCheck]:
         """Return the ``VALIDATE_INPUTS`` of each class that has it, by the name of the class."""
         found = {name: getattr(c, "VALIDATE_INPUTS", None) for name, c in self.classes.items()}
         return {name: check for name, check in found.items() if check is not None}

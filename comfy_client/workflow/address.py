@@ -24,7 +24,7 @@ from .graph import (
 )
 
 #: An input: ``"KSampler.seed"``, or ``("KSampler", "seed")`` if dots make that ambiguous.
-Address: TypeAlias = "str | tuple[str, str]"
+InputAddress: TypeAlias = "str | tuple[str, str]"
 #: Values by input.
 Inputs: TypeAlias = "Mapping[str, Any] | Mapping[tuple[str, str], Any]"
 
@@ -64,7 +64,7 @@ def node_named(graph: Mapping[str, Any], name: str) -> str:
 
 
 def input_named(
-    graph: Mapping[str, Any], address: Address, *, add: bool = False
+    graph: Mapping[str, Any], address: InputAddress, *, add: bool = False
 ) -> tuple[str, str]:
     """Return the node id and the input name that an address such as ``"KSampler.seed"`` means.
 
@@ -102,7 +102,7 @@ def input_named(
     raise no_input(graph, node_named(graph, known[1]), known[2])
 
 
-def _splits(graph: Mapping[str, Any], address: Address) -> list[tuple[str, str]]:
+def _splits(graph: Mapping[str, Any], address: InputAddress) -> list[tuple[str, str]]:
     """Return all splits of an address into node and input, the longest node name first."""
     if isinstance(address, tuple) and [type(part) for part in address] == [str, str]:
         return [address]

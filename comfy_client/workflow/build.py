@@ -23,7 +23,7 @@ from .input_specs import Autogrow, InputSpec, OutputSpec, positional, walk
 _ENDING: Final = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,11}$")
 #: The most choices that get a name.
 _MOST_NAMED: Final = 10_000
-_LONGEST: Final = 100
+_LONGEST_NAME: Final = 100
 
 
 class UnknownName(WorkflowError, AttributeError):
@@ -100,7 +100,7 @@ class Choices:
 
 def _name(text: str) -> str:
     """Make an identifier from a text; return ``""`` if that is impossible."""
-    name = re.sub(r"[^A-Za-z0-9]+", "_", text[:_LONGEST]).strip("_")
+    name = re.sub(r"[^A-Za-z0-9]+", "_", text[:_LONGEST_NAME]).strip("_")
     name = f"n{name}" if name[:1].isdigit() else name
     return name if is_identifier(name) else f"{name}_" if is_identifier(f"{name}_") else ""
 

@@ -15,10 +15,10 @@ from .graph import as_link, brief, class_of, describe, inputs_of, links_of, list
 from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 
 #: A node and an input of it.
-Place: TypeAlias = tuple[str, str]
+NodeInput: TypeAlias = tuple[str, str]
 
 
-def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
+def takers(graph: Mapping[str, Any], node_id: str) -> dict[NodeInput, int]:
     """Return the inputs that are linked to a node, each with the slot that it uses."""
     return {
         (taker, name): slot
@@ -28,9 +28,9 @@ def takers(graph: Mapping[str, Any], node_id: str) -> dict[Place, int]:
     }
 
 
-def takers_of_each(graph: Mapping[str, Any]) -> dict[tuple[str, int], list[Place]]:
+def takers_of_each(graph: Mapping[str, Any]) -> dict[tuple[str, int], list[NodeInput]]:
     """Return the inputs that are linked to each output (node and slot)."""
-    found: dict[tuple[str, int], list[Place]] = {}
+    found: dict[tuple[str, int], list[NodeInput]] = {}
     for taker in graph:
         for name, source, slot in links_of(graph, taker):
             found.setdefault((source, slot), []).append((taker, name))
@@ -62,7 +62,7 @@ def remove(graph: dict[str, Any], node_id: str, *, force: bool = False) -> None:
 _Slot: TypeAlias = tuple[str, str]
 
 
-def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Place]:
+def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[NodeInput]:
     """Remove a node, and link its users to the node's own sources.
 
     The frontend does the same for a node in the mode Bypass.
@@ -86,7 +86,7 @@ def bypass(graph: dict[str, Any], node_id: str, source: Definitions) -> list[Pla
         taker: _types(definitions.get(name, {}), inputs_of(graph, taker))
         for taker, name in users.items()
     }
-    instead: dict[Place, list[Any] | None] = {}
+    instead: dict[NodeInput, list[Any] | None] = {}
     for (taker, name), slot in linked.items():
         given = outputs[slot] if 0 <= slot < len(outputs) else OutputSpec("", "*")
         kind = wanted[taker].get(name) or given.kind

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from .roles import Role
     from .settable import SettableInputs
 
-#: A source for :meth:`Workflow.load`.
-Source: TypeAlias = "Workflow | Readable"
+#: A workflow, or a source to load it from.
+AnyWorkflow: TypeAlias = "Workflow | Readable"
 
 
 class Workflow(Nodes):
@@ -58,7 +58,7 @@ class Workflow(Nodes):
 
     def __init__(
         self,
-        source: Source,
+        source: AnyWorkflow,
         definitions: Definitions | None = None,
         *,
         strict: bool = False,
@@ -94,7 +94,7 @@ class Workflow(Nodes):
     @classmethod
     def load(
         cls,
-        source: Source,
+        source: AnyWorkflow,
         definitions: Definitions | None = None,
         *,
         strict: bool = False,
@@ -619,7 +619,7 @@ def _write(path: Path, content: bytes) -> Path:
 # -- reading ----------------------------------------------------------------------------
 
 
-def as_workflow(source: Source, definitions: Definitions | None = None) -> Workflow:
+def as_workflow(source: AnyWorkflow, definitions: Definitions | None = None) -> Workflow:
     """Convert a source to a :class:`Workflow`, whose ``repr`` in tracebacks shows no values."""
     if isinstance(source, Workflow):
         return source
@@ -629,7 +629,7 @@ def as_workflow(source: Source, definitions: Definitions | None = None) -> Workf
         raise exc.with_traceback(None) from None
 
 
-def with_inputs(source: Source, inputs: Inputs) -> Workflow:
+def with_inputs(source: AnyWorkflow, inputs: Inputs) -> Workflow:
     """Return a copy of a workflow with inputs set, as by :meth:`Workflow.set`.
 
     Raises:
@@ -640,6 +640,6 @@ def with_inputs(source: Source, inputs: Inputs) -> Workflow:
     return workflow
 
 
-def graph_of(source: Source) -> Mapping[str, Any]:
+def graph_of(source: AnyWorkflow) -> Mapping[str, Any]:
     """Return a workflow's own graph (do not change it), or a copy of another source's graph."""
     return source._graph if isinstance(source, Workflow) else read_source(source)[0]

@@ -18,7 +18,7 @@ from .seeds import is_wanted
 from .validate import validate
 
 #: Outputs by node id.
-Outputs = Mapping[str, tuple[OutputSpec, ...]]
+OutputSpecs = Mapping[str, tuple[OutputSpec, ...]]
 
 _PYTHON: Mapping[str, str] = {"INT": "int", "FLOAT": "float", "STRING": "str", "BOOLEAN": "bool"}
 
@@ -27,7 +27,7 @@ def fill(
     graph: Mapping[str, Any],
     node_id: str,
     definition: Mapping[str, Any],
-    outputs: Outputs,
+    outputs: OutputSpecs,
     *,
     check: bool = True,
 ) -> tuple[dict[str, Any], tuple[OutputSpec, ...]]:
@@ -58,7 +58,7 @@ class _Filling:
     """A node whose inputs are being filled in."""
 
     def __init__(
-        self, graph: Mapping[str, Any], node_id: str, outputs: Outputs, *, checks: bool
+        self, graph: Mapping[str, Any], node_id: str, outputs: OutputSpecs, *, checks: bool
     ) -> None:
         self._checks = checks
         self._graph = graph

@@ -8,14 +8,14 @@ from typing import Any, Final, TypeAlias
 
 from ..errors import WorkflowError
 from .address import checked_value
-from .bypass import Place, takers, takers_of_each
+from .bypass import NodeInput, takers, takers_of_each
 from .graph import as_link, class_of, describe, free_id, inputs_of, needed
 
 #: An output: the id of a node and the slot.
-Output: TypeAlias = tuple[str, int]
+OutputSlot: TypeAlias = tuple[str, int]
 
 #: The inputs that are linked to each output.
-Users: TypeAlias = Mapping[Output, list[Place]]
+Takers: TypeAlias = Mapping[OutputSlot, list[NodeInput]]
 
 #: Loaders of models with a CLIP: the slots of both.
 _CHECKPOINTS: Final[Mapping[str, tuple[int, int | None]]] = {
@@ -94,7 +94,7 @@ def add_lora(
     return lora
 
 
-def _loader(graph: Mapping[str, Any], users: Users) -> str:
+def _loader(graph: Mapping[str, Any], users: Takers) -> str:
     """Find the only known loader whose model is used; raise WorkflowError for none or several."""
     found = [
         node_id
@@ -124,7 +124,9 @@ def _sources(graph: Mapping[str, Any]) -> dict[str, None]:
     return {key: None for key in sources if "model" not in inputs_of(graph, key)}
 
 
-def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Output, Output | None]:
+def _outputs(
+    graph: Mapping[str, Any], users: Takers, loader: str
+) -> tuple[OutputSlot, OutputSlot | None]:
     """Return a loader's model output, and its CLIP output, or None if that is not used."""
     known = LOADERS.get(class_of(graph, loader) or "")
     if known:
@@ -139,8 +141,8 @@ def _outputs(graph: Mapping[str, Any], users: Users, loader: str) -> tuple[Outpu
 
 
 def _tips(
-    graph: Mapping[str, Any], users: Users, model: Output, clip: Output | None
-) -> tuple[Output, Output | None]:
+    graph: Mapping[str, Any], users: Takers, model: OutputSlot, clip: OutputSlot | None
+) -> tuple[OutputSlot, OutputSlot | None]:
     """Return the model and CLIP outputs at the end of a chain of LoRAs; None for an unused CLIP.
 
     Each LoRA of the chain is the only user of the one before it.

@@ -8,7 +8,7 @@ from typing import Any, Final
 from ..errors import WorkflowError
 from .build import Link, workflow_of
 from .definition_source import Definitions, as_mapping
-from .edit import Source, Workflow
+from .edit import AnyWorkflow, Workflow
 from .graph import class_of, describe, free_id, links_of, listing, needed
 from .input_specs import outputs_of, types_of
 from .loras import CHECKPOINT_VAES
@@ -19,7 +19,7 @@ _TO_IMAGE: Final = {"MASK": ("MaskToImage", "mask"), "LATENT": ("VAEDecode", "sa
 
 
 def previewing(
-    source: Link[Any] | Source,
+    source: Link[Any] | AnyWorkflow,
     node: Node | str | int | None,
     slot: int | None,
     definitions: Definitions,

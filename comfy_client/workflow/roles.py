@@ -20,7 +20,7 @@ from ..errors import WorkflowError
 from ..redaction import is_secret_value
 from ..values import is_real
 from .address import set_inputs
-from .bypass import Place, takers_of_each
+from .bypass import NodeInput, takers_of_each
 from .graph import (
     as_link,
     brief,
@@ -97,13 +97,13 @@ class _Search:
 
     graph: Mapping[str, Any]
     role: Role
-    found: dict[tuple[Place, ...], None] = attrs.field(factory=dict)
+    found: dict[tuple[NodeInput, ...], None] = attrs.field(factory=dict)
     ends: dict[str, None] = attrs.field(factory=dict)
     void: dict[str, None] = attrs.field(factory=dict)
     _seen: set[tuple[str, int]] = attrs.field(factory=set)
 
     @cached_property
-    def _takers(self) -> dict[tuple[str, int], list[Place]]:
+    def _takers(self) -> dict[tuple[str, int], list[NodeInput]]:
         return takers_of_each(self.graph)
 
     @cached_property
@@ -147,11 +147,11 @@ class _Search:
         if settled and (self.role != "size" or len(settled) == len(names)):
             self.found[tuple(settled)] = None
 
-    def value(self, place: Place) -> Any:
+    def value(self, place: NodeInput) -> Any:
         """Return the value of an input."""
         return inputs_of(self.graph, place[0])[place[1]]
 
-    def _holder(self, node_id: str, name: str) -> Place | None:
+    def _holder(self, node_id: str, name: str) -> NodeInput | None:
         """Return the input that holds a value: this one, or one of a linked node; or else None."""
         for _ in range(_MOST_SHOWN * 4):
             inputs = inputs_of(self.graph, node_id)
@@ -182,7 +182,7 @@ class _Search:
         self.ends[node_id] = None
         return None
 
-    def near(self) -> Iterator[Place]:
+    def near(self) -> Iterator[NodeInput]:
         """Yield inputs that may contribute to the value, near the nodes where the search ended."""
         names = {*_TEXTS, *_HOLDERS, "string_a", "string_b"}
         ends = needed(self.graph, self.ends, ()) if self._is_text else self.ends
@@ -407,9 +407,9 @@ def get_role(graph: Mapping[str, Any], role: Role) -> Any:
     return next(iter(_places(graph, role).values()))
 
 
-def clear_roles(graph: Mapping[str, Any]) -> dict[Place, Role]:
+def clear_roles(graph: Mapping[str, Any]) -> dict[NodeInput, Role]:
     """Return the role of each input that has one, by (node id, name); omit unclear roles."""
-    found: dict[Place, Role] = {}
+    found: dict[NodeInput, Role] = {}
     for role in _WORDS:
         with contextlib.suppress(UnclearRole):
             found |= {place: role for places in _places(graph, role) for place in places}
@@ -452,7 +452,7 @@ def _is_number(value: object) -> bool:
     return is_real(value) and not isinstance(value, bool)
 
 
-def _check_drawn(graph: Mapping[str, Any], places: Iterable[Place]) -> None:
+def _check_drawn(graph: Mapping[str, Any], places: Iterable[NodeInput]) -> None:
     """Raise WorkflowError unless each of these inputs can be given a random seed."""
     for node_id, name in places:
         if name not in SEEDS:
@@ -462,14 +462,14 @@ def _check_drawn(graph: Mapping[str, Any], places: Iterable[Place]) -> None:
             )
 
 
-def _places(graph: Mapping[str, Any], role: Role) -> dict[tuple[Place, ...], Any]:
+def _places(graph: Mapping[str, Any], role: Role) -> dict[tuple[NodeInput, ...], Any]:
     """Return the inputs of a role with their values, which are all equal.
 
     Raises:
         WorkflowError: No input has the role, or the values differ.
     """
     search = _search(graph, role)
-    values: dict[tuple[Place, ...], Any] = {}
+    values: dict[tuple[NodeInput, ...], Any] = {}
     different: dict[str, None] = {}
     for places in search.found:
         given = [search.value(place) for place in places]
@@ -512,7 +512,7 @@ def _nothing(search: _Search) -> UnclearRole:
     )
 
 
-def _each(search: _Search, places: list[Place]) -> str:
+def _each(search: _Search, places: list[NodeInput]) -> str:
     return "; ".join(
         f"{brief('.'.join(place))} = {_shown(place[1], search.value(place))} of "
         f"{describe(search.graph, place[0])}"

@@ -20,7 +20,7 @@ from ..values import list_at, table_at
 from .graph import class_of, inputs_of
 from .input_specs import Autogrow, InputSpec, walk
 from .model_files import folder_of, is_file_name
-from .validate import Check, Version, is_v3
+from .validate import ExtraCheck, ServerVersion, is_v3
 
 #: A function that lists the files at the top of a server folder; None if unknown.
 Listed = Callable[[str], Collection[str] | None]
@@ -33,7 +33,7 @@ _LOOKED_FOR: Final = {("LoadLatent", "latent"): "latent", ("WebcamCapture", "ima
 _TAKE_ALL: Final = frozenset(("Load3D", "Load3DAdvanced", "Load3DAnimation"))
 _TASKS: Final = ("MODEL_TASK_ID", "RIG_TASK_ID", "RETARGET_TASK_ID")
 _MISSING: Final = object()
-_CHECKS: Final[dict[str, Check]] = {}
+_CHECKS: Final[dict[str, ExtraCheck]] = {}
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ def own_check(
     listed: Listed,
     *,
     stays_inside: bool,
-) -> Check | None:
+) -> ExtraCheck | None:
     """Return the check that a class makes of its own inputs, or None.
 
     Args:
@@ -165,13 +165,13 @@ def _leaves(name: str, folder: str) -> bool:
 # -- classes ----------------------------------------------------------------------------
 
 
-def _check_of(*classes: str) -> Callable[[Check], Check]:
+def _check_of(*classes: str) -> Callable[[ExtraCheck], ExtraCheck]:
     """Return a decorator that registers a function as the own check of some node classes.
 
     The function has the parameters that the check has on the server.
     """
 
-    def register(check: Check) -> Check:
+    def register(check: ExtraCheck) -> ExtraCheck:
         check.__qualname__ = f"{classes[0]}.validate_inputs"  # appears in Python's messages
         _CHECKS.update(dict.fromkeys(classes, check))
         return check
@@ -254,8 +254,8 @@ class Rules:
     by_node: dict[str, Definition]
     classes: dict[str, str]
     definitions: dict[str, Definition]
-    checks: dict[str, Check]
-    version: Version
+    checks: dict[str, ExtraCheck]
+    version: ServerVersion
     unchecked: dict[str, dict[str, list[Any]]]
     selectors: dict[str, list[InputSpec]]
     open_nodes: set[str]
@@ -354,7 +354,7 @@ def rules_for(
     return rules
 
 
-def _version(found: Mapping[str, Any]) -> Version:
+def _version(found: Mapping[str, Any]) -> ServerVersion:
     """Return the server version that definitions indicate."""
     keys = {key for one in found.values() if isinstance(one, Mapping) for key in one}
     return "new" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
@@ -370,7 +370,7 @@ class _Made:
     """Rules that result from one definition."""
 
     definition: Definition
-    check: Check | None
+    check: ExtraCheck | None
     unchecked: dict[str, list[Any]]
     selectors: list[InputSpec]
     is_open: bool
@@ -395,7 +395,7 @@ def _make(
     source: Mapping[str, Any],
     class_type: str,
     given: Mapping[str, Any],
-    version: Version,
+    version: ServerVersion,
     listed: Listed,
 ) -> _Made:
     specs = [*walk(source, given, defaults=False)]
@@ -455,7 +455,7 @@ def _definition(
     }
 
 
-def _is_unchecked(spec: InputSpec, version: Version) -> bool:
+def _is_unchecked(spec: InputSpec, version: ServerVersion) -> bool:
     """Return whether a server of this version leaves the choices of an input unchecked."""
     options = spec.options
     is_list = isinstance(spec.kind, list) or any(name.startswith("remote") for name in options)

@@ -14,9 +14,9 @@ NAMES: Final = ("seed", "noise_seed")
 #: Nodes that take any seed get one below 2**50, as from the frontend, since JavaScript represents
 #: such numbers exactly.
 _WIDE: Final = frozenset({"KSampler", "KSamplerAdvanced", "RandomNoise", "SamplerCustom"})
-_MOST_WIDE: Final = 1 << 50
+_WIDE_SEED_LIMIT: Final = 1 << 50
 #: Other nodes may have a lower limit: 2**31 - 1 is the lowest common one.
-_MOST: Final = 1 << 31
+_SEED_LIMIT: Final = 1 << 31
 
 
 def seeds_of(graph: Mapping[str, Any]) -> dict[str, int]:
@@ -124,6 +124,6 @@ def _draw(
     source = random.SystemRandom() if rng is None else rng
     for node_id, name, _ in found:
         is_wide = class_of(graph, node_id) in _WIDE
-        drawn[node_id] = source.randrange(_MOST_WIDE if is_wide else _MOST)
+        drawn[node_id] = source.randrange(_WIDE_SEED_LIMIT if is_wide else _SEED_LIMIT)
         graph[node_id]["inputs"][name] = drawn[node_id]
     return drawn

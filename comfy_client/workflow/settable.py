@@ -20,7 +20,7 @@ from .roles import clear_roles
 if TYPE_CHECKING:
     from ..showing.tables import Table
 
-_KINDS: Mapping[type, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
+_TYPE_NAMES: Mapping[type, str] = {bool: "BOOLEAN", int: "INT", float: "FLOAT", str: "STRING"}
 _WIDEST = 60  # characters of a cell
 _MOST_DOTS = 100  # a longer address is not tested for ambiguity
 
@@ -160,7 +160,7 @@ def _address(
 def _kind(spec: InputSpec | None, value: object) -> str | None:
     if spec is not None:
         return "COMBO" if spec.choices is not None else str(spec.kind)
-    return _KINDS.get(type(value))
+    return _TYPE_NAMES.get(type(value))
 
 
 def _number(value: object) -> float | None:

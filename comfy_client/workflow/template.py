@@ -10,9 +10,9 @@ import attrs
 
 from ..errors import WorkflowError
 from ..nearest import nearest
-from .address import Address, input_named
+from .address import InputAddress, input_named
 from .definition_source import Definitions
-from .edit import Source, Workflow
+from .edit import AnyWorkflow, Workflow
 from .graph import as_link, brief, describe, listing
 
 #: An input of a graph: the id of the node and the name.
@@ -65,8 +65,8 @@ class Template:
 
     def __init__(
         self,
-        workflow: Source,
-        inputs: Mapping[str, Address | Sequence[Address]] | None = None,
+        workflow: AnyWorkflow,
+        inputs: Mapping[str, InputAddress | Sequence[InputAddress]] | None = None,
         outputs: Mapping[str, str | int] | None = None,
         *,
         definitions: Definitions | None = None,

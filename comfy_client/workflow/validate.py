@@ -17,9 +17,9 @@ from typing import Any, Literal, get_args
 import attrs
 
 #: Server versions: March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
-Version = Literal["2024-03", "0.3.75", "0.8", "new"]
+ServerVersion = Literal["2024-03", "0.3.75", "0.8", "new"]
 #: A node's own check: it takes inputs by name, and returns True, False or a message.
-Check = Callable[..., object]
+ExtraCheck = Callable[..., object]
 
 #: Limits of lists in an answer: dependent outputs, and nodes of cycles, which a server repeats for
 #: each node.  A cycle of 1,000 nodes exceeds a server's stack.
@@ -68,8 +68,8 @@ def validate(
     definitions: Mapping[str, Any],
     *,
     targets: Any = None,
-    extra_checks: Mapping[str, Check] | None = None,
-    version: Version = "0.3.75",
+    extra_checks: Mapping[str, ExtraCheck] | None = None,
+    version: ServerVersion = "0.3.75",
     dependents: bool = True,
 ) -> ValidationResult:
     """Validate a graph as the server would; the arguments are not changed.
@@ -91,7 +91,7 @@ def validate(
             it takes over (``**kwargs``: all), a linked input comes as ``None``, and with a
             parameter ``input_types`` it takes over the types of links.  It returns
             ``True``, or ``False``, or a text that says what is wrong.
-        version: The server version; see :data:`Version`.  ``new`` supports neither loops nor
+        version: The server version; see :data:`ServerVersion`.  ``new`` supports neither loops nor
             inputs that depend on others.
         dependents: Whether to name the outputs that depend on each wrong node.  There may be
             as many as the square of the number of nodes; a million are named at most.
@@ -113,7 +113,7 @@ def validate(
     return ValidationResult(False, outputs, [] if rules.old else {}, [], graph)
 
 
-def no_prompt(version: Version = "0.3.75") -> ValidationResult:
+def no_prompt(version: ServerVersion = "0.3.75") -> ValidationResult:
     """Return the answer to a request without ``prompt``."""
     if _rules(version).old:
         return ValidationResult(False, "no prompt", [], [], None)
@@ -131,9 +131,11 @@ class _Rules:
 
 
 def check_version(version: str) -> None:
-    """Raise ValueError unless the value is a :data:`Version`."""
-    if version not in get_args(Version):
-        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
+    """Raise ValueError unless the value is a :data:`ServerVersion`."""
+    if version not in get_args(ServerVersion):
+        raise ValueError(
+            f"version must be one of {', '.join(get_args(ServerVersion))}, not {version!r}"
+        )
 
 
 def _rules(version: str) -> _Rules:
@@ -160,7 +162,7 @@ class _Input:
 class _OwnCheck:
     """A node's own check, and the inputs that it checks in place of the general check."""
 
-    call: Check
+    call: ExtraCheck
     names: frozenset[str] = frozenset()
     takes_all: bool = False
 
@@ -188,7 +190,7 @@ class _Validator:
 
     graph: Any
     definitions: Mapping[str, Any]
-    checks: Mapping[str, Check]
+    checks: Mapping[str, ExtraCheck]
     rules: _Rules
     found: dict[str, _Finding] = attrs.field(factory=dict, init=False)
     wrong: list[str] = attrs.field(factory=list, init=False)  # nodes with errors, as found

@@ -24,7 +24,7 @@ import pytest
 
 import comfy_client
 from comfy_client.workflow.graph import links_of
-from comfy_client.workflow.validate import ValidationResult, Version, validate
+from comfy_client.workflow.validate import ServerVersion, ValidationResult, validate
 from tests.comfyui import ComfyUI
 from tests.helpers.prose import without_prose
 from tests.helpers.real_validation import Real, validating
@@ -37,7 +37,7 @@ SEED = 20260406
 SHIPPED = Path(comfy_client.__file__).with_name("testing") / "definitions.json"
 FILE_INPUTS = [("LoadImage", "image"), ("LoadImageMask", "image")]
 FILE_INPUTS += [("CheckpointLoaderSimple", "ckpt_name")]
-VERSIONS: list[Version] = ["2024-03", "0.3.75"]  # real ones that validate() knows
+VERSIONS: list[ServerVersion] = ["2024-03", "0.3.75"]  # real ones that validate() knows
 VALUES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 ODD_VALUES: list[Any] = [
     *(None, True, False, "", "abc", "12", " 7 ", "1.5", "1e3", "nan", -1, 0, 3, 2.5, 10**30),

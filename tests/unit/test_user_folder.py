@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_client.user_folder import Kind, user_folder
+from comfy_client.user_folder import FolderKind, user_folder
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +43,7 @@ def test_each_kind_of_file_is_where_the_system_has_it(
     [("config", "APPDATA"), ("state", "LOCALAPPDATA"), ("cache", "LOCALAPPDATA")],
 )
 def test_variables_of_windows_count_on_windows(
-    kind: Kind, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: FolderKind, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A company may keep the profiles of its users on a network drive."""
     monkeypatch.setenv(name, str(tmp_path / "there"))
@@ -54,7 +54,7 @@ def test_variables_of_windows_count_on_windows(
 @pytest.mark.parametrize("platform", ["linux", "darwin", "win32"])
 @pytest.mark.parametrize("kind", ["config", "state", "cache"])
 def test_variables_of_xdg_count_everywhere(
-    kind: Kind, platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: FolderKind, platform: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They come first."""
     monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "windows"))

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import comfy_client
-from comfy_client.workflow.validate import Version, no_prompt, validate
+from comfy_client.workflow.validate import ServerVersion, no_prompt, validate
 from tests.helpers.long import few
 from tests.hostile.test_bounds import within
 
@@ -359,7 +359,7 @@ def test_march_2024_looks_at_required_inputs_only() -> None:
 
 
 @pytest.mark.parametrize(("version", "ok"), [("0.3.75", True), ("0.8", False), ("new", False)])
-def test_combo_choices_are_checked_since_0_8(version: Version, ok: bool) -> None:
+def test_combo_choices_are_checked_since_0_8(version: ServerVersion, ok: bool) -> None:
     """The choices of the newer way to write a list count on newer servers."""
     definitions = {"A": definition([], True, x=["COMBO", {"options": ["a", "b"]}])}
     result = validate({"1": node("A", x="c")}, definitions, version=version)
@@ -412,7 +412,7 @@ def test_needs_no_http_library() -> None:
 
 
 @pytest.mark.parametrize("version", few(["new", "2024-03", "0.3.75", "0.8"], 1))
-def test_a_flood_of_wrong_nodes_is_answered_within_limits(version: Version) -> None:
+def test_a_flood_of_wrong_nodes_is_answered_within_limits(version: ServerVersion) -> None:
     """Each names every output: a million names, and then no more, however many there are."""
     graph = {str(i): save([str(i), 0]) for i in range(20_000)}
     with within(30):

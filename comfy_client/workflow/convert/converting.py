@@ -298,7 +298,7 @@ SAVING: Final = frozenset(
     )
 )
 #: The most characters of all replacements: a file may repeat a long value.
-_MOST: Final = 1_000_000
+_MOST_REPLACED: Final = 1_000_000
 _PATTERN: Final = re.compile(r"%([^%]+)%")
 _UNSAFE: Final = re.compile(r'[/?<>\\:*|"\x00-\x1f\x7f]')
 _DATE: Final = re.compile(r"dd?|MM?|hh?|mm?|ss?|yyy?y?")
@@ -311,7 +311,7 @@ class Placeholders:
         self._aliases: dict[object, OpenNode] = {}
         self._titles: dict[str, OpenNode] = {}
         self._now = now
-        self._left = _MOST
+        self._left = _MOST_REPLACED
         self._slots: dict[OpenNode, dict[str, Slot]] = {}
         for node in nodes:
             self._titles.setdefault(node.title, node)

@@ -19,7 +19,7 @@ _PLAIN: Final = re.compile(r"[^\\{}|]+")
 _ESCAPED: Final = re.compile(r"\\([{}|])")
 #: The deepest nesting of choices, and the largest product of depth and length.
 _DEEPEST: Final = 100
-_MOST: Final = 10_000_000
+_MOST_WORK: Final = 10_000_000
 
 
 class Chooser(Protocol):
@@ -55,7 +55,7 @@ def resolve_prompt(text: str, rng: Chooser) -> str:
         WorkflowError: The choices are nested too deeply.
     """
     text = _without_comments(text)
-    if _depth(text) > _DEEPEST or cost_of(text) > _MOST:
+    if _depth(text) > _DEEPEST or cost_of(text) > _MOST_WORK:
         raise WorkflowError("the choices {a|b} of a prompt are nested too deeply")
     return _resolve(text, rng)
 

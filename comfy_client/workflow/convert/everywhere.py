@@ -371,7 +371,7 @@ def _labelled(one: _Broadcast, label: str, rule: Any) -> _Broadcast:
 # -- regular expressions ----------------------------------------------------------------
 
 #: The longest expression, and how much of a text it is tried on.
-_LONGEST: Final = 200
+_LONGEST_EXPRESSION: Final = 200
 #: What JavaScript and Python read alike: no repeated groups, no look-around, no references.
 _CHARACTER: Final = r"[^\\()\[\]{}*+?|]|\\[bBdDwWs.^$()\[\]{}*+?|/-]|\[\^?[^\\\[\]^]+\]"
 _PLAIN: Final = re.compile(rf"(?:\(\?:|\((?!\?)|\)(?![*+?{{])|\||(?:{_CHARACTER})[*+?]?)*")
@@ -401,7 +401,7 @@ class Pattern:
         Raises:
             TooMuch: Too many texts were tried.
         """
-        text = text[:_LONGEST]
+        text = text[:_LONGEST_EXPRESSION]
         budget.spend(len(text) ** self._repeats << self._choices)
         return (self.regex.search(text) is None) == self.inverted
 
@@ -415,7 +415,9 @@ def pattern(value: Any, inverted: bool = False) -> Pattern | None:
     if not isinstance(value, str) or value in ("", ".*"):
         return None
     repeats, choices = len(_REPEAT.findall(value)), len(_CHOICE.findall(value))
-    is_short = len(value) <= _LONGEST and repeats <= _MOST_REPEATS and choices <= _MOST_CHOICES
+    is_short = (
+        len(value) <= _LONGEST_EXPRESSION and repeats <= _MOST_REPEATS and choices <= _MOST_CHOICES
+    )
     if not is_short or not _PLAIN.fullmatch(value):
         raise Unclear("its regular expression is too involved")
     try:

@@ -68,7 +68,7 @@ class DeadLink:
 
 
 #: The source of an input; None if there is none, so that a widget keeps its value.
-Found: TypeAlias = LinkedOutput | PromotedValue | DeadLink | None
+Resolved: TypeAlias = LinkedOutput | PromotedValue | DeadLink | None
 #: Another input with the same source, and the wanted type.
 _Next: TypeAlias = tuple[Place, Slot, str | None]
 
@@ -87,7 +87,7 @@ class Links:
 
     file: OpenFile
     places: dict[str, Place] = field(factory=dict)
-    _known: dict[tuple[str, int, str | None], Found] = field(factory=dict)
+    _known: dict[tuple[str, int, str | None], Resolved] = field(factory=dict)
     _bypasses: dict[tuple[OpenNode, int, str], int | None] = field(factory=dict)
     _types: dict[str, frozenset[str]] = field(factory=dict)
     _setters: SetNodes = field(init=False)
@@ -142,7 +142,7 @@ class Links:
         for node in graph.nodes.values():
             yield Place(f"{before}{node.id}", node, graph, around)
 
-    def resolve(self, place: Place, slot: Slot) -> Found:
+    def resolve(self, place: Place, slot: Slot) -> Resolved:
         """Follow the link of an input to its source; return None if there is no source.
 
         Raises:
@@ -168,7 +168,7 @@ class Links:
 
     def _step(
         self, place: Place, slot: Slot, kind: str | None, seen: set[tuple[str, int]]
-    ) -> Found | _Next:
+    ) -> Resolved | _Next:
         """Follow a link by one step: to the source, or to an input with the same source."""
         link = place.graph.link_of(slot)
         if link is None:
@@ -191,7 +191,7 @@ class Links:
 
     def _output(
         self, place: Place, source: str, slot: int, kind: str, seen: set[tuple[str, int]]
-    ) -> Found | _Next:
+    ) -> Resolved | _Next:
         """Return what an output leads to: a sent output, the next input, a dead link, or None."""
         around = place.around
         while True:

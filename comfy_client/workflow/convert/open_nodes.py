@@ -25,8 +25,8 @@ from .widgets import (
 )
 
 #: The most inputs and widgets of one node, and of all nodes.
-_MOST: Final = 2_000
-_MOST_OF_ALL: Final = 500_000
+_MOST_INPUTS: Final = 2_000
+_MOST_INPUTS_OF_ALL: Final = 500_000
 #: The deepest nesting of groups of inputs.
 _DEEPEST: Final = 30
 
@@ -39,7 +39,7 @@ class TooMuch(Exception):
 class InputBudget:
     """The number of inputs and widgets that all nodes together may still have."""
 
-    left: int = _MOST_OF_ALL
+    left: int = _MOST_INPUTS_OF_ALL
 
     def spend(self, count: int) -> None:
         """Subtract ``count``; raise :class:`TooMuch` once nothing is left."""
@@ -223,7 +223,7 @@ def _add_widgets(node: OpenNode, one: Spec, depth: int = 0) -> None:
 
 
 def _spend(node: OpenNode, count: int, depth: int = 0) -> None:
-    if depth > _DEEPEST or count > _MOST:
+    if depth > _DEEPEST or count > _MOST_INPUTS:
         raise TooMuch
     node.budget.spend(1)
 

@@ -18,7 +18,7 @@ from .open_nodes import OpenNode, Slot
 from .widgets import CHOOSER, TAKES_NO_NULL, Widget, is_of_type, is_widget_type
 
 #: The most warnings of one file: a subgraph may have any number of instances.
-_MOST: Final = 10_000
+_MOST_WARNINGS: Final = 10_000
 #: Frontend nodes of packs, with which their extension rewires the graph.
 _REWIRING: Final = frozenset(
     (
@@ -52,7 +52,7 @@ class Report:
         self, kind: str, text: str, place: str, node: OpenNode, name: str | None = None
     ) -> None:
         """Add a warning about a node, under its id in the prompt."""
-        if len(self.found) >= _MOST:
+        if len(self.found) >= _MOST_WARNINGS:
             return
         title = brief(node.title) + " " if node.title not in ("", node.type) else ""
         where = f"node {shorten(place, 60)} {title}({shorten(node.type, 60)})"

@@ -9,7 +9,7 @@ from ...errors import WorkflowError
 from .stream import KEYS, MAX_TEXT, Stream, Texts
 
 #: The most comments, frames and the like of one file.
-_MOST = 10_000
+_MOST_ENTRIES = 10_000
 #: The bytes before the comments in an Ogg, by codec.
 _OGG_MARKS = (b"OpusTags", b"\x03vorbis")
 #: Encodings of ID3 texts by number, and how many zeros end one.
@@ -63,7 +63,7 @@ def _comments(stream: Stream, data: memoryview) -> Texts:
         at = 4 + size
         (count,) = struct.unpack_from("<I", data, at)
         at += 4
-        for _ in range(min(count, _MOST)):
+        for _ in range(min(count, _MOST_ENTRIES)):
             stream.count()
             (size,) = struct.unpack_from("<I", data, at)
             comment = data[at + 4 : at + 4 + size]
@@ -104,7 +104,7 @@ def _frames(data: bytes, version: int, *, has_more: bool) -> Iterator[tuple[byte
     if has_more and version > 2:
         size = data[:4]
         at = _without_high_bits(size) if version == 4 else 4 + int.from_bytes(size, "big")
-    for _ in range(_MOST):
+    for _ in range(_MOST_ENTRIES):
         header = data[at : at + head]
         if len(header) < head or not header[0]:
             return  # the rest is padding

@@ -9,7 +9,7 @@ from ...errors import WorkflowError
 from .stream import KEYS, PAUSE, Stream, Texts
 
 #: The most boxes in one text box, and the most keys.
-_MOST = 10_000
+_MOST_BOXES = 10_000
 #: The comment and the description of iTunes and of QuickTime.
 _FIXED = {b"\xa9cmt": "comment", b"desc": "description", b"\xa9des": "description"}
 
@@ -76,7 +76,7 @@ def _meta(stream: Stream, data: memoryview) -> Texts:
 
 def _keys(stream: Stream, data: memoryview) -> Iterator[str]:
     at = 8
-    for _ in range(_MOST):
+    for _ in range(_MOST_BOXES):
         if at >= len(data):
             return
         stream.count()
@@ -99,7 +99,7 @@ def _values(stream: Stream, key: str | None, item: memoryview) -> Texts:
 def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     """Yield the boxes inside a box that is in memory."""
     at = 0
-    for _ in range(_MOST):
+    for _ in range(_MOST_BOXES):
         if at + 8 > len(data):
             return  # QuickTime ends lists with four zeros
         stream.count()

@@ -15,7 +15,7 @@ _SIMPLE_TAG = 0x67C8
 _NAME = 0x45A3
 _TEXT = 0x4487
 #: The most elements in one element.
-_MOST = 10_000
+_MOST_ELEMENTS = 10_000
 
 
 def matroska_texts(stream: Stream) -> Texts:
@@ -68,7 +68,7 @@ def _header(stream: Stream, *, may_end: bool = False) -> tuple[int, int | None]:
 def _inner(stream: Stream, data: memoryview) -> Iterator[tuple[int, memoryview]]:
     """Yield the elements inside an element that is in memory."""
     at = 0
-    for _ in range(_MOST):
+    for _ in range(_MOST_ELEMENTS):
         if at >= len(data):
             return
         stream.count()

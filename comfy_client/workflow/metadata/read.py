@@ -51,10 +51,10 @@ def _texts(entries: Mapping[str, Any]) -> Texts:
 
 # -- all kinds --------------------------------------------------------------------------
 
-Reader = Callable[[Stream], Texts]
+TextReader = Callable[[Stream], Texts]
 
 #: Magic numbers, and the reader for each.
-_BEGINNINGS: tuple[tuple[bytes, str, Reader], ...] = (
+_BEGINNINGS: tuple[tuple[bytes, str, TextReader], ...] = (
     (b"\x89PNG\r\n\x1a\n", "PNG file", png.png_texts),
     (b"\xff\xd8\xff", "JPEG file", exif.jpeg_texts),
     (b"fLaC", "FLAC file", audio.flac_texts),
@@ -70,13 +70,13 @@ _BOXES = frozenset({b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot
 _COMMENTS = frozenset({"comment", "description"})
 
 
-def reader_of(stream: Stream) -> Reader | None:
+def reader_of(stream: Stream) -> TextReader | None:
     """Return the reader for a file by its first bytes, or None for an unknown kind.
 
     Names the stream after the kind of file.
     """
     head = stream.head
-    reader: Reader | None = None
+    reader: TextReader | None = None
     for beginning, name, one in _BEGINNINGS:
         if head.startswith(beginning):
             stream.name, reader = name, one
@@ -91,7 +91,7 @@ def reader_of(stream: Stream) -> Reader | None:
     return reader
 
 
-def read_metadata(stream: Stream, reader: Reader) -> dict[str, Any]:
+def read_metadata(stream: Stream, reader: TextReader) -> dict[str, Any]:
     """Return the decoded texts ``prompt`` and ``workflow`` that a file has.
 
     If a name occurs twice, the last one wins, as in ComfyUI's frontend.  Damage after a readable
