@@ -6,7 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from functools import partial
-from typing import Final, TypeVar
+from typing import Final
 
 from . import models
 from .errors import (
@@ -29,8 +29,7 @@ from .transport.dial import speaks_tls
 from .transport.failures import is_away
 from .transport.http import Http
 from .transport.websocket import State
-
-Found = TypeVar("Found")
+from .values import T
 
 #: States in which a client gets news from its server.
 _UP: Final = frozenset({State.CONNECTED, State.POLLING})
@@ -93,11 +92,11 @@ def _wait_for_socket(parts: Parts, deadline: Deadline) -> State:
 
 def _wait_for_http(
     parts: Parts,
-    ask: Callable[[float], Found],
+    ask: Callable[[float], T],
     deadline: Deadline,
     timeout: float | None,
     is_temporary: Callable[[ComfyError], bool],
-) -> Found:
+) -> T:
     """Call ``ask(seconds)`` until it succeeds; return its result, or raise its last error."""
     http, tracker = parts.http, parts.tracker
     pauses = Backoff(tracker.timing.init, 1.0, factor=1.6, jitter=0.0)

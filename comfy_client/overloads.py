@@ -37,10 +37,10 @@ if TYPE_CHECKING:  # nobody reads these types at run time
         UnknownEvent,
     )
 
-E = TypeVar("E", bound="Event")
+Expected = TypeVar("Expected", bound="Event")
 
-Callback = Callable[[E], object]
-Test = Callable[[E], object] | None
+Callback = Callable[[Expected], object]
+Test = Callable[[Expected], object] | None
 Timeout = float | None
 Unsubscribe = Callable[[], None]
 

@@ -16,13 +16,12 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from pathlib import Path
-from typing import BinaryIO, Final, TypeVar
+from typing import BinaryIO, Final
 
 from . import runtime
 from .errors import RequestTimeout
 from .interrupts import BlockLimit
-
-Piece = TypeVar("Piece")
+from .values import T
 
 #: Bytes that are read at a time.
 CHUNK: Final = 1 << 20
@@ -53,7 +52,7 @@ def check_time() -> None:
         raise RequestTimeout("the local file could not be read within the timeout; nothing is sent")
 
 
-def in_time(pieces: Iterable[Piece]) -> Iterator[Piece]:
+def in_time(pieces: Iterable[T]) -> Iterator[T]:
     """Yield pieces of a local file as long as there is time."""
     check_time()
     for piece in pieces:

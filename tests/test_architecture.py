@@ -225,6 +225,40 @@ def test_each_public_name_is_what_type_checkers_see() -> None:
         assert getattr(comfy_client, name) is vars(import_module(home, "comfy_client"))[name]
 
 
+def test_aliases_and_type_variables_have_names_of_their_own() -> None:
+    """No other module gives it, or a class of that name, another meaning."""
+    homes: dict[str, list[str]] = {}
+    for name in MODULES:
+        for defined in types_of(tree(name)):
+            homes.setdefault(defined, []).append(name)
+    assert len(homes) > 500
+    assert {alias: names for alias, names in homes.items() if len(names) > 1} == {}
+
+
+def types_of(module: ast.Module) -> Iterator[str]:
+    """The classes, type variables and aliases of a module; what it hands on is none of these."""
+    conditional = [node for node in module.body if isinstance(node, ast.If)]
+    for node in (
+        *module.body,
+        *(one for each in conditional for one in (*each.body, *each.orelse)),
+    ):
+        match node:
+            case ast.ClassDef(name=name):
+                yield name
+            case ast.Assign(targets=[ast.Name(name)], value=value) if is_type(name, value):
+                yield name
+            case ast.AnnAssign(target=ast.Name(name), annotation=ast.Name("TypeAlias")):
+                yield name
+
+
+def is_type(name: str, value: ast.expr) -> bool:
+    if isinstance(value, ast.Attribute) and value.attr == name:  # such as runtime.Event
+        return False
+    bare = name.lstrip("_")
+    is_variable = isinstance(value, ast.Call) and ast.unparse(value.func) == "TypeVar"
+    return is_variable or (bare[:1].isupper() and not bare.isupper())
+
+
 def test_pure_modules_import_no_network() -> None:
     """However far one follows its imports."""
     edge = {f"comfy_client.transport.{name}" for name in ("http", "pool", "websocket", "dial")}

@@ -277,10 +277,8 @@ class _Sweeper:
         _warn_of_other_hosts(self._rows.values(), self._runner, journal.path)
         rest = [point for point in range(len(self._grid)) if point not in self._rows]
         if rest:
-            next_ones = {
-                self._next_id(point): EarlierPrompt(partial(self._grid.workflow, point))
-                for point in rest
-            }
+            makers = {self._next_id(point): partial(self._grid.workflow, point) for point in rest}
+            next_ones = {ours: EarlierPrompt(make) for ours, make in makers.items()}
             self._runner.recover({**next_ones, **self._sought}, self._rows.values())
 
     def _restore(self, point: int, record: Record, retry_failed: bool) -> None:
@@ -289,9 +287,8 @@ class _Sweeper:
             if record.host:
                 can_ask = self._home(record.host) is not None
                 ours = _id_of(self._id, self._keys[point], record.tries)
-                self._sought[ours] = EarlierPrompt(
-                    partial(self._grid.workflow, point), record.prompt_id
-                )
+                make = partial(self._grid.workflow, point)
+                self._sought[ours] = EarlierPrompt(make, record.prompt_id)
                 record = attrs.evolve(record, prompt_id=ours)
                 (self._withdrawn if record.withdrawn and can_ask else self._open)[point] = record
             return

@@ -16,11 +16,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import click
 from click.shell_completion import CompletionItem
 
+from ..values import T
 from .decorators import complete_files, paths
 from .exits import Mistake
 from .hosted_jobs import is_hosted, listed
@@ -31,7 +32,6 @@ from .server_options import ServerOptions
 if TYPE_CHECKING:
     from ..client import ComfyApi
 
-T = TypeVar("T")
 #: Completions of a word, for the parameter ``shell_complete`` of click.
 #: In quotes, as older releases of click cannot subscript the class.
 Completions: TypeAlias = "list[CompletionItem[str]]"

@@ -15,7 +15,7 @@ from .completion import complete_workflows
 from .decorators import Decorator
 from .exits import Mistake, message_of
 from .input_options import mistakes, read_standard_input
-from .past_prompts import Source, file_or_record
+from .past_prompts import FileOrRecord, file_or_record
 from .printing import note
 from .server_options import ANSWER_LIMIT, ServerOptions
 
@@ -48,7 +48,7 @@ def load(source: str, server: LazyServer, **options: Any) -> Workflow:
     return load_from(file_or_record(content_of(source), server), server, **options)
 
 
-def load_from(source: Source, definitions: Definitions, **options: Any) -> Workflow:
+def load_from(source: FileOrRecord, definitions: Definitions, **options: Any) -> Workflow:
     """Load a workflow from a path, its content, or a server's record of a prompt."""
     from ..workflow import Workflow
 

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from ..models import HistoryEntry, QueueItem
 
 #: A server's record of a prompt.
-Record: TypeAlias = "HistoryEntry | QueueItem"
+PastRecord: TypeAlias = "HistoryEntry | QueueItem"
 #: A source of a workflow: the path of a file, its content, or a server's record of a prompt.
-Source: TypeAlias = "str | bytes | Record"
+FileOrRecord: TypeAlias = "str | bytes | PastRecord"
 
 #: What may be the id of a prompt; a name with a dot or a slash can only be that of a file.
 _ID: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
@@ -38,7 +38,7 @@ class PromptSource(Protocol):
         """Return the clients of the servers; the first call asks whether they answer."""
 
 
-def file_or_record(source: str | bytes, server: PromptSource) -> Source:
+def file_or_record(source: str | bytes, server: PromptSource) -> FileOrRecord:
     """Return a workflow's path or content unchanged; for the id of a prompt, return its record.
 
     A file whose name looks like an id takes precedence.
@@ -60,7 +60,7 @@ def file_or_record(source: str | bytes, server: PromptSource) -> Source:
     return found
 
 
-def record_of(prompt_id: str, server: PromptSource) -> Record:
+def record_of(prompt_id: str, server: PromptSource) -> PastRecord:
     """Return the record of a prompt by its id, which may be abbreviated; or raise JobNotFound."""
     clients = server.clients()
     found = find(clients, prompt_id)
@@ -70,13 +70,13 @@ def record_of(prompt_id: str, server: PromptSource) -> Record:
     return found
 
 
-def find(clients: Iterable[ComfyApi], text: str) -> Record | None:
+def find(clients: Iterable[ComfyApi], text: str) -> PastRecord | None:
     """Return the record of a prompt that one of these servers knows; None if none does.
 
     Raises:
         Mistake: The id is an abbreviation of several ids.
     """
-    found: dict[str, Record] = {}
+    found: dict[str, PastRecord] = {}
     for api in clients:
         record = _on(api, full_id(api, text))
         if record is not None:
@@ -86,10 +86,10 @@ def find(clients: Iterable[ComfyApi], text: str) -> Record | None:
     return next(iter(found.values()), None)
 
 
-def _on(api: ComfyApi, prompt_id: str) -> Record | None:
+def _on(api: ComfyApi, prompt_id: str) -> PastRecord | None:
     if is_hosted(api):
         return job_record(api, prompt_id)
-    record: Record | None = api.get_history(prompt_id)
+    record: PastRecord | None = api.get_history(prompt_id)
     if record is None:
         queue = api.get_queue()
         everyone = (*queue.running, *queue.pending)
@@ -98,7 +98,7 @@ def _on(api: ComfyApi, prompt_id: str) -> Record | None:
     return record or api.get_history(prompt_id)
 
 
-def carried(source: Source) -> dict[str, Any]:
+def carried(source: FileOrRecord) -> dict[str, Any]:
     """Return the entry ``extra_pnginfo`` of a prompt's record, if any, for a new prompt like it.
 
     It contains the frontend's workflow, so that the frontend opens the files of both alike.

@@ -23,7 +23,7 @@ from .input_completion import complete_settings, complete_uploads
 from .input_options import fill
 from .loading import LazyServer, content_of, load_from, workflow_argument
 from .mine import mark, why_unknown
-from .past_prompts import PromptSource, Source, carried, file_or_record, record_of
+from .past_prompts import FileOrRecord, PromptSource, carried, file_or_record, record_of
 from .printing import command, emit, note, open_option, say
 from .results import (
     cancelled_by_ctrl_c,
@@ -140,7 +140,7 @@ def rerun(given: ServerOptions, /, prompt_id: str, **options: Any) -> None:
 
 
 #: A function that finds the source of a workflow, with a server if needed.
-_Find = Callable[[PromptSource], Source]
+_Find = Callable[[PromptSource], FileOrRecord]
 
 
 def run_workflow(
@@ -247,7 +247,7 @@ def _read(
 
 
 def prepared(
-    source: Source,
+    source: FileOrRecord,
     sets: tuple[str, ...],
     inputs: tuple[str, ...],
     seed: str | None,
@@ -270,12 +270,16 @@ def lazy_server(api: ComfyApi, limit: float) -> LazyServer:
 
 
 #: A function that reads a workflow, with a server if needed.
-_Read = Callable[[PromptSource], Ready]
+_Load = Callable[[PromptSource], Ready]
 
 
 @contextlib.contextmanager
 def _on_one(
-    given: ServerOptions, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
+    given: ServerOptions,
+    read: _Load,
+    out: str | None,
+    waiting: Mapping[str, Any],
+    **options: Any,
 ) -> Iterator[tuple[Workflow, _Submit]]:
     # Without a socket, so that a later command can receive the events.
     with given.client(RUN_LIMIT, "poll" if waiting["detach"] else "auto") as api:
@@ -287,7 +291,11 @@ def _on_one(
 
 @contextlib.contextmanager
 def _on_any(
-    given: ServerOptions, read: _Read, out: str | None, waiting: Mapping[str, Any], **options: Any
+    given: ServerOptions,
+    read: _Load,
+    out: str | None,
+    waiting: Mapping[str, Any],
+    **options: Any,
 ) -> Iterator[tuple[Workflow, _Submit]]:
     from . import pooling
 

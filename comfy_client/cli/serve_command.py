@@ -14,7 +14,7 @@ from .exits import Mistake
 from .printing import command
 
 if TYPE_CHECKING:
-    from ..testing.hosted.traps import Place
+    from ..testing.hosted.traps import HostedKind
 
 #: The versions of the embedded server, and the hosted servers that it plays, listed here as
 #: importing it takes a while.
@@ -96,7 +96,7 @@ def serve(
     tls_keyfile: str | None,
     allowed_hosts: tuple[str, ...],
     no_previews: bool,
-    hosted: Place | None,
+    hosted: HostedKind | None,
     **options: Any,
 ) -> None:
     """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.

@@ -161,11 +161,11 @@ def sweep(
 
 #: A workflow, its grid, options of its submission, and the client or pool that runs them.
 _Ready = tuple["Workflow", "_Grid", Mapping[str, Any], "ComfyApi | ComfyPool"]
-_Read = Callable[[PromptSource], tuple["Workflow", "_Grid", Mapping[str, Any]]]
+_ReadSweep = Callable[[PromptSource], tuple["Workflow", "_Grid", Mapping[str, Any]]]
 
 
 def _servers(
-    given: ServerOptions, read: _Read, on_lost: str, options: dict[str, Any]
+    given: ServerOptions, read: _ReadSweep, on_lost: str, options: dict[str, Any]
 ) -> contextlib.AbstractContextManager[_Ready]:
     """Return a context manager for the client or pool of the sweep; adapt ``options`` to it."""
     if not given.is_several:
@@ -177,7 +177,7 @@ def _servers(
 
 
 @contextlib.contextmanager
-def _on_one(given: ServerOptions, read: _Read) -> Iterator[_Ready]:
+def _on_one(given: ServerOptions, read: _ReadSweep) -> Iterator[_Ready]:
     with given.client(RUN_LIMIT) as api:
         server = lazy_server(api, given.answer_limit)
         ready = read(server)
@@ -185,7 +185,7 @@ def _on_one(given: ServerOptions, read: _Read) -> Iterator[_Ready]:
 
 
 @contextlib.contextmanager
-def _on_several(given: ServerOptions, read: _Read, **options: Any) -> Iterator[_Ready]:
+def _on_several(given: ServerOptions, read: _ReadSweep, **options: Any) -> Iterator[_Ready]:
     from .pooling import pool_of
 
     with pool_of(given, **options) as servers:

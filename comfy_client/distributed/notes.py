@@ -12,13 +12,14 @@ import json
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Literal
 
 import attrs
 from dask.tokenize import tokenize
 from distributed import Worker
 from distributed.utils import sync
 
+from ..values import T
 from ..workflow.edit import Workflow
 
 #: The key of all our metadata at the scheduler.
@@ -34,8 +35,6 @@ _UNWANTED: Final = frozenset({None, "released", "forgotten"})
 #: What is known of an attempt that was sent: nothing more; its prompt is being cancelled, as nobody
 #: wants it; or its server did not answer for as long as the task was willing to wait.
 Remark = Literal["", "unwanted", "silent"]
-
-T = TypeVar("T")
 
 
 @attrs.frozen

@@ -36,7 +36,7 @@ from ..errors import (
 )
 from ..jobs.execute import submit_workflow
 from ..jobs.job import Job
-from ..jobs.outcomes import keeps_running, lost_error
+from ..jobs.outcomes import OnFailed, OnLost, keeps_running, lost_error
 from ..jobs.poller import time_left
 from ..redaction import sealed
 from ..transport.deadline import LONGEST, Backoff, Deadline, check_timeout, limited_silence
@@ -216,10 +216,6 @@ def _lost(attempt: Attempt, noted: WorkerServer | None, exc: ComfyError) -> JobL
 
 #: The form in which files are returned.
 OutputKind = Literal["references", "bytes"]
-#: What to do with a prompt that may or may not have run.
-OnLost = Literal["raise", "retry"]
-#: What to do with a failed prompt.
-OnFailed = Literal["raise", "move"]
 
 #: What to do with a prompt whose result nobody wants any more.
 OnRelease = Literal["cancel", "leave"]

@@ -31,7 +31,7 @@ from ..routes._base import facts_of
 from ..routes.files import Channel, FileInfo, FileRoutes, FolderType
 from ..transport.deadline import Deadline
 from ..transport.http import MAX_ANSWER, MAX_TRANSFER, Http, segment
-from ..transport.peers import Kind, Peer, is_address, named_peer, peer_of
+from ..transport.peers import Peer, PeerKind, is_address, named_peer, peer_of
 from ..transport.response import Asker, Dialect, Download, Response, reason_of
 from ..transport.resume import RemoteFile, resumed
 from ..transport.url import Address
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from ..upload import AnyFile
 
 #: The kinds that are refused, in words.
-_WORDS: Final[dict[Kind, str]] = {
+_WORDS: Final[dict[PeerKind, str]] = {
     "loopback": "this machine",
     "link-local": "an address of the local link, where clouds tell a machine's secrets",
     "private": "an address of a private network",

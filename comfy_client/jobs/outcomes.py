@@ -38,8 +38,10 @@ _GONE: Final = (
     "in no queue and no history: the server was restarted, the prompt was deleted, or never there"
 )
 
-Graph = Mapping[str, Any]
-
+#: How several servers treat a prompt that was lost, which may or may not have run.
+OnLost = Literal["raise", "retry"]
+#: How they treat a prompt that failed.
+OnFailed = Literal["raise", "move"]
 #: The status of a prompt: see :attr:`Job.status`.
 JobStatus = Literal[
     "waiting", "pending", "running", "succeeded", "failed", "interrupted", "lost", "unknown"
@@ -66,12 +68,12 @@ def status_of(end: object) -> JobStatus:
     return next(found, "unknown")
 
 
-def sends_pictures(graph: Graph) -> bool:
+def sends_pictures(graph: Mapping[str, Any]) -> bool:
     """Return whether a workflow has outputs that come over the socket only."""
     return any(class_of(graph, node_id) == SENDER for node_id in graph)
 
 
-def with_finality(event: JobEvent, graph: Graph) -> JobEvent:
+def with_finality(event: JobEvent, graph: Mapping[str, Any]) -> JobEvent:
     """Return an event; mark a preview as final if it is an output of ``SaveImageWebsocket``."""
     if isinstance(event, PreviewEvent) and event.node_id is not None:
         real = event.real_node_id or event.node_id
@@ -157,7 +159,7 @@ def failed_node(name: str, data: object) -> dict[str, Any]:
 def error_of(
     event: ExecutionError | ExecutionInterrupted,
     prompt_id: str,
-    graph: Graph,
+    graph: Mapping[str, Any],
     secrets: Secrets | None = None,
 ) -> JobError:
     """Return the exception for an end event, with ``secrets`` hidden, as a node may repeat them.
@@ -199,7 +201,7 @@ def _reason(event: ExecutionError) -> str:
     return ": ".join(known) or "no exception given"
 
 
-def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> ExecutionError:
+def _without(secrets: Secrets, event: ExecutionError, graph: Mapping[str, Any]) -> ExecutionError:
     return attrs.evolve(
         event,
         node_type=_name(secrets, event.node_type, graph),
@@ -210,7 +212,7 @@ def _without(secrets: Secrets, event: ExecutionError, graph: Graph) -> Execution
     )
 
 
-def _name(secrets: Secrets, said: str | None, graph: Graph) -> str | None:
+def _name(secrets: Secrets, said: str | None, graph: Mapping[str, Any]) -> str | None:
     """Return a name with secrets hidden, unless it is in the graph or a built-in exception."""
     if said is None or said in graph or said in _KINDS:
         return said

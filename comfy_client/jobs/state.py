@@ -56,7 +56,7 @@ from .outcomes import (
     success,
 )
 
-Outputs = Mapping[str, Mapping[str, Any]]
+NodeOutputs = Mapping[str, Mapping[str, Any]]
 
 #: The most failed nodes of a prompt that goes on without them.
 _MOST_FAILED: Final = 1000
@@ -119,7 +119,7 @@ class Outcome:
 
     event: EndEvent
     error: Exception | None = None
-    outputs: Outputs = attrs.field(factory=dict)
+    outputs: NodeOutputs = attrs.field(factory=dict)
     complete: bool = True
     cached_nodes: tuple[str, ...] = ()
     fully_cached: bool = False
@@ -548,7 +548,7 @@ class JobState:
     def _success(
         self,
         event: EndEvent,
-        outputs: Outputs,
+        outputs: NodeOutputs,
         link: int | None,
         *,
         complete: bool = True,

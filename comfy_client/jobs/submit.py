@@ -6,7 +6,7 @@ import copy
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar, Unpack
+from typing import Any, Unpack
 
 from .. import models, runtime
 from ..errors import ClientClosed, ComfyError, Throttled
@@ -17,7 +17,7 @@ from ..routes.prompts import PromptOptions, make_prompt
 from ..transport.deadline import Backoff, Deadline
 from ..transport.http import Http, segment
 from ..transport.websocket import State
-from ..values import is_uuid
+from ..values import T, is_uuid
 from ..workflow import Workflow
 from .handle import SLICE, JobHandle
 from .job import Job
@@ -25,8 +25,6 @@ from .lookup import spellings
 from .poller import Poller, time_left
 from .prompt import TrackedPrompt
 from .tracker import Tracker
-
-T = TypeVar("T")
 
 
 def submit(

@@ -42,7 +42,7 @@ from ..routes import Routes
 from ..signals import Receivers
 from ..timing import Timing
 from ..transport.http import Http
-from ..transport.websocket import Connection, Handler, State
+from ..transport.websocket import Connection, EventHandler, State
 from .outcomes import JobStatus, too_large, with_finality
 from .progress import NodeTimes, fraction_of
 from .prompt import Ending, JobEvents, Orphans, TrackedPrompt, ending_of
@@ -360,7 +360,7 @@ class Tracker:
         receivers: Receivers,
         budget: Budget,
         timing: Timing,
-        connect: Callable[[Handler], Connection],
+        connect: Callable[[EventHandler], Connection],
     ) -> None:
         self._routes = weakref.ref(routes)
         self.http = http

@@ -264,7 +264,7 @@ def _end(handle: JobHandle) -> tuple[str, Bundle | None]:
 # -- many jobs ---------------------------------------------------------------------------
 
 
-class AnyJob(Protocol):
+class WatchedJob(Protocol):
     """The part of a job that the bar of many jobs needs."""
 
     handle: JobHandle
@@ -284,7 +284,7 @@ class Count:
 
     total: int | None
     ended: Callable[[], tuple[int, int]]
-    running: Callable[[], Iterable[AnyJob]]
+    running: Callable[[], Iterable[WatchedJob]]
     trouble: Callable[[], str] = lambda: ""
     notes: Callable[[], tuple[str, ...]] = lambda: ()
 
@@ -342,7 +342,7 @@ class _CountWatch:
         self._is_notebook = is_notebook
         self._begun = runtime.monotonic()
         self._before, _ = count.ended()  # jobs that an earlier call has ended
-        self._watched: AnyJob | None = None
+        self._watched: WatchedJob | None = None
         self._previews = _Previews(None)
 
     def succeed(self, outcome: Callable[[], Bundle] | None) -> None:
@@ -380,7 +380,7 @@ class _CountWatch:
             notes=() if ended else count.notes(),
         )
 
-    def _look(self, jobs: list[AnyJob]) -> None:
+    def _look(self, jobs: list[WatchedJob]) -> None:
         """Watch the previews of the first running job."""
         running = next((job for job in jobs if job.handle.status == "running"), None)
         if running is not None and running is not self._watched:

@@ -23,6 +23,7 @@ from ..jobs.handle import SLICE
 from ..jobs.job import Job, deliver
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
+from ..values import T
 from . import availability, moving
 from .availability import awaited_servers, explain_wait, waits_for_away, waits_in_vain
 from .needs import Offer
@@ -36,7 +37,6 @@ log: logging.Logger = logging.getLogger("comfy_client")
 TICK: Final = 0.25
 
 Owner = TypeVar("Owner")
-Answer = TypeVar("Answer")
 
 
 class Worker(Generic[Owner]):
@@ -89,7 +89,7 @@ class Worker(Generic[Owner]):
         """Queue a function to be called with the owner."""
         self._todo.put(call)
 
-    def ask(self, call: Callable[[], Answer]) -> Answer:
+    def ask(self, call: Callable[[], T]) -> T:
         """Queue a function, wait for its call, and return its result or raise its error.
 
         A Ctrl-C or an alarm may end the wait, and leaves nothing half done.  The wait uses no
@@ -102,7 +102,7 @@ class Worker(Generic[Owner]):
         if owner is not None and self._has_lock(owner):
             return call()
         check_may_wait()
-        asked: Future[Answer] = Future()
+        asked: Future[T] = Future()
         is_answered = runtime.Lock()
         is_answered.acquire()
         self._todo.put(partial(_answer, asked, call, is_answered.release))
@@ -115,9 +115,7 @@ class Worker(Generic[Owner]):
             del asked  # breaks the cycle of an error, its traceback and this frame
 
 
-def _answer(
-    asked: Future[Answer], call: Callable[[], Answer], done: Callable[[], object], _: object
-) -> None:
+def _answer(asked: Future[T], call: Callable[[], T], done: Callable[[], object], _: object) -> None:
     try:
         asked.set_result(call())
     except Exception as exc:  # noqa: BLE001  # the caller gets it
@@ -211,11 +209,11 @@ class Dispatcher:
         if calls:
             in_full([*calls, self._mark_told])
 
-    def _ask(self, change: Callable[[float], Answer]) -> Answer:
+    def _ask(self, change: Callable[[float], T]) -> T:
         """Call ``change`` with the current time in the pool's thread, and return its answer."""
         return self._worker.ask(partial(self._make, change))
 
-    def _make(self, change: Callable[[float], Answer]) -> Answer:
+    def _make(self, change: Callable[[float], T]) -> T:
         with self._changing() as now:
             return change(now)
 

@@ -19,6 +19,7 @@ from ..events import JobEvent, PreviewEvent, Progress
 from ..jobs.execute import AnyJob, as_completed, run_again_after_oom
 from ..jobs.handle import Limits
 from ..jobs.job import Callbacks, Job, OnInterrupt, cancelling, wait_and_show
+from ..jobs.outcomes import OnFailed, OnLost
 from ..jobs.poller import time_left
 from ..jobs.result import NodeOutput, Result
 from ..reading import reading_until
@@ -47,8 +48,6 @@ from .membership import (
 from .pool_state import (
     POOL_EVENTS,
     Intervals,
-    OnFailed,
-    OnLost,
     Policy,
     PoolState,
     PoolStatus,

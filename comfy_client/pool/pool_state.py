@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -19,6 +19,7 @@ from .. import runtime
 from ..errors import JobFailed
 from ..events import EndEvent, Event
 from ..jobs.job import Callbacks, Job
+from ..jobs.outcomes import OnFailed, OnLost
 from ..jobs.prompt import Ending
 from ..log_records import ServerLog
 from ..showing.cells import ShownAsTable
@@ -33,11 +34,6 @@ from .schedule import Mode, Schedule, Server, Waiting, anything
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..showing.tables import Table
-
-#: How to treat a job that was lost, which may or may not have run.
-OnLost = Literal["raise", "retry"]
-#: How to treat a job that failed.
-OnFailed = Literal["raise", "move"]
 
 
 @attrs.frozen(eq=False, repr=False)

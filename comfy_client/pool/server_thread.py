@@ -38,7 +38,7 @@ _LONGEST_PAUSE: Final = 5.0
 _PAUSE: Final = 0.3
 
 
-class Owner(Protocol):
+class MemberOwner(Protocol):
     """The pool, as the threads of its servers know it."""
 
     def mark_ready(self, member: Member, offer: Offer | None) -> None:
@@ -89,7 +89,7 @@ class ServerThread:
     def __init__(
         self,
         member: Member,
-        owner: Owner,
+        owner: MemberOwner,
         intervals: Intervals,
         on_status: Callable[[object], object],
     ) -> None:

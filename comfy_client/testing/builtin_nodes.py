@@ -19,7 +19,7 @@ from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 from ..workflow.metadata.png import add_texts
 from .folders import Folders
 from .images import Frame, Pictures, draw, scaled
-from .node_api import Preview, ProgressBar, check_interrupted, wants_previews
+from .node_api import PreviewTuple, ProgressBar, check_interrupted, wants_previews
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _POLL = 0.05  # seconds between two checks for an interrupt
@@ -425,7 +425,7 @@ class KSampler(Simulated):
             check_interrupted()
             time.sleep(min(left, _POLL))
 
-    def _preview(self, latent: _Latent) -> Preview | None:
+    def _preview(self, latent: _Latent) -> PreviewTuple | None:
         if not wants_previews(self.previews):
             return None
         return "JPEG", latent.preview(), _PREVIEW_SIZE

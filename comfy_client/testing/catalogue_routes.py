@@ -10,7 +10,7 @@ from aiohttp import web
 from .files import converted
 from .folders import is_image, is_inside, safetensors_header
 from .nodes import shipped
-from .server_state import Routes, ServerState
+from .server_state import RouteTable, ServerState
 
 
 async def _object_info(state: ServerState, request: web.Request) -> web.Response:
@@ -108,7 +108,7 @@ async def _view_metadata(state: ServerState, request: web.Request) -> web.Respon
     return web.json_response(header["__metadata__"])
 
 
-CATALOGUE_ROUTES: Routes[ServerState] = (
+CATALOGUE_ROUTES: RouteTable[ServerState] = (
     ("GET", "/object_info", _object_info),
     ("GET", "/object_info/{name}", _object_info_of),
     ("GET", "/embeddings", _embeddings),
@@ -119,4 +119,4 @@ CATALOGUE_ROUTES: Routes[ServerState] = (
     ("GET", "/experiment/models/preview/{kind}/{index}/{name:.*}", _model_preview),
     ("GET", "/view_metadata/{kind}", _view_metadata),
 )
-NEWEST_CATALOGUE_ROUTES: Routes[ServerState] = (("GET", "/node_replacements", _replacements),)
+NEWEST_CATALOGUE_ROUTES: RouteTable[ServerState] = (("GET", "/node_replacements", _replacements),)

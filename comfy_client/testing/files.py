@@ -28,7 +28,7 @@ from PIL import Image
 
 from ..workflow.metadata.png import copy_texts
 from .folders import Folders, is_inside
-from .server_state import Routes, ServerState
+from .server_state import RouteTable, ServerState
 
 Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"
@@ -100,7 +100,7 @@ def _headers(path: Path, is_newest: bool) -> dict[str, str]:
     return headers | {"Content-Disposition": disposition, "Content-Type": kind}
 
 
-FILE_ROUTES: Routes[ServerState] = (
+FILE_ROUTES: RouteTable[ServerState] = (
     ("POST", "/upload/image", _upload_image),
     ("POST", "/upload/mask", _upload_mask),
     ("GET", "/view", _view),
@@ -439,7 +439,7 @@ async def _move_file(users: Users, request: web.Request) -> web.StreamResponse:
     return _stored(users, request, target)
 
 
-USER_ROUTES: Routes[Users] = (
+USER_ROUTES: RouteTable[Users] = (
     ("GET", "/users", _get_users),
     ("POST", "/users", _post_users),
     ("GET", "/settings", _get_settings),
@@ -555,7 +555,7 @@ async def extension(state: ServerState, request: web.Request) -> web.FileRespons
 
 
 EXTENSION_FILE = "/extensions/{pack}/{file:.+}"
-PACK_ROUTES: Routes[ServerState] = (
+PACK_ROUTES: RouteTable[ServerState] = (
     ("GET", "/workflow_templates", _templates),
     ("GET", "/i18n", _translations),
     ("GET", "/global_subgraphs", _all_subgraphs),
@@ -563,7 +563,7 @@ PACK_ROUTES: Routes[ServerState] = (
     ("GET", "/extensions", _extensions),
 )
 #: A single template is served below ``/api`` only.
-TEMPLATE: Routes[ServerState] = (("GET", "/api/workflow_templates/{pack}/{name}", _template),)
+TEMPLATE: RouteTable[ServerState] = (("GET", "/api/workflow_templates/{pack}/{name}", _template),)
 
 
 def _root(state: ServerState) -> Path:

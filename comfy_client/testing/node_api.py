@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol
 from .. import runtime
 
 #: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
-Preview = tuple[str, Any, int | None]
+PreviewTuple = tuple[str, Any, int | None]
 
 #: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
 _PAUSE: Final = 0.1
@@ -45,7 +45,7 @@ class NodeContext(Protocol):
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` if the running prompt was interrupted."""
 
-    def progress(self, value: float, total: float, preview: Preview | None) -> None:
+    def progress(self, value: float, total: float, preview: PreviewTuple | None) -> None:
         """Report the progress of the running node."""
 
     def wants_previews(self, default: bool) -> bool:
@@ -86,7 +86,7 @@ class ProgressBar:
         self.update_absolute(self.current + value)
 
     def update_absolute(
-        self, value: float, total: float | None = None, preview: Preview | None = None
+        self, value: float, total: float | None = None, preview: PreviewTuple | None = None
     ) -> None:
         """Report how many steps are done and, if given, a new total and a preview."""
         self.total = self.total if total is None else total

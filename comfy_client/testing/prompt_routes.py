@@ -23,7 +23,7 @@ from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt, validate
 from .prompt_queue import PromptQueue
 from .prompt_run import SECRETS
-from .server_state import Routes, ServerState
+from .server_state import RouteTable, ServerState
 
 _INVALID_ID = {
     "error": {
@@ -183,7 +183,7 @@ def _object(body: Any, *keys: str) -> dict[str, Any]:
     return {}
 
 
-PROMPT_ROUTES: Routes[ServerState] = (
+PROMPT_ROUTES: RouteTable[ServerState] = (
     ("GET", "/prompt", _get_prompt),
     ("POST", "/prompt", _post_prompt),
     ("GET", "/queue", _get_queue),
@@ -254,11 +254,11 @@ async def _cancel_job(state: ServerState, request: web.Request) -> web.Response:
 
 
 #: These routes exist with /api only.
-JOB_ROUTES: Routes[ServerState] = (
+JOB_ROUTES: RouteTable[ServerState] = (
     ("GET", "/api/jobs", _get_jobs),
     ("GET", "/api/jobs/{id}", _get_job),
 )
-NEWEST_JOB_ROUTES: Routes[ServerState] = (
+NEWEST_JOB_ROUTES: RouteTable[ServerState] = (
     ("POST", "/api/jobs/cancel", _cancel_jobs),
     ("POST", "/api/jobs/{id}/cancel", _cancel_job),
 )

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps
 
 from ..workflow.validate import is_link, type_of
 from .dynamic_prompt import DependencyCycleError, DynamicPrompt, inputs_in
-from .node_api import ExecutionBlocker, Preview
+from .node_api import ExecutionBlocker, PreviewTuple
 from .nodes import Cached, CacheKeys, NodeCache, NodeRegistry
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
@@ -156,7 +156,7 @@ class PromptRun:
         self._states[node_id] = {"value": total, "max": total, "state": "finished"}
         self._send_states()
 
-    def progress(self, value: float, total: float, preview: Preview | None) -> None:
+    def progress(self, value: float, total: float, preview: PreviewTuple | None) -> None:
         """Report the progress of the running node."""
         sink, client_id = self.sink, self.client_id
         self._states[self.node_id] = {"value": value, "max": total, "state": "running"}
@@ -184,7 +184,7 @@ class PromptRun:
             "real_node_id": self.graph.get_real_node_id(node_id),
         }
 
-    def _with_metadata(self, preview: Preview) -> bytes:
+    def _with_metadata(self, preview: PreviewTuple) -> bytes:
         kind = "image/png" if preview[0] == "PNG" else "image/jpeg"
         metadata = json.dumps({**self._identity(self.node_id), "image_type": kind}).encode()
         return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
@@ -455,7 +455,7 @@ def safe_text(value: object) -> str:
         return f"<{type(value).__name__} whose text fails with {type(exc).__name__}>"
 
 
-def _encoded(preview: Preview) -> bytes:
+def _encoded(preview: PreviewTuple) -> bytes:
     kind, picture, box = preview
     if box is not None:
         picture = ImageOps.contain(picture, (box, box), Image.Resampling.BILINEAR)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import attrs
 
+from ..values import T
 from .wire import Request
-
-_T = TypeVar("_T")
 
 
 @attrs.define
@@ -62,7 +61,7 @@ class Records:
     #: Guards the above; notified of each change.
     _changed: threading.Condition = attrs.field(factory=threading.Condition, init=False)
 
-    def keep(self, kept: list[_T], item: _T) -> None:
+    def keep(self, kept: list[T], item: T) -> None:
         """Append an item to a list, and notify waiters."""
         with self._changed:
             kept.append(item)

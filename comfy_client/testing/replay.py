@@ -79,15 +79,15 @@ _OPTIONAL: Final[Mapping[str, type]] = {
 }
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
-Row = Mapping[str, Any]
+RecordedRow = Mapping[str, Any]
 
 
-def read_recording(path: str | os.PathLike[str]) -> list[Row]:
+def read_recording(path: str | os.PathLike[str]) -> list[RecordedRow]:
     """Return the lines of a recording; raise ValueError if one is invalid.
 
     A truncated last line is left out.
     """
-    rows: list[Row] = []
+    rows: list[RecordedRow] = []
     data = Path(path).read_bytes()
     for number, line in enumerate(data.split(b"\n")[:-1] or [data], 1):
         try:
@@ -97,9 +97,9 @@ def read_recording(path: str | os.PathLike[str]) -> list[Row]:
     return rows
 
 
-def _row(line: bytes) -> Row:
+def _row(line: bytes) -> RecordedRow:
     try:
-        row: Row = json.loads(line)
+        row: RecordedRow = json.loads(line)
     except (ValueError, RecursionError):
         raise ValueError("not JSON, so this is not a recording") from None
     kind = row.get("kind") if isinstance(row, dict) else None
@@ -145,7 +145,7 @@ def _row(line: bytes) -> Row:
 class RecordedExchange:
     """A step of a recording that answers a request."""
 
-    row: Row
+    row: RecordedRow
     place: int = -1
     used: bool = False
 
@@ -174,19 +174,19 @@ class Gate:
 
     exchange: RecordedExchange | None = None
     channel: str = ""
-    row: Row = attrs.field(factory=dict)
+    row: RecordedRow = attrs.field(factory=dict)
     came: bool = False
 
 
-Step = RecordedExchange | Gate | Row
+ReplayStep = RecordedExchange | Gate | RecordedRow
 
 
-def steps_of(rows: list[Row]) -> list[Step]:
+def steps_of(rows: list[RecordedRow]) -> list[ReplayStep]:
     """Return the steps of a recording in order.
 
     Steps are HTTP exchanges, gates that wait for the client, and the rows of WebSocket messages.
     """
-    found: list[tuple[tuple[int, int], Step]] = []
+    found: list[tuple[tuple[int, int], ReplayStep]] = []
     times = [row["t"] for row in rows]
     for number, row in enumerate(rows):
         kind = row["kind"]
@@ -215,16 +215,16 @@ def steps_of(rows: list[Row]) -> list[Step]:
     return steps
 
 
-def _is_about(step: Step, prompt_id: Any) -> bool:
+def _is_about(step: ReplayStep, prompt_id: Any) -> bool:
     return prompt_id is not None and event_data(step).get("prompt_id") == prompt_id
 
 
-def event_data(step: Step) -> Mapping[str, Any]:
+def event_data(step: ReplayStep) -> Mapping[str, Any]:
     """Return the data of the event in a step, or an empty mapping if there is none."""
     return table_at(step, "msg", "data")
 
 
-def event_type(step: Step) -> Any:
+def event_type(step: ReplayStep) -> Any:
     """Return the type of the event in a step, or None if there is none."""
     return table_at(step, "msg").get("type")
 
@@ -237,7 +237,7 @@ def without_api(path: str) -> str:
 # -- the state after some steps -----------------------------------------------------------
 
 
-def last_status(past: list[Step]) -> Mapping[str, Any]:
+def last_status(past: list[ReplayStep]) -> Mapping[str, Any]:
     """Return the status of the last ``status`` event in these steps, or that of an empty queue."""
     for step in reversed(past):
         status = event_data(step).get("status")
@@ -246,7 +246,7 @@ def last_status(past: list[Step]) -> Mapping[str, Any]:
     return {"exec_info": {"queue_remaining": 0}}
 
 
-def has_ended(past: list[Step], prompt_id: str) -> bool:
+def has_ended(past: list[ReplayStep], prompt_id: str) -> bool:
     """Return whether an event or a history entry says that a prompt has ended."""
     return any(
         (event_type(step) in ENDS and _is_about(step, prompt_id))
@@ -263,7 +263,7 @@ def queue_item(exchange: RecordedExchange) -> list[Any]:
     return [number, exchange.prompt_id, body.get("prompt") or {}, extra, []]
 
 
-def history_entry(steps: list[Step], exchange: RecordedExchange) -> Mapping[str, Any]:
+def history_entry(steps: list[ReplayStep], exchange: RecordedExchange) -> Mapping[str, Any]:
     """Return a prompt's history entry as recorded, or else one made from its events."""
     prompt_id = exchange.prompt_id
     for step in reversed(steps):
@@ -528,7 +528,7 @@ class Player:
             never_answer(request)
         return None
 
-    def _body(self, row: Row) -> bytes | None:
+    def _body(self, row: RecordedRow) -> bytes | None:
         """Return a recorded body with the ids of this run, or None if the recording lacks it."""
         kept, size = row.get("response"), row.get("len")
         if row.get("body_b64") is not None:
@@ -625,7 +625,7 @@ class Player:
             if not isinstance(step, Gate):
                 time.sleep(_APART)
 
-    def _send(self, row: Row) -> None:
+    def _send(self, row: RecordedRow) -> None:
         opened = self._sockets.get(row["ch"])
         if opened is None:
             return
@@ -642,7 +642,7 @@ class Player:
         elif "msg" in row:
             self._later(opened.write, _text(self._here(row["msg"])))
 
-    def _binary(self, row: Row) -> bytes:
+    def _binary(self, row: RecordedRow) -> bytes:
         """Return a binary message, with zeros for bytes that were not recorded."""
         metadata = row.get("metadata")
         if row.get("data_b64") is not None:

@@ -17,7 +17,7 @@ from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
 from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
 from .hosts import is_same_site
 from .prompt_routes import JOB_ROUTES, NEWEST_JOB_ROUTES, PROMPT_ROUTES
-from .server_state import RouteHandler, Routes, ServerState
+from .server_state import RouteHandler, RouteTable, ServerState
 from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
 from .wire import EventSocket, Next, encode_message, more_headers
 
@@ -35,7 +35,7 @@ def _for(key: web.AppKey[Any], handler: RouteHandler[Any]) -> Any:
     return handle
 
 
-def _add(table: web.RouteTableDef, key: web.AppKey[Any], routes: Routes[Any]) -> None:
+def _add(table: web.RouteTableDef, key: web.AppKey[Any], routes: RouteTable[Any]) -> None:
     """Add routes to a table; each handler gets what stands under a key of the application."""
     for method, path, handler in routes:
         table.route(method, path)(_for(key, handler))
@@ -149,7 +149,7 @@ async def _first_message(state: ServerState, client_id: str, data: dict[str, Any
         await state.sockets.deliver("feature_flags", state.features, client_id)
 
 
-_ROUTES: Routes[ServerState] = (
+_ROUTES: RouteTable[ServerState] = (
     *PROMPT_ROUTES,
     *CATALOGUE_ROUTES,
     *SYSTEM_ROUTES,

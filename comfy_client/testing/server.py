@@ -26,14 +26,14 @@ from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosted.gateway import Gateway
-from .hosted.traps import HostedTraps, Place
+from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, check_hosts, host_filter
 from .listen_address import ListenAddress, ReservedPort
 from .nodes import NodeRegistry, definition_of
 from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
-from .server_state import UPLOAD_SIZE, Options, ServerState
+from .server_state import UPLOAD_SIZE, ServerSettings, ServerState
 from .wire import Next
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
@@ -139,7 +139,7 @@ class ComfyServer(ScriptedServer):
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
         allowed_hosts: Collection[str] | None = None,
-        hosted: Place | None = None,
+        hosted: HostedKind | None = None,
         traps: HostedTraps | None = None,
     ) -> None:
         check_version(version)
@@ -153,8 +153,8 @@ class ComfyServer(ScriptedServer):
         _check_credentials(credentials)
         super().__init__()
         self.version: Version = version
-        self.hosted: Place | None = hosted
-        self._options = Options(
+        self.hosted: HostedKind | None = hosted
+        self._options = ServerSettings(
             version=version,
             multi_user=multi_user,
             max_upload_size=max_upload_size,
@@ -525,7 +525,7 @@ def _tls_context(tls: _Tls | None) -> ssl.SSLContext | None:
     return context
 
 
-def _below(options: Options, app: web.Application) -> web.Application:
+def _below(options: ServerSettings, app: web.Application) -> web.Application:
     if not options.prefix:
         return app
     outer = web.Application(client_max_size=options.max_upload_size)

@@ -12,13 +12,13 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 from aiohttp import web
 
+from ..values import T
 from .wire import Request, exchange, hang_up
 
-_T = TypeVar("_T")
 _FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to reach its block
 
 
@@ -55,7 +55,7 @@ class ServerLoop:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(callback, *args)
 
-    def wait(self, coroutine: Coroutine[Any, Any, _T]) -> _T:
+    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine in the loop and return its result.
 
         Raise RuntimeError if the server is frozen, or stops before the coroutine has ended.

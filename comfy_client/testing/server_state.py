@@ -209,7 +209,7 @@ class EventSockets:
 
 # -- server -----------------------------------------------------------------------------
 
-_Source = TypeVar("_Source")
+_RouteSource = TypeVar("_RouteSource")
 _From = TypeVar("_From", contravariant=True)
 
 
@@ -221,13 +221,13 @@ class RouteHandler(Protocol[_From]):
 
 
 #: A table of routes: method, path, and handler.
-Routes = Sequence[tuple[str, str, RouteHandler[_Source]]]
+RouteTable = Sequence[tuple[str, str, RouteHandler[_RouteSource]]]
 UPLOAD_SIZE = 100 * 2**20
 _LOG_LINES = 300
 
 
 @attrs.frozen(kw_only=True)
-class Options:
+class ServerSettings:
     """The options of a server that its routes need."""
 
     version: Version
@@ -251,7 +251,7 @@ class ServerState:
 
     def __init__(
         self,
-        options: Options,
+        options: ServerSettings,
         folders: Folders,
         nodes: NodeRegistry,
         faults: ActiveFaults,
@@ -369,7 +369,7 @@ class _LogHandler(logging.Handler):
         self._state.log(self.format(record))
 
 
-def _features(options: Options) -> dict[str, Any]:
+def _features(options: ServerSettings) -> dict[str, Any]:
     """Return the answer to ``GET /features``."""
     size = options.max_upload_size
     features: dict[str, Any] = {

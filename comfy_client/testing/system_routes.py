@@ -8,7 +8,7 @@ import sys
 
 from aiohttp import web
 
-from .server_state import Routes, ServerState
+from .server_state import RouteTable, ServerState
 
 _VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
 _NEW_SYSTEM = {
@@ -58,7 +58,7 @@ async def _system_stats(state: ServerState, request: web.Request) -> web.Respons
     return web.json_response({"system": system, "devices": [{**device, **memory}]})
 
 
-SYSTEM_ROUTES: Routes[ServerState] = (
+SYSTEM_ROUTES: RouteTable[ServerState] = (
     ("GET", "/", _index),
     ("GET", "/features", _features),
     ("GET", "/system_stats", _system_stats),
@@ -99,7 +99,7 @@ async def _files(state: ServerState, request: web.Request) -> web.Response:
     return web.json_response([f"{entry.name}{mark}" for entry in entries])
 
 
-INTERNAL_ROUTES: Routes[ServerState] = (
+INTERNAL_ROUTES: RouteTable[ServerState] = (
     ("GET", "/logs", _logs),
     ("GET", "/logs/raw", _raw_logs),
     ("PATCH", "/logs/subscribe", _subscribe),
@@ -119,7 +119,7 @@ async def _assets_off(state: ServerState, request: web.Request) -> web.Response:
 
 
 _ASSET = "/api/assets/{id:[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}}"
-ASSET_ROUTES: Routes[ServerState] = tuple(
+ASSET_ROUTES: RouteTable[ServerState] = tuple(
     (method, path, _assets_off)
     for method, path in (
         ("GET", "/api/assets"),

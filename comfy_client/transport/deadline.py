@@ -14,9 +14,8 @@ from typing import Final, NamedTuple, TypeVar
 from .. import runtime
 from ..interrupts import BlockLimit, in_full, was_started
 from ..reading import check_ended
-from ..values import is_real
+from ..values import T, is_real
 
-Item = TypeVar("Item")
 Made = TypeVar("Made")
 
 #: The longest time for anything, in seconds; the highest timeout that a socket accepts.
@@ -161,7 +160,7 @@ def endable() -> Iterator[ParallelCalls]:
         check_ended.reset(unchecked)
 
 
-def in_parallel(work: Callable[[Item], Made], items: Sequence[Item]) -> list[Made]:
+def in_parallel(work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
     """Call ``work`` for each item, :data:`MAX_PARALLEL` at a time; return the results in order.
 
     The first exception, or a Ctrl-C, ends all other calls: at their next :func:`check_wanted`, or

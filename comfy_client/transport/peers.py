@@ -9,12 +9,12 @@ from typing import Final, Literal, NamedTuple
 #: The kinds of addresses: ``shared`` is that of carriers and VPNs (100.64.0.0/10), ``benchmark``
 #: (198.18.0.0/15) that of proxies which make up addresses, ``metadata`` that of cloud services
 #: which tell secrets of a machine, and ``other`` all that are no host of the internet.
-Kind = Literal[
+PeerKind = Literal[
     "public", "loopback", "link-local", "private", "shared", "benchmark", "metadata", "other"
 ]
 _Ip = ipaddress.IPv4Address | ipaddress.IPv6Address
 
-_NETWORKS: Final[tuple[tuple[str, Kind], ...]] = (
+_NETWORKS: Final[tuple[tuple[str, PeerKind], ...]] = (
     ("127.0.0.0/8", "loopback"),
     ("::1/128", "loopback"),
     ("169.254.0.0/16", "link-local"),
@@ -50,7 +50,7 @@ class Peer(NamedTuple):
     """
 
     host: str
-    kind: Kind
+    kind: PeerKind
 
 
 def peer_of(address: str) -> Peer:
@@ -100,7 +100,7 @@ def _unwrapped(ip: _Ip) -> _Ip:
     return ip if found is None else found
 
 
-def _kind_of(ip: _Ip) -> Kind:
+def _kind_of(ip: _Ip) -> PeerKind:
     if ip in _METADATA:
         return "metadata"
     for network, kind in _KINDS:

@@ -13,12 +13,11 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from .. import runtime
+from ..values import T
 from .deadline import Deadline
-
-Answer = TypeVar("Answer")
 
 #: Called with each socket before it waits for anything, so that another thread can end it.
 Hold = Callable[[socket.socket], object]
@@ -144,9 +143,7 @@ class _Sliced(socket.socket):
         while left:
             left = left[self.in_slices(super().send, left, *flags, until=until) :]
 
-    def in_slices(
-        self, call: Callable[..., Answer], *args: Any, until: float | None = None
-    ) -> Answer:
+    def in_slices(self, call: Callable[..., T], *args: Any, until: float | None = None) -> T:
         """Make a call that waits, for a slice at a time, until the timeout or ``until``."""
         if self._timeout == 0:  # non-blocking: a user's socket, made by a context that we share
             return call(*args)

@@ -80,7 +80,7 @@ NEXT: Mapping[State, frozenset[State]] = {
 }
 
 
-class Handler(Protocol):
+class EventHandler(Protocol):
     """The object that the event thread calls; it must be quick, and only a poll may raise."""
 
     def handle(self, event: Event) -> None:
@@ -117,7 +117,7 @@ class Connection:
 
     def __init__(
         self,
-        handler: Handler,
+        handler: EventHandler,
         plan: Callable[[str], DialPlan],
         client_id: str,
         *,
@@ -307,7 +307,7 @@ class Connection:
             self._unforeseen.add(type(exc))
             self.log.error("the event thread failed because of a bug in comfy_client", exc_info=exc)
 
-    def _called(self) -> Handler:
+    def _called(self) -> EventHandler:
         handler = self._handler()
         if handler is None:
             raise ReferenceError("the client was forgotten")

@@ -8,11 +8,11 @@ import pytest
 
 from comfy_client import HostedApi
 from comfy_client.testing import ComfyServer
-from comfy_client.testing.hosted.traps import Place
+from comfy_client.testing.hosted.traps import HostedKind
 from tests.helpers.graphs import fresh_color
 from tests.helpers.records import graph
 
-PLACES: tuple[Place, ...] = ("proxy", "serverless", "cloud")
+PLACES: tuple[HostedKind, ...] = ("proxy", "serverless", "cloud")
 TRAPS: tuple[dict[str, Any], ...] = (
     {},
     {"false_expired": 1},
@@ -50,7 +50,7 @@ TRAPS: tuple[dict[str, Any], ...] = (
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("trap", TRAPS, ids=str)
-def test_a_job_ends_well_whatever_trap_is_set(place: Place, trap: dict[str, Any]) -> None:
+def test_a_job_ends_well_whatever_trap_is_set(place: HostedKind, trap: dict[str, Any]) -> None:
     with (
         ComfyServer(hosted=place, credentials="secret", version="new") as server,
         server.gateway.trap(**trap),

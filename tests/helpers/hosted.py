@@ -11,7 +11,7 @@ import attrs
 
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.hosted.gateway import Gateway
-from comfy_client.testing.hosted.traps import Place
+from comfy_client.testing.hosted.traps import HostedKind
 from tests.comfy_api_proxy import ComfyApiProxy
 from tests.comfyui import ComfyUI
 from tests.helpers.graphs import canvas, fresh_color, node
@@ -74,7 +74,7 @@ def picture(name: str, seconds: float = 0.0, color: int | None = None) -> Graph:
 
 
 @contextlib.contextmanager
-def embedded(hosted: Place = "proxy", **options: Any) -> Iterator[Hosted]:
+def embedded(hosted: HostedKind = "proxy", **options: Any) -> Iterator[Hosted]:
     """Run the embedded server as a proxy, with what the real servers for tests have."""
     with ComfyServer(hosted=hosted, step_seconds=0.05, **options) as server:
         add_test_content(server)

@@ -38,7 +38,7 @@ from comfy_client.log_records import ServerLog
 from comfy_client.routes import Routes, TrackerHooks
 from comfy_client.timing import Timing
 from comfy_client.transport.decode import decode_text
-from comfy_client.transport.websocket import Handler, State
+from comfy_client.transport.websocket import EventHandler, State
 from comfy_client.workflow import Workflow
 from tests.helpers.scripted import GRAPH
 
@@ -59,7 +59,7 @@ class Line:
     failed_for_good = False
     is_receiving = False
 
-    def __init__(self, handler: Handler, stage: Stage) -> None:
+    def __init__(self, handler: EventHandler, stage: Stage) -> None:
         self.handler = handler
         self.client_id = "client"
         self.state = State.IDLE

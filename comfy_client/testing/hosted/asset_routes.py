@@ -23,7 +23,7 @@ from aiohttp import BodyPartReader, web
 
 from ..files import store_upload
 from ..folders import MODEL_FOLDERS, NEW_MODEL_FOLDERS, Folders, is_inside
-from ..server_state import Routes
+from ..server_state import RouteTable
 from .hosted_state import MODELS, AssetRecord, HostedState, StoredFile, digest, now
 from .v2_errors import Refusal, invalid, json_body
 
@@ -367,7 +367,7 @@ async def _from_path(hosted: HostedState, request: web.Request) -> web.Response:
     return _answer(hosted, request, asset, 201)
 
 
-ASSET_V2_ROUTES: Routes[HostedState] = (
+ASSET_V2_ROUTES: RouteTable[HostedState] = (
     ("POST", "/assets", _post_asset),
     ("POST", "/assets/from-hash", _from_hash),
     ("POST", "/assets/from-path", _from_path),

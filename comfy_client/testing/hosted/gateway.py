@@ -20,7 +20,7 @@ from ..server_state import ServerState
 from ..wire import Request
 from .hosted_state import HostedState, Memory
 from .surface import BODY_SIZE, storage, surface
-from .traps import TRAPS, HostedTraps, Place
+from .traps import TRAPS, HostedKind, HostedTraps
 
 
 class Gateway:
@@ -42,18 +42,18 @@ class Gateway:
 
     def __init__(
         self,
-        place: Place,
+        place: HostedKind,
         traps: HostedTraps | None,
         address: ListenAddress,
         token: str | None,
         filters: Callable[[str], list[Any]],
     ) -> None:
-        if place not in get_args(Place):
-            known = ", ".join(get_args(Place))
+        if place not in get_args(HostedKind):
+            known = ", ".join(get_args(HostedKind))
             raise ValueError(f"hosted must be one of {known}, not {place!r}")
         if not isinstance(traps, HostedTraps | None):
             raise TypeError(f"traps must be HostedTraps, not {traps!r}")
-        self.place: Place = place
+        self.place: HostedKind = place
         self.traps: HostedTraps = traps or TRAPS[place]
         self._front = address
         self._storage = ListenAddress(ReservedPort(address.port.host, 0))

@@ -21,7 +21,7 @@ import attrs
 from aiohttp import web
 
 from ..server_state import ServerState
-from .traps import HostedTraps, Place
+from .traps import HostedKind, HostedTraps
 from .v2_errors import Refusal
 
 
@@ -186,7 +186,7 @@ _POLL = 0.01  # seconds between two looks at a ComfyUI that does not answer
 class HostedState:
     """A hosted surface, and the ComfyUI behind it."""
 
-    place: Place
+    place: HostedKind
     memory: Memory
     comfy: ServerState
     prefix: str

@@ -16,7 +16,7 @@ import attrs
 from aiohttp import web
 
 from ..prompt_routes import cancel_job, submit_prompt
-from ..server_state import Routes
+from ..server_state import RouteTable
 from .asset_routes import content_type, content_url, path_of
 from .hosted_state import HostedState, JobRecord, StoredFile, digest, job_id_of, no_job, now
 from .v2_errors import Refusal, examined, invalid, json_body
@@ -484,7 +484,7 @@ def _records(hosted: HostedState, request: web.Request, limit: int) -> dict[str,
     return {"jobs": jobs} | ({"next_cursor": str(end)} if end < len(found) else {})
 
 
-JOB_V2_ROUTES: Routes[HostedState] = (
+JOB_V2_ROUTES: RouteTable[HostedState] = (
     ("POST", "/jobs", _submit),
     ("GET", "/jobs", _list_jobs),
     ("GET", "/jobs/{id}", _get_job),

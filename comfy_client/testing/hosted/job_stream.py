@@ -20,7 +20,7 @@ from typing import Any
 import attrs
 from aiohttp import web
 
-from ..server_state import Routes
+from ..server_state import RouteTable
 from ..wire import hang_up
 from .hosted_state import HostedState, job_id_of, no_job
 from .job_routes import JobView, look
@@ -32,7 +32,7 @@ _PREVIEW, _PREVIEW_WITH_METADATA = 1, 4
 _TYPES = {1: "image/jpeg", 2: "image/png"}
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 #: The event and the data of a frame; without an event, the frame is a comment.
-Frame = tuple[str | None, Any]
+SentFrame = tuple[str | None, Any]
 
 
 @attrs.define(eq=False)
@@ -72,7 +72,7 @@ class JobStream:
     _told: dict[str, Any] = attrs.field(factory=dict)  # the last status
     _last: dict[str, float] = attrs.field(factory=dict)  # when each kind of frame was sent
 
-    async def frames(self) -> AsyncGenerator[Frame]:
+    async def frames(self) -> AsyncGenerator[SentFrame]:
         """Yield the frames of the stream, from the status at the beginning to the end."""
         view = self._look()
         if view.has_ended:
@@ -92,11 +92,11 @@ class JobStream:
     def _look(self) -> JobView:
         return look(self._hosted, self._job_id, self._base)
 
-    def _status(self, view: JobView) -> Frame:
+    def _status(self, view: JobView) -> SentFrame:
         self._told = view.snapshot()
         return "status", self._told
 
-    async def _live(self, subscriber: _Subscriber) -> AsyncGenerator[Frame]:
+    async def _live(self, subscriber: _Subscriber) -> AsyncGenerator[SentFrame]:
         heard = time.monotonic()
         while True:
             traps = self._hosted.traps
@@ -134,7 +134,7 @@ class JobStream:
             return True
         return False
 
-    async def _end(self, late: str) -> AsyncGenerator[Frame]:
+    async def _end(self, late: str) -> AsyncGenerator[SentFrame]:
         """Yield the last frames; ``late`` says which jobs have their outputs after the status."""
         queue, traps = self._hosted.comfy.queue, self._hosted.traps
         while not traps.early_end and queue.running_id == self._job_id and not queue.closed:
@@ -148,7 +148,7 @@ class JobStream:
         for frame in outputs if is_late else []:
             yield frame
 
-    def _outputs(self, view: JobView) -> Iterator[Frame]:
+    def _outputs(self, view: JobView) -> Iterator[SentFrame]:
         for output in view.outputs:
             if output["id"] not in self._sent:
                 self._sent.add(output["id"])
@@ -156,7 +156,7 @@ class JobStream:
 
     # -- translation --------------------------------------------------------------------
 
-    def _translated(self, message: str | bytes) -> Iterator[Frame]:
+    def _translated(self, message: str | bytes) -> Iterator[SentFrame]:
         if isinstance(message, bytes):
             preview = _preview(message)
             if preview and self._is_due("preview"):
@@ -253,7 +253,7 @@ def _preview(message: bytes) -> dict[str, Any] | None:
 # -- the route --------------------------------------------------------------------------
 
 
-def encode_frame(frame: Frame) -> bytes:
+def encode_frame(frame: SentFrame) -> bytes:
     """Return the bytes of a frame."""
     event, data = frame
     if event is None:
@@ -305,4 +305,4 @@ async def _send(
             count += 1
 
 
-STREAM_ROUTES: Routes[HostedState] = (("GET", "/jobs/{id}/events", _get_events),)
+STREAM_ROUTES: RouteTable[HostedState] = (("GET", "/jobs/{id}/events", _get_events),)

@@ -20,7 +20,7 @@ from aiohttp import web
 from ..catalogue_routes import CATALOGUE_ROUTES
 from ..hosts import host_of_page, is_loopback, is_page_of
 from ..prompt_routes import JOB_ROUTES, PROMPT_ROUTES
-from ..server_state import RouteHandler, Routes, ServerState
+from ..server_state import RouteHandler, RouteTable, ServerState
 from ..system_routes import SYSTEM_ROUTES
 from ..wire import Next
 from .asset_routes import ASSET_V2_ROUTES, content, content_type, path_of
@@ -94,7 +94,7 @@ def _refused(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"code": code, "message": message}, status=status)
 
 
-CLOUD_V1_ROUTES: Routes[HostedState] = tuple(
+CLOUD_V1_ROUTES: RouteTable[HostedState] = tuple(
     ("GET", f"/api{path.removeprefix('/api')}", _read(handler, path))
     for method, path, handler in (
         *CATALOGUE_ROUTES,
@@ -129,7 +129,7 @@ def surface(hosted: HostedState) -> web.Application:
         client_max_size=hosted.comfy.options.max_upload_size + BODY_SIZE,
         middlewares=[_middleware(hosted), _guard(hosted)],
     )
-    health: Routes[HostedState] = (("GET", "/health", _health),)
+    health: RouteTable[HostedState] = (("GET", "/health", _health),)
     routes = (
         *(health if hosted.place == "proxy" else ()),
         *JOB_V2_ROUTES,
@@ -157,7 +157,7 @@ def storage(hosted: HostedState) -> web.Application:
 
 
 def _add(
-    app: web.Application, prefix: str, hosted: HostedState, routes: Routes[HostedState]
+    app: web.Application, prefix: str, hosted: HostedState, routes: RouteTable[HostedState]
 ) -> None:
     """Add routes to an application; those for GET answer HEAD too."""
     table = web.RouteTableDef()
@@ -263,4 +263,4 @@ def _denied(code: str, status: int, message: str) -> web.Response:
     return web.Response(status=status, text=text, content_type="application/xml")
 
 
-STORAGE_ROUTES: Routes[HostedState] = (("GET", "/storage/{id}", _get),)
+STORAGE_ROUTES: RouteTable[HostedState] = (("GET", "/storage/{id}", _get),)

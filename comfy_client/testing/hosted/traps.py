@@ -10,7 +10,7 @@ import attrs
 from ..argument_checks import check_count, check_seconds
 
 #: The places that serve Comfy API v2.
-Place = Literal["proxy", "serverless", "cloud"]
+HostedKind = Literal["proxy", "serverless", "cloud"]
 
 
 def _one_of(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
@@ -33,14 +33,14 @@ def _seconds(_: object, attribute: attrs.Attribute[Any], value: Any) -> None:
 
 
 _Waiting = Literal["expired", "canceled"]
-_Outputs = Literal["failed", "always", "never"]
+_OutputsAfter = Literal["failed", "always", "never"]
 _Labels = Literal["string", "map", "none", "dropped"]
 _JobList = Literal["jobs", "records", "none"]
 _Range = Literal[416, 502]
 _Upstream = Literal["up", "down", "dark", "lost"]
 _CHOICES: dict[str, Any] = {
     "cancelled_waiting": _Waiting,
-    "outputs_after_status": _Outputs,
+    "outputs_after_status": _OutputsAfter,
     "labels": _Labels,
     "job_list": _JobList,
     "bad_range": _Range,
@@ -105,7 +105,7 @@ class HostedTraps:
     false_expired_looks: int = attrs.field(default=1, validator=_count)
     cancel_lies: bool | None = None
     cancelled_waiting: _Waiting = attrs.field(default="expired", validator=_one_of)
-    outputs_after_status: _Outputs = attrs.field(default="failed", validator=_one_of)
+    outputs_after_status: _OutputsAfter = attrs.field(default="failed", validator=_one_of)
     early_end: bool = False
     true_sizes: bool = False
     true_hashes: bool = False
@@ -159,4 +159,4 @@ CLOUD: HostedTraps = attrs.evolve(
     SERVERLESS, job_list="none", labels="none", assets_by_name_only=False
 )
 #: The traps by place.
-TRAPS: dict[Place, HostedTraps] = {"proxy": PROXY, "serverless": SERVERLESS, "cloud": CLOUD}
+TRAPS: dict[HostedKind, HostedTraps] = {"proxy": PROXY, "serverless": SERVERLESS, "cloud": CLOUD}

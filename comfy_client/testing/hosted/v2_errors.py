@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Callable, Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from aiohttp import web
 
-from ...values import is_shallow
+from ...values import T, is_shallow
 from ..wire import Answer
 
 #: The status of each code, and the text that explains it.
@@ -129,12 +129,11 @@ def hosted_error(
     return status, headers, {"error": error}
 
 
-_T = TypeVar("_T")
 #: The most characters of a body that are examined without letting other requests in between.
 _SHORT: Final = 1 << 18
 
 
-async def examined(length: int, examine: Callable[..., _T], *args: Any) -> _T:
+async def examined(length: int, examine: Callable[..., T], *args: Any) -> T:
     """Return what a function makes of a body; while it examines a long one, others are answered."""
     return examine(*args) if length <= _SHORT else await asyncio.to_thread(examine, *args)
 
