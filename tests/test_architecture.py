@@ -103,7 +103,7 @@ CEILINGS = {
     "end frame: calls": (55, 100),
     "end frame: files": (13, 13),
     "frame of a prompt: calls": (30, 30),
-    "prompt, from submit() to the bytes: calls": (350, 300),
+    "prompt, from submit() to the bytes: calls": (380, 300),
     "friend functions": (6, 0),
     "depth of ComfyApi": (3, 3),
     "private names that the ladder of the clients shares": (0, 0),
