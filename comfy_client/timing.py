@@ -40,10 +40,13 @@ class Timing:
         slow_queue_rest: The pause after a slow queue request, in multiples of its processor time.
         look_up: How long an unanswered submission is searched for.
         look_up_sure: For how long the server must keep answering that it has no such prompt.
+        look_up_pause: The first pause between questions for such a submission to a hosted server.
+        look_up_cap: The longest pause between these questions.
         linger: How long the polling thread stays when there are no jobs.
         flush: How long a result waits for slow receivers.
         stop_again: The shortest pause before a running prompt is interrupted again.
         cancel_timeout: How long Ctrl-C, ``map`` and ``sweep`` may take to cancel prompts.
+        cancel_silent: How long ``map`` and ``sweep`` may take for that if the server is silent.
         throttled: How long a submission without a timeout waits while the server answers 429.
         retry: The first pause of ``map`` and ``sweep`` while the server is away; it grows.
         retry_cap: The longest pause of ``map`` and ``sweep`` while the server is away.
@@ -54,6 +57,20 @@ class Timing:
             After that, a NAT or firewall may have dropped it silently.
         freed: How long the second attempt of a run waits for the server to free its memory.
         resume: For how long after its last byte an interrupted download is retried.
+        hosted_poll: The first pause between questions about a job of a hosted server; it grows by
+            half with each one.
+        hosted_poll_cap: The longest of these pauses.
+        hosted_poll_late: The longest of these pauses once a job is older than ``hosted_late``.
+        hosted_late: The age from which ``hosted_poll_late`` applies.
+        hosted_share: By how much each further job lengthens the shortest of these pauses.
+        hosted_refused: The shortest of these pauses after a refusal (401, 402, 403).
+        hosted_new: How long a hosted server may not know a job after the first question about it.
+        hosted_gone: For how long a job must have expired or be missing until that is believed.
+        hosted_stop: How long a cancelled job of a hosted server may take to end.
+        hosted_goes_on: How long after its cancel the steps of a job show that it goes on.
+        stream: The age from which a job of a hosted server gets an event stream.
+        stream_pause: The first pause before its stream is opened again; it doubles with each one.
+        stream_cap: The longest of these pauses.
         show: How long a run, or the transfer of a large file, lasts before its progress is shown.
     """
 
@@ -86,10 +103,13 @@ class Timing:
     slow_queue_rest: float = 150.0
     look_up: float = 10.0
     look_up_sure: float = 3.0
+    look_up_pause: float = 0.1
+    look_up_cap: float = 2.0
     linger: float = 10.0
     flush: float = 5.0
     stop_again: float = 0.5
     cancel_timeout: float = 5.0
+    cancel_silent: float = 1.0
     throttled: float = 60.0
     retry: float = 0.5
     retry_cap: float = 5.0
@@ -99,6 +119,19 @@ class Timing:
     stale: float = 20.0
     freed: float = 3.0
     resume: float = 30.0
+    hosted_poll: float = 0.001
+    hosted_poll_cap: float = 1.0
+    hosted_poll_late: float = 2.0
+    hosted_late: float = 60.0
+    hosted_share: float = 0.02
+    hosted_refused: float = 0.5
+    hosted_new: float = 5.0
+    hosted_gone: float = 2.0
+    hosted_stop: float = 10.0
+    hosted_goes_on: float = 1.0
+    stream: float = 0.15
+    stream_pause: float = 0.5
+    stream_cap: float = 10.0
     show: float = 0.4
 
     def __repr__(self) -> str:

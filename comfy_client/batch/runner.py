@@ -12,7 +12,7 @@ import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -181,9 +181,6 @@ def _known(node: Any, ours: Mapping[str, Any]) -> str:
 
 
 log: logging.Logger = logging.getLogger("comfy_client")
-
-#: Seconds for a silent server to delete the pending prompts of a call that ends.
-_SOON: Final = 1.0
 
 #: Errors of :meth:`ComfyApi.submit`.  Any other error, such as an alarm's, comes from elsewhere,
 #: and the prompt may have arrived already.
@@ -581,4 +578,5 @@ def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[st
     """Delete prompts from the queue; return all keys, or none on failure."""
     ids = [key if job is None else job.prompt_id for key, job in prompts.items()]
     is_silent = poller.tracker.http.silence is not None
-    return prompts if poller.delete_pending(ids, _SOON if is_silent else math.inf) else ()
+    limit = poller.timing.cancel_silent if is_silent else math.inf
+    return prompts if poller.delete_pending(ids, limit) else ()

@@ -6,23 +6,14 @@ from typing import Final
 
 import attrs
 
-#: For how many seconds, and how many answers in a row, a job must have expired or be missing until
-#: that is believed.
-STANDS: Final = 2.0
+from ..timing import Timing
+
+#: The number of answers in a row that must say that a job has expired or is missing.
 LOOKS: Final = 3
-#: Seconds after the first request about a job in which the server may not know it yet.
-GRACE: Final = 5.0
 #: The number of refusals in a row (401, 402, 403) that end the wait for a job.
 REFUSALS: Final = 3
-#: The first pause between two requests about a job, the factor by which it grows, the longest
-#: pause, and the longest one of a job that is older than a minute.  A trivial job takes 5 ms.
-FIRST_PAUSE: Final = 0.001
-#: The seconds that each further job adds to the shortest pause.
-PAUSE_BY_JOB: Final = 0.02
+#: The factor by which the pauses between two requests about a job grow.
 GROWTH: Final = 1.5
-LONGEST_PAUSE: Final = 1.0
-LONGEST_PAUSE_OF_OLD: Final = 2.0
-OLD: Final = 60.0
 
 
 @attrs.define(eq=False)
@@ -31,6 +22,7 @@ class Evidence:
 
     Attributes:
         began: When the client first asked about the job.
+        timing: The times of the client.
         pause: Seconds before the next request about the job.
         status: The status in the last usable answer; ``None``: no usable answer has come.
         absences: How many of the latest answers say that the job has expired or was not found.
@@ -42,7 +34,8 @@ class Evidence:
     """
 
     began: float
-    pause: float = FIRST_PAUSE
+    timing: Timing = Timing()
+    pause: float = attrs.field()
     status: str | None = None
     absent_since: float | None = None
     absences: int = 0
@@ -51,14 +44,19 @@ class Evidence:
     answered_at: float = float("-inf")
     was_cancelled: bool = False
 
+    @pause.default
+    def _first_pause(self) -> float:
+        return self.timing.hosted_poll  # a trivial job takes 5 ms
+
     def next_pause(self, now: float, jobs: int) -> float:
         """Return the seconds until the next request about the job, and lengthen the next pause.
 
         ``jobs`` is the number of jobs that the client asks about.
         """
-        longest = LONGEST_PAUSE_OF_OLD if now - self.began > OLD else LONGEST_PAUSE
+        timing, is_late = self.timing, now - self.began > self.timing.hosted_late
+        longest = timing.hosted_poll_late if is_late else timing.hosted_poll_cap
         pause, self.pause = self.pause, min(longest, self.pause * GROWTH)
-        return max(pause, PAUSE_BY_JOB * (jobs - 1))
+        return max(pause, timing.hosted_share * (jobs - 1))
 
     def note_status(self, status: str) -> bool:
         """Record the status in a usable answer; return whether it differs from the last one."""
@@ -72,8 +70,9 @@ class Evidence:
         self.bad_since, self.refusals = None, 0
         self.absent_since = now if self.absent_since is None else self.absent_since
         self.absences += 1
-        is_young = self.status is None and now - self.began < GRACE
-        return not is_young and self.absences >= LOOKS and now - self.absent_since >= STANDS
+        is_new = self.status is None and now - self.began < self.timing.hosted_new
+        stands = now - self.absent_since >= self.timing.hosted_gone
+        return not is_new and self.absences >= LOOKS and stands
 
     def note_bad_answer(self, now: float, patience: float) -> bool:
         """Record an unusable answer; return whether there was no other for ``patience`` seconds."""

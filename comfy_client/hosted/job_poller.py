@@ -99,11 +99,6 @@ def _limit(routes: HostedRoutes) -> Deadline:
 
 #: The most streams at a time; the proxy allows eight in all.
 MOST_STREAMS: Final = 6
-#: The age in seconds from which a job gets a stream; shorter jobs end without one.
-_AGE: Final = 0.15
-#: The pauses before a stream is opened again, in seconds: the first, and the longest.
-_PAUSE: Final = 0.5
-_LONGEST_PAUSE: Final = 10.0
 
 
 @attrs.define(eq=False)
@@ -111,7 +106,7 @@ class _Stream:
     """The state of one job's event stream, over all attempts to read it."""
 
     translator: FrameTranslator
-    pauses: Backoff = attrs.field(factory=lambda: Backoff(_PAUSE, _LONGEST_PAUSE))
+    pauses: Backoff
     is_open: bool = False
     not_before: float = 0.0
     has_ended: bool = False  # it has said that its job has
@@ -135,6 +130,7 @@ class Streams:
         self._tracker = tracker
         self._routes = routes
         self._streams: dict[TrackedPrompt, _Stream] = {}
+        self._timing = tracker.timing
         self._has_events = True  # False once the server says that it has no streams
 
     def open_for(self, known: Sequence[TrackedPrompt]) -> None:
@@ -161,7 +157,7 @@ class Streams:
             try:
                 thread.start()
             except RuntimeError:  # no more threads on this machine
-                stream.is_open, stream.not_before = False, now + _LONGEST_PAUSE
+                stream.is_open, stream.not_before = False, now + self._timing.stream_cap
 
     def take_polled(self, one: TrackedPrompt, progress: HostedProgress) -> None:
         """Publish the progress in the answer to a poll, unless the job has an open stream."""
@@ -172,7 +168,8 @@ class Streams:
     def _stream(self, one: TrackedPrompt) -> _Stream:
         found = self._streams.get(one)
         if found is None:
-            fresh = _Stream(FrameTranslator(one.state.prompt_id, one.state.graph))
+            pauses = Backoff(self._timing.stream_pause, self._timing.stream_cap)
+            fresh = _Stream(FrameTranslator(one.state.prompt_id, one.state.graph), pauses)
             found = self._streams.setdefault(one, fresh)
         return found
 
@@ -190,8 +187,8 @@ class Streams:
                     state.check_at = min(due, state.check_at)  # events only add to polling
 
     def _is_due(self, one: TrackedPrompt, now: float) -> bool:
-        state, stream = one.state, self._streams.get(one)
-        if state.decided or state.search_by_mark or now - (state.accepted_at or now) < _AGE:
+        state, stream, age = one.state, self._streams.get(one), self._timing.stream
+        if state.decided or state.search_by_mark or now - (state.accepted_at or now) < age:
             return False
         return stream is None or not (stream.is_open or stream.is_over or now < stream.not_before)
 
@@ -216,7 +213,7 @@ class Streams:
         elif isinstance(exc, NotSupported):
             self._has_events = False
         elif isinstance(exc, Throttled):
-            pause = exc.retry_after or _LONGEST_PAUSE
+            pause = exc.retry_after or self._timing.stream_cap
         elif isinstance(exc, ClientClosed):
             stream.is_over = True
         else:
@@ -280,12 +277,6 @@ def _is_news(state: JobState, event: JobEvent) -> bool:
 _OWN_EXTRA: Final = frozenset({"api_key_comfy_org", "preview_method"})
 #: The beginning of keys that mark prompts of this library; they are left out.
 _MARKS: Final = "comfy_client_"
-#: The shortest pause after a refusal.
-_AFTER_REFUSAL: Final = 0.5
-#: Seconds for which a cancelled job is watched, and those after which its steps show that it goes
-#: on.
-_WATCH: Final = 10.0
-_SETTLE: Final = 1.0
 #: More signs of life than this, after a job was cancelled, show that it goes on.
 _SIGNS: Final = 2
 
@@ -392,7 +383,7 @@ class HostedPoller(Poller):
                 one.state.check_at = runtime.monotonic() + pause
 
     def _evidence(self, one: TrackedPrompt) -> Evidence:
-        return self._known.setdefault(one, Evidence(runtime.monotonic()))
+        return self._known.setdefault(one, Evidence(runtime.monotonic(), self.timing))
 
     def _ask_about(self, one: TrackedPrompt, evidence: Evidence) -> None:
         state = one.state
@@ -461,7 +452,7 @@ class HostedPoller(Poller):
         tracker.log.debug("asking about prompt %s failed: %s", state.prompt_id, exc)
         if isinstance(exc, AuthenticationError | PaymentRequired):
             is_over = evidence.note_refusal()
-            evidence.pause = max(evidence.pause, _AFTER_REFUSAL)
+            evidence.pause = max(evidence.pause, self.timing.hosted_refused)
         else:
             is_over = evidence.note_bad_answer(now, self._patience)
         if isinstance(exc, Throttled) and exc.retry_after is not None:
@@ -517,14 +508,17 @@ class HostedPoller(Poller):
     def _watch(self, one: TrackedPrompt, evidence: Evidence, *, was_queued: bool) -> None:
         """Wait until a cancelled job has ended; raise if it goes on or does not end in time."""
         state, told_at = one.state, runtime.monotonic()
-        deadline = Deadline.after(_WATCH)
+        deadline = Deadline.after(self.timing.hosted_stop)
         signs: set[object] = set()
         while not deadline.expired:
             if state.decided:
                 return
             if self.tracker.wake.stopped:
                 raise ClientClosed
-            if evidence.answered_at >= told_at + _SETTLE and not evidence.absences:
+            if (
+                evidence.answered_at >= told_at + self.timing.hosted_goes_on
+                and not evidence.absences
+            ):
                 signs.add((state.node, state.step and state.step.value))
                 goes_on = was_queued or len(signs) > _SIGNS or not self._cancels
                 if goes_on and not self._submission.remembers:  # services can cancel
@@ -532,8 +526,9 @@ class HostedPoller(Poller):
                     raise NotSupported(f"prompt {state.prompt_id} {_NO_CANCEL}")
             runtime.sleep(0.02)
         raise JobTimeout(
-            f"prompt {state.prompt_id} was cancelled, and has not ended within {_WATCH:g} s: it "
-            "ends when its node allows that; behind a proxy, a ComfyUI before 0.26 ignores it",
+            f"prompt {state.prompt_id} was cancelled, and has not ended within "
+            f"{self.timing.hosted_stop:g} s: it ends when its node allows that; behind a proxy, a "
+            "ComfyUI before 0.26 ignores it",
             prompt_id=state.prompt_id,
         )
 

@@ -152,7 +152,7 @@ class Submission:
     ) -> str:
         """Find a job whose submission got no answer, or submit it again; return its id."""
         key, timing, log = state.prompt_id, tracker.timing, tracker.log
-        pauses = Backoff(0.1, 2.0, factor=1.6, jitter=0.0)
+        pauses = Backoff(timing.look_up_pause, timing.look_up_cap, factor=1.6, jitter=0.0)
         is_known, why = False, "its server's list does not have it"
         # A proxy lists a job once ComfyUI has taken it.  Its own error means that it is not waiting
         # for that any more.

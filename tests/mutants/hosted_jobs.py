@@ -72,7 +72,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     Mutant(
         "Y08",
         "hosted/evidence.py",
-        "self.absences >= LOOKS and now - self.absent_since >= STANDS",
+        "self.absences >= LOOKS and stands",
         "True",
         "model/test_hosted.py",
         "a job that moves from the queue to the history is lost",
@@ -80,8 +80,8 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     Mutant(
         "Y09",
         "hosted/evidence.py",
-        "is_young = self.status is None and now - self.began < GRACE",
-        "is_young = False",
+        "is_new = self.status is None and now - self.began < self.timing.hosted_new",
+        "is_new = False",
         "model/test_hosted.py",
         "a job that a service does not list yet is lost",
     ),

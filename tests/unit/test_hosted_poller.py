@@ -29,13 +29,13 @@ from comfy_client.errors import (
     Throttled,
     UnexpectedResponse,
 )
-from comfy_client.hosted.evidence import GRACE, STANDS
 from comfy_client.hosted.job_poller import MOST_STREAMS, HostedPoller, check_options
 from comfy_client.hosted.models import HostedJob, HostedJobs, ServerEvent
 from comfy_client.hosted.sending import Submission, label_of
 from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.prompt import TrackedPrompt
 from comfy_client.models import QueuedPrompt
+from comfy_client.timing import Timing
 from tests.helpers.clients import LIMIT, threads, until
 from tests.helpers.interrupts import fail_next_start
 from tests.helpers.patches import tell_time
@@ -187,14 +187,14 @@ def test_a_404_right_after_the_201_is_no_loss(world) -> None:
 
 def test_a_404_that_stands_is_a_loss(world) -> None:
     _, job = world.follow()
-    world.ask(*[GONE] * 12, after=GRACE / 10)
+    world.ask(*[GONE] * 12, after=Timing().hosted_new / 10)
     assert isinstance(error(job), JobLost)
     assert not error(job).retryable
 
 
 def test_a_false_expired_is_no_end(world) -> None:
     _, job = world.follow()
-    world.ask("running", *["expired"] * 20, after=STANDS / 30)
+    world.ask("running", *["expired"] * 20, after=Timing().hosted_gone / 30)
     assert not job.done()
     world.ask("succeeded")
     assert job.status == "succeeded"
