@@ -90,7 +90,6 @@ Modules:
     values: Checked reading of JSON, and models of it.
     to_dict: Conversion of values to JSON.
     since: The ComfyUI version that introduced each route.
-    extras: Imports of optional libraries.
     typescript: Hints for names of the TypeScript client.
     attributes: Errors for attributes that clients, pools and jobs lack.
     nearest: Suggestions for misspelt names.

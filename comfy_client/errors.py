@@ -1,4 +1,4 @@
-"""All errors of comfy_client, and its warning.
+"""All errors of comfy_client, and its warning; the import of libraries that may be missing.
 
 There are two families with different remedies: a :class:`TransportError` means that no usable
 answer came, an :class:`ApiError` that the server refused.  A :class:`JobError` is about one prompt.
@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import re
 import reprlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Final, Self
 
 from .to_dict import AsDict, code_of
@@ -690,3 +691,27 @@ class ClientClosed(ComfyError):
         message: str = "this ComfyApi is closed; make a new one (its results can still be saved)",
     ) -> None:
         super().__init__(message)
+
+
+@contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Context manager: turn a failing import into :class:`MissingExtra`.
+
+    ::
+
+        with needs_extra("image", "a Pillow image"):
+            from PIL import Image
+
+    Args:
+        extra: The name of the extra in ``setup.cfg``, without brackets.
+        what: The feature that needs it, with which the message begins: ``"result.grid()"``.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        raise MissingExtra(
+            f"{what} needs {exc.name or 'a library'}, of the extra [{extra}]: "
+            f'pip install "comfy-client-blocking[{extra}]" ({exc})',
+            extra=extra,
+            name=exc.name,
+        ) from exc

@@ -6,7 +6,7 @@ import io
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from .extras import needs_extra
+from .errors import needs_extra
 
 if TYPE_CHECKING:
     import numpy as np

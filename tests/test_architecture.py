@@ -28,7 +28,7 @@ ROOMS = (
     ("interrupts", "replacing"),
     ("to_dict", "typescript"),
     ("errors", "since"),
-    ("attributes", "extras", "locks", "log_records", "showing", "values"),
+    ("attributes", "locks", "log_records", "showing", "values"),
     ("pictures", "reading", "stats"),
     ("upload",),
     ("credentials", "events", "recording", "workflow"),

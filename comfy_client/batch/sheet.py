@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 
-from ..errors import NotFound, UnexpectedResponse
-from ..extras import needs_extra
+from ..errors import NotFound, UnexpectedResponse, needs_extra
 from ..jobs.gallery import fetched, name_of, pictures
 from ..showing.html import card, escape, failure, paragraph, remark, sheet
 from ..showing.thumbnails import TooLarge, reduced

@@ -13,7 +13,7 @@ Modules:
     assignment: Assignment of servers to workers.  Pure.
 """
 
-from ..extras import needs_extra
+from ..errors import needs_extra
 
 with needs_extra("dask", "comfy_client.distributed"):
     from .plugin import ComfyPlugin

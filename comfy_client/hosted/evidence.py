@@ -34,7 +34,7 @@ class Evidence:
     """
 
     began: float
-    timing: Timing = Timing()
+    timing: Timing = attrs.field(factory=Timing)
     pause: float = attrs.field()
     status: str | None = None
     absent_since: float | None = None

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final, SupportsIndex,
 
 import attrs
 
-from ..errors import UnexpectedResponse, WorkflowError
-from ..extras import needs_extra
+from ..errors import UnexpectedResponse, WorkflowError, needs_extra
 from ..routes.files import IN_MEMORY, FileRoutes
 from ..showing.cells import Shown
 from ..showing.transfers import shown_transfer, told

@@ -1,4 +1,4 @@
-"""Immutable classes for the server's answers, in modules named after those of the routes.
+"""Immutable classes for the server's answers, in modules named after their subjects.
 
 Fields that this library does not know stay in ``raw``; a value that the server did not send is
 ``None``.  The modules are imported when their names are first used: few scripts need many.
@@ -9,8 +9,7 @@ Modules:
     history: Prompts that have ended.
     jobs: Jobs of the jobs API.
     nodes: Node classes.
-    models: Files of models.
-    files: Uploaded files.
+    files: Uploaded files, and files of models.
     users: Users and their files.
     system: The server itself.
 """
@@ -22,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..events import LogEntry
-    from .files import UploadedImage
+    from .files import ModelFile, ModelFolder, UploadedImage
     from .history import Histories, HistoryEntry, HistoryStatus
     from .jobs import JobInfo, JobPage
-    from .models import ModelFile, ModelFolder
     from .nodes import (
         GlobalSubgraph,
         NodeDef,
@@ -70,7 +68,7 @@ __all__ = [
 ]
 
 #: The modules that most scripts need come first.
-_MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "models", "users")
+_MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "users")
 
 
 if not TYPE_CHECKING:  # or any name would pass a type checker

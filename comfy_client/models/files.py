@@ -1,4 +1,4 @@
-"""Answers about files that were sent to the server."""
+"""Answers about files that were sent to the server, and about files of models."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from ..to_dict import AsDict
-from ..values import build
+from ..values import Seconds, build, mapping, texts, whole
 
 
 @attrs.frozen
@@ -51,3 +51,53 @@ def unambiguous(name: str, type: str) -> str:
     """Return a file name, with its type appended if a server would misread a final ``[temp]``."""
     is_odd = name.endswith(("[input]", "[output]", "[temp]"))
     return f"{name} [{type}]" if is_odd else name
+
+
+@attrs.frozen
+class ModelFolder(AsDict):
+    """A kind of model and the folders of its files, from ``GET /experiment/models``.
+
+    Attributes:
+        name: The kind of model: ``checkpoints``, ``loras``, ...
+        folders: Paths on the server; ``path_index`` of a :class:`ModelFile` is an index into these.
+        extensions: File name extensions of such models; empty: any.  Since ComfyUI 0.28, ``None``
+            before.
+        raw: The JSON object as received.
+    """
+
+    name: str
+    folders: tuple[str, ...]
+    extensions: tuple[str, ...] | None = attrs.field(default=None, repr=False)
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> ModelFolder:
+        """Parse one kind of model in the answer of ``GET /experiment/models``."""
+        folders = texts(mapping(data, "ModelFolder").get("folders") or [], "ModelFolder.folders")
+        return build(cls, data, folders=tuple(folders))
+
+
+@attrs.frozen
+class ModelFile(AsDict):
+    """A model file, from ``GET /experiment/models/{folder}``.
+
+    Attributes:
+        name: The path relative to its folder, with the server's own separators.
+        path_index: The index of its folder in ``folders`` of the :class:`ModelFolder`.
+        size: Size in bytes.
+        created: When it was created, in seconds since 1970.
+        modified: When it was modified, in seconds since 1970.
+        raw: The JSON object as received.
+    """
+
+    name: str
+    path_index: int | None = None
+    size: int | None = None
+    created: Seconds | None = None
+    modified: Seconds | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> ModelFile:
+        """Parse one file in the answer of ``GET /experiment/models/{folder}``."""
+        return build(cls, data, path_index=whole(mapping(data, "ModelFile").get("pathIndex")))

@@ -21,7 +21,7 @@ from typing import (
 
 from ..errors import WorkflowError
 from .graph import JSON_TYPES, brief, copied, describe, json_link, shorten
-from .metadata.json_text import NEITHER, decoded
+from .metadata.stream import NEITHER, decoded
 
 if TYPE_CHECKING:
     from .convert import Chooser

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from comfy_client import ComfyError, MissingExtra
-from comfy_client.extras import needs_extra
+from comfy_client.errors import needs_extra
 
 
 def test_a_missing_library_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,8 +8,7 @@ Nothing in a file is trusted: no size, no number, no offset.
 Modules:
     read: Choice of a reader by the first bytes, and decoding of the texts it finds; the readers
         for GLB, safetensors and SVG.
-    stream: The bytes of a file in their order, within limits.
-    json_text: JSON from an untrusted file, decoded within limits.
+    stream: The bytes of a file in their order, and JSON decoded, within limits.
     png: PNG, which is also written.
     exif: WebP and JPEG.
     isobmff: MP4 and MOV.

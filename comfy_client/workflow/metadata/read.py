@@ -12,8 +12,7 @@ from typing import Any
 from ...errors import WorkflowError
 from ...values import table_at
 from . import audio, exif, isobmff, matroska, png
-from .json_text import decoded
-from .stream import KEYS, MAX_TEXT, PAUSE, Stream, Texts
+from .stream import KEYS, MAX_TEXT, PAUSE, Stream, Texts, decoded
 
 
 def glb_texts(stream: Stream) -> Texts:

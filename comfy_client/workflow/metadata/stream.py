@@ -1,4 +1,4 @@
-"""A file read from start to end, little of which is ever in memory.
+"""A file read from start to end, little of which is ever in memory, and the JSON found in it.
 
 Sizes in a file are not trusted: each reader asks this module for what it wants, and the total for
 one file is limited.
@@ -7,11 +7,13 @@ one file is limited.
 from __future__ import annotations
 
 import io
+import json
 import os
 from collections.abc import Iterator
-from typing import Final, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from ...errors import WorkflowError
+from ...values import size_decoded
 
 #: Names under which a file may carry a workflow: ComfyUI writes ``prompt`` (the graph in API
 #: format) and ``workflow`` (in UI format); packs that save videos write both into one comment.
@@ -26,6 +28,10 @@ MAX_TEXT: Final = 32 << 20
 MAX_TEXTS: Final = 2 * MAX_TEXT
 #: The most parts of one file, nested ones included; a picture of 100 MB has some thousands.
 MAX_PARTS: Final = 100_000
+#: The most bytes of memory for one decoded text.
+MAX_DECODED: Final = 320 << 20
+#: The message for content of an unknown kind.
+NEITHER: Final = "neither JSON nor a picture, video, audio or 3D file that contains a workflow"
 #: The number of bytes that identify the kind of file.
 _HEAD: Final = 16
 #: Bytes per read.
@@ -155,3 +161,27 @@ def _size_left(file: io.IOBase | None) -> int | None:
     except OSError:
         return None
     return max(0, end - start)
+
+
+def decoded(text: str | bytes | memoryview, where: str) -> Any:
+    """Decode a JSON text; NaN and Infinity are allowed, as on the server.
+
+    Raises:
+        WorkflowError: It is not JSON (with line and column), nested too deeply or too large.
+    """
+    text = bytes(text) if isinstance(text, memoryview) else text
+    needed = size_decoded(text)
+    if needed > MAX_DECODED:
+        raise WorkflowError(f"{where}: would take {needed >> 20} MiB of memory, too much to read")
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise WorkflowError(
+            f"{where}, line {exc.lineno}, column {exc.colno}: not valid JSON: {exc.msg}"
+        ) from None
+    except UnicodeDecodeError:
+        raise WorkflowError(f"{where}: {NEITHER}") from None
+    except RecursionError:
+        raise WorkflowError(f"{where}: nested too deeply") from None
+    except ValueError as exc:
+        raise WorkflowError(f"{where}: cannot be read as JSON: {exc}") from None
