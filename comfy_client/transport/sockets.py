@@ -12,10 +12,12 @@ import os
 import select
 import socket
 import ssl
+import sys
 from collections.abc import Callable
 from typing import Any, Final
 
 from .. import runtime
+from ..interrupts import interruption
 from ..values import T
 from .deadline import Deadline
 
@@ -148,11 +150,14 @@ class _Sliced(socket.socket):
         if self._timeout == 0:  # non-blocking: a user's socket, made by a context that we share
             return call(*args)
         until = self._until() if until is None else until
+        outer = sys.exception()
         while True:
             super().settimeout(_slice(until))
             try:
                 return call(*args)
-            except TimeoutError:
+            except TimeoutError as exc:
+                if interruption(exc, outer) is not None:  # an alarm, not the end of a slice
+                    raise
                 self._check(until)
 
     def _until(self) -> float:

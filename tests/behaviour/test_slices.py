@@ -29,6 +29,7 @@ from comfy_client.transport.deadline import Deadline
 from comfy_client.transport.dial import DialPlan, connect_socket, dial
 from comfy_client.transport.sockets import connect, shaking_hands_in_slices, shut, sliced
 from tests.helpers.clients import LIMIT, until
+from tests.helpers.ctrl_c import ALARM, Moment, handled, interrupted, points_of
 from tests.helpers.http import head_of, opened, raw_server
 from tests.helpers.patches import slices
 
@@ -278,3 +279,18 @@ def test_the_sockets_of_libraries_wait_in_slices_unless_they_are_their_own() -> 
         assert made.recv(100) == b"again"
     own: Any = object()
     assert sliced(own) is own
+
+
+def test_an_alarm_at_any_moment_of_a_wait_in_slices_comes_out_of_it() -> None:
+    """The usual handler raises ``TimeoutError``, as the end of a slice does."""
+    ours, theirs = socket.socketpair()
+    with theirs, sliced(ours) as sock, handled():
+        sock.settimeout(LIMIT)
+
+        def exchange() -> None:
+            theirs.sendall(b"x")
+            assert sock.recv(1) == b"x"
+            sock.sendall(b"y")
+
+        for at in range(1, points_of(exchange) + 1):
+            assert interrupted(exchange, Moment(at, ALARM)), at
