@@ -47,6 +47,7 @@ ENVIRONMENT = {
     "WINEDEBUG": "-all",
     "WINEDLLOVERRIDES": "mscoree,mshtml=",  # ask for no .NET and no browser
     "PYTHONDONTWRITEBYTECODE": "1",
+    "XDG_RUNTIME_DIR": "/tmp",  # without one, wine complains on stderr
     "WINEPATH": "C:\\python",  # where the installed command looks for its interpreter
 }
 

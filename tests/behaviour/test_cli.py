@@ -217,7 +217,7 @@ def test_a_folder_that_cannot_be_written_is_reported_before_anything_runs(tmp_pa
     monkeypatch.setattr("os.access", lambda path, *_: path != tmp_path)
     with ComfyServer() as server:
         told = error_of(invoke("demo", "--host", server.url, "--output", tmp_path), 2)
-        assert told == f"Error: --output: '{tmp_path}' is a folder that you may not write to"
+        assert told == f"Error: --output: {str(tmp_path)!r} is a folder that you may not write to"
         assert not server.requests
 
 
@@ -435,7 +435,7 @@ def test_options_that_serve_cannot_use_are_one_line(tmp_path, monkeypatch):
     monkeypatch.setenv("ITS_LOGIN", "no colon")
     with ComfyServer() as server:
         told = error_of(invoke("serve", "--port", server.port))
-        assert f"cannot listen on 127.0.0.1:{server.port}: Address already in use" in told
+        assert f"cannot listen on 127.0.0.1:{server.port}: " in told
     for options, words in (
         (["--step-seconds", "inf"], "is not a finite number"),
         (["--tls-certfile", broken], "no certificate and key in"),

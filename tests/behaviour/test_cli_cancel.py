@@ -119,6 +119,7 @@ def test_commands_that_affect_all_users_need_yes_without_a_terminal(comfy_client
     assert not server.requests
 
 
+@pytest.mark.posix("terminals as files")
 def test_cancel_all_asks_on_a_terminal(comfy_client, server, api):
     """Without a yes, nothing is cancelled, and the exit status is that of Ctrl-C."""
     ids = queued(server, api, 2)

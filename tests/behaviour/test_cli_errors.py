@@ -100,6 +100,7 @@ def test_logs_that_are_followed_say_when_the_connection_is_lost(comfy_client):
         assert next(line for line in process.stderr if line == "reconnected\n")
 
 
+@pytest.mark.posix("/dev/full")
 def test_a_full_stdout_is_reported_on_stderr(comfy_client):
     """As on a full disk; there is no traceback."""
     with open("/dev/full", "w") as full:
@@ -610,4 +611,5 @@ def test_advice_does_not_control_the_terminal(capsys):
     """An abbreviated id is completed to one that the server made."""
     error = JobTimeout("late", prompt_id="beef\x1b]0;title\x07")
     assert report(error, as_json=False) is Exit.TIMEOUT
-    assert "job 'beef ]0;title ' --wait" in capsys.readouterr().err
+    quote = '"' if os.name == "nt" else "'"
+    assert f"job {quote}beef ]0;title {quote} --wait" in capsys.readouterr().err

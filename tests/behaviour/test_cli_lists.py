@@ -361,6 +361,7 @@ def test_the_traceback_of_a_failed_prompt_is_shown(comfy_client, api, wait):
     assert "no picture today" in str(line)
 
 
+@pytest.mark.posix("terminals as files")
 def test_a_terminal_shows_the_whole_ids_of_prompts_that_may_be_old(comfy_client, api):
     """Those of a long history and behind a filter: abbreviations are looked up among the latest."""
     prompt_id = ended(api, shows("a"))
@@ -375,6 +376,7 @@ def test_a_terminal_shows_the_whole_ids_of_prompts_that_may_be_old(comfy_client,
 GREEN, RED, YELLOW, CYAN = (f"\x1b[{code}m" for code in (32, 31, 33, 36))
 
 
+@pytest.mark.posix("terminals as files")
 def test_statuses_have_colors_on_a_terminal_only(comfy_client, server, api):
     """Green, red, yellow, and cyan for running; none with NO_COLOR or on a dumb terminal."""
     good, bad = ended(api, shows("a")), ended(api, FAILS)
@@ -401,6 +403,7 @@ def test_statuses_have_colors_on_a_terminal_only(comfy_client, server, api):
     assert "\x1b" not in comfy_client.on_terminal("history", "--json").out
 
 
+@pytest.mark.posix("terminals as files")
 def test_results_errors_and_changes_in_watch_have_colors(comfy_client):
     """On a terminal, like the statuses in lists."""
     (comfy_client.home / "good.json").write_text(json.dumps(shows("a")))
@@ -414,6 +417,7 @@ def test_results_errors_and_changes_in_watch_have_colors(comfy_client):
     assert colored("gone", "pending") == "gone"
 
 
+@pytest.mark.posix("terminals as files")
 def test_control_characters_from_a_server_set_no_colors(comfy_client, server):
     """They are replaced by spaces before a status is colored."""
     record = ["0", "1\x1b[31mf", {}, {}, []]

@@ -138,6 +138,7 @@ def in_a_terminal(comfy_client: CommandLine, *args: str) -> tuple[int, str]:
         return process.wait(LIMIT), shown.decode()
 
 
+@pytest.mark.posix("terminals as files")
 def test_a_terminal_gets_indented_json_and_no_control_characters(comfy_client, server):
     """Nor the bytes of a picture."""
     assert in_a_terminal(comfy_client, "api", "/queue")[1].startswith('{\r\n  "queue_running": [')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from configparser import ConfigParser
 from datetime import datetime, timedelta
@@ -67,7 +68,8 @@ def test_a_report_holds_what_a_bug_report_needs(tmp_path: Path) -> None:
         assert "COMFYUI_HOST" in parts["Settings"]
         assert "DEBUG POST /api/prompt: 200" in parts["Log of this command"]
         assert "got prompt" in parts[PARTS[-1]]
-        assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
+        if os.name == "posix":
+            assert (tmp_path / NAME).stat().st_mode & 0o777 == 0o600
 
 
 def test_a_report_holds_the_recording_if_there_is_one(tmp_path: Path) -> None:
@@ -165,7 +167,7 @@ def test_a_report_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     with ComfyServer() as server:
         ended = CommandLine(tmp_path, server.url)("doctor", "--report", "no/such/folder.txt")
     assert ended.status == 1
-    assert "no/such/folder.txt" in ended.err
+    assert repr(str(Path("no/such/folder.txt"))) in ended.err
 
 
 def test_the_issue_form_asks_for_it() -> None:

@@ -198,6 +198,7 @@ def test_the_desktop_opens_a_picture(comfy_client):
     assert seen.read_text() == ran.out
 
 
+@pytest.mark.posix("programs that open files")
 def test_without_a_display_or_opener_a_note_says_so(comfy_client):
     """Over SSH, for example."""
     ran = comfy_client("run", "w.json", "-q", "--open", SSH_CONNECTION="1 2 3 4")

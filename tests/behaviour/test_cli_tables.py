@@ -85,6 +85,7 @@ def test_every_function_that_prints_a_table_is_tried_here() -> None:
     assert {*printing()} == COMMANDS.keys()
 
 
+@pytest.mark.posix("terminals as files")
 @pytest.mark.parametrize("columns", [80, 40])
 @pytest.mark.parametrize("which", COMMANDS)
 def test_no_row_of_a_table_is_broken_by_a_terminal(
@@ -100,6 +101,7 @@ def test_no_row_of_a_table_is_broken_by_a_terminal(
         assert short[:5] == whole[:5]
 
 
+@pytest.mark.posix("terminals as files")
 @pytest.mark.parametrize("name", ["queue", "history"])
 def test_a_terminal_shows_the_beginnings_of_ids(command: CommandLine, name: str) -> None:
     """Which commands understand; a pipe and ``--json`` have them whole."""

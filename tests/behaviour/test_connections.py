@@ -131,6 +131,7 @@ def test_a_connection_is_kept_if_the_server_keeps_it(end: str) -> None:
     assert len({*asked}) == (1 if end == "chunked" else 3)
 
 
+@pytest.mark.posix("answers that a reset leaves to be read")
 def test_a_refusal_that_comes_before_the_body_was_sent_is_read() -> None:
     """Though the server reads no more, and resets the connection."""
 

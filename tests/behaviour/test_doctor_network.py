@@ -21,6 +21,7 @@ from comfy_client import (
     EnvCredentials,
 )
 from comfy_client.testing import ComfyServer
+from comfy_client.transport.sockets import new_socket
 from tests.helpers.clients import LIMIT
 from tests.helpers.doctor import ask, blamed, failing, states
 from tests.helpers.doors import ForwardProxy
@@ -69,6 +70,7 @@ def test_a_listener_on_the_other_loopback_is_found(listens: str, asked: str) -> 
         server.until(lambda: server.connections and not server.open_connections)
 
 
+@pytest.mark.posix("addresses of localhost in the order of the system")
 def test_localhost_that_means_a_dead_loopback_first_is_a_warning(
     server: ComfyServer, look_up: LookUp
 ) -> None:
@@ -103,7 +105,8 @@ def test_a_refusal_by_another_machine_suggests_listen(
         if address[0] != elsewhere:
             raise error
 
-    monkeypatch.setattr(socket.socket, "connect", connect)
+    with new_socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        monkeypatch.setattr(type(sock), "connect", connect)
     report = ask("192.0.2.1")
     assert failing(report) == ["port"]
     assert words in report["port"].advice

@@ -253,6 +253,7 @@ def test_a_pool_tells_what_is_uncertain(place, journal) -> None:
             assert isinstance(rows[1].error, SubmitUncertain)
 
 
+@pytest.mark.posix("forks")
 @pytest.mark.long
 def test_killed_at_every_step_in_turn_no_point_runs_twice(place, journal) -> None:
     """Before, in and after each write, before and after each POST.

@@ -80,7 +80,7 @@ def test_a_file_with_a_name_is_sent_again_when_it_has_changed(
     def upload(content: bytes) -> str:
         if kind == "path":
             path.write_bytes(content)
-            os.utime(path, ns=(content[0], content[0]))
+            os.utime(path, (content[0], content[0]))
             return fast.upload_image(path).name
         source = content if kind == "named" else io.BytesIO(content)
         return fast.upload_image(source, "photo.png").name

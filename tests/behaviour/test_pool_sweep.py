@@ -597,6 +597,7 @@ def test_a_refusal_of_the_only_server_that_can_run_it_ends_it(pool, servers, rec
 SEEDS = [0, *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(1, 40))]
 
 
+@pytest.mark.posix("forks")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_at_random_moments_each_point_runs_once(
     apis, servers, records, journal, seed

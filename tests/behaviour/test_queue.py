@@ -51,6 +51,7 @@ def test_a_prompt_that_the_socket_has_seen_begin_is_asked_for_alone(comfy, fast)
     check(job.result(LIMIT))
 
 
+@pytest.mark.posix("clocks of threads that tick often")
 @pytest.mark.timing(slow_queue=0.0, slow_queue_rest=1e4)
 def test_a_queue_that_takes_long_to_read_is_read_less(comfy, fast):
     """Ends are found without it: in the history, of those that are next."""

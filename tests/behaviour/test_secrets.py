@@ -29,6 +29,7 @@ from comfy_client.recording.secrets import Secrets
 from comfy_client.testing import ComfyServer, Request, cut, never_answer
 from comfy_client.transport.http import Http
 from comfy_client.transport.url import parse_host
+from tests.helpers.ctrl_c import ALARM
 from tests.helpers.graphs import picture
 from tests.helpers.http import (
     HTML,
@@ -169,7 +170,7 @@ def test_exceptions_being_handled_are_no_cause_of_a_failure(outer: BaseException
     def alarm(*_: object) -> None:
         raise outer
 
-    old = signal.signal(signal.SIGUSR1, alarm)
+    old = signal.signal(ALARM, alarm)
     try:
         with contextlib.closing(ComfyApi("http://127.0.0.1:9")) as api:
             try:
@@ -178,7 +179,7 @@ def test_exceptions_being_handled_are_no_cause_of_a_failure(outer: BaseException
                 with pytest.raises(ServerUnreachable, match="refused"):
                     api.get_queue()
     finally:
-        signal.signal(signal.SIGUSR1, old)
+        signal.signal(ALARM, old)
 
 
 def test_words_of_the_settings_are_told_to_who_hides_them(

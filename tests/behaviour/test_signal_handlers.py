@@ -18,7 +18,7 @@ from comfy_client.jobs.job import Job
 from comfy_client.locks import check_may_wait
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import LIMIT, outstanding
-from tests.helpers.ctrl_c import at_each_point, points_of
+from tests.helpers.ctrl_c import ALARM, at_each_point, points_of
 from tests.helpers.gates import Gates, shows
 from tests.helpers.pools import pooled
 
@@ -86,13 +86,13 @@ def in_handler(call: Callable[[], object], lock: Any) -> BaseException | None:
 
     def owning() -> None:
         with lock:
-            signal.raise_signal(signal.SIGUSR1)
+            signal.raise_signal(ALARM)
 
-    before = signal.signal(signal.SIGUSR1, handler)
+    before = signal.signal(ALARM, handler)
     try:
         in_full([owning])  # only calls of the client own its locks
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(ALARM, before)
     return raised[0] if raised else None
 
 
@@ -130,15 +130,15 @@ def test_a_handler_that_interrupts_a_wait_may_wait(world: World, gate: Gates) ->
         gate.set()
         results.append(world.api.run(shows("from the handler"), timeout=LIMIT))
 
-    before = signal.signal(signal.SIGUSR1, handler)
+    before = signal.signal(ALARM, handler)
     main = threading.main_thread().ident or 0
-    timer = threading.Timer(0.1, signal.pthread_kill, [main, signal.SIGUSR1])
+    timer = threading.Timer(0.1, signal.pthread_kill, [main, ALARM])
     timer.start()
     try:
         assert world.job.result(LIMIT).texts == ("x",)
         timer.join()
     finally:
-        signal.signal(signal.SIGUSR1, before)
+        signal.signal(ALARM, before)
     assert [result.texts for result in results] == [("from the handler",)]
 
 

@@ -33,6 +33,7 @@ from tests.helpers.sweeps import (
 )
 
 
+@pytest.mark.posix("forks")
 @pytest.mark.long
 def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, journal) -> None:
     """Before, in and after each write, before and after each POST; the server is the witness."""
@@ -55,6 +56,7 @@ def test_killed_at_every_step_in_turn_each_point_runs_once(api, server, record, 
 SEEDS = [*range(2), *(pytest.param(seed, marks=pytest.mark.soak) for seed in range(2, 60))]
 
 
+@pytest.mark.posix("forks")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_killed_at_random_moments_again_and_again_each_point_runs_once(
     api, server, record, journal, seed
@@ -68,6 +70,7 @@ def test_killed_at_random_moments_again_and_again_each_point_runs_once(
     assert prompts(api) == dict.fromkeys(POINTS, 1)
 
 
+@pytest.mark.posix("forks")
 @pytest.mark.parametrize("seed", SEEDS)
 def test_client_and_server_killed_at_random_moments_no_result_is_had_twice(
     api, server, record, journal, seed

@@ -66,6 +66,7 @@ def slow_reader(rate: int, tls: ssl.SSLContext | None = None) -> Iterator[int]:
         thread.join()
 
 
+@pytest.mark.posix("TCP_NOTSENT_LOWAT")
 def test_an_upload_that_crawls_goes_on() -> None:
     """Some of it gets away within each timeout, though less than a buffer holds; over TLS, too."""
     ca = trustme.CA()
@@ -84,7 +85,10 @@ def test_an_upload_that_crawls_goes_on() -> None:
         list(pool.map(crawl, (None, context)))
 
 
-@pytest.mark.parametrize("polite", [True, False])
+RESET = pytest.mark.posix("answers that a reset leaves to be read")
+
+
+@pytest.mark.parametrize("polite", [True, pytest.param(False, marks=RESET)])
 def test_413_in_mid_upload_is_read(polite: bool) -> None:
     """The server answers before it has the body, and hangs up: with a RST if not polite."""
 

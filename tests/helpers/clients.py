@@ -201,6 +201,13 @@ def until(found: Callable[[], T], timeout: float = 60.0) -> T:
     return value
 
 
+def _peer(sock: socket.socket) -> tuple[Any, ...]:
+    try:
+        return tuple(sock.getpeername())
+    except OSError:  # closed, or not connected
+        return ()
+
+
 def open_sockets(port: int, *, collect: bool = True) -> list[int]:
     """The open files of this process that are connected to a port of this machine.
 
@@ -209,6 +216,9 @@ def open_sockets(port: int, *, collect: bool = True) -> list[int]:
     if collect:
         gc.collect()
     found = []
+    if not os.path.isdir("/dev/fd"):  # Windows: at least those that Python objects have
+        found = [one for one in gc.get_objects() if isinstance(one, socket.socket)]
+        return [one.fileno() for one in found if _peer(one)[1:2] == (port,)]
     for file in map(int, os.listdir("/dev/fd")):
         with contextlib.suppress(OSError):  # it is closed by now, or not connected
             if stat.S_ISSOCK(os.fstat(file).st_mode):

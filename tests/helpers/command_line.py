@@ -38,6 +38,8 @@ import os, signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 os.execv(sys.argv[1], sys.argv[1:])
 """
+#: What runs a command, so that it heeds Ctrl-C.  On Windows, which has no exec, every one does.
+_FIRST: Final = [sys.executable, "-c", _HEEDS_CTRL_C] if os.name == "posix" else []
 
 
 def runner(charset: str = "utf-8") -> CliRunner:
@@ -136,9 +138,8 @@ class CommandLine:
     @contextlib.contextmanager
     def started(self, *args: object, **variables: str) -> Iterator[subprocess.Popen[str]]:
         """One that goes on, and does not outlive the block."""
-        command = [sys.executable, "-c", _HEEDS_CTRL_C, *self._command(args)]
         with subprocess.Popen(
-            command,
+            [*_FIRST, *self._command(args)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -18,12 +18,15 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import attrs
 import pytest
+
+from comfy_client import runtime
 
 #: Seconds that a call may take on a busy machine; one that takes longer hangs.
 LIMIT: Final = 60.0
@@ -174,6 +177,9 @@ def failing_sockets(fault: Fault) -> Iterator[None]:
         return counted
 
     with pytest.MonkeyPatch.context() as patch:
+        if runtime.SLICED:  # connects in steps
+            connect_ex = of_socket("connect", socket.socket.connect_ex)
+            patch.setattr(socket.socket, "connect_ex", _returning_errors(connect_ex))
         for name in (*_OF_SOCKETS, *(_SELDOM if fault.seldom else ())):
             patch.setattr(socket.socket, name, of_socket(name, getattr(socket.socket, name)))
         patch.setattr(socket.socket, "__init__", _before(fault, "socket", socket.socket.__init__))
@@ -182,6 +188,16 @@ def failing_sockets(fault: Fault) -> Iterator[None]:
         patch.setattr(socket.socket, "_real_close", _after(fault, "close", close))
         patch.setattr(socket, "getaddrinfo", _before(fault, "getaddrinfo", socket.getaddrinfo))
         yield
+
+
+def _returning_errors(call: Callable[..., int]) -> Callable[..., int]:
+    def returned(*args: Any) -> int:
+        try:
+            return call(*args)
+        except OSError as exc:
+            return exc.errno or errno.EIO
+
+    return returned
 
 
 def _before(fault: Fault, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -293,7 +309,7 @@ def _failing_files(fault: Fault, folder: str) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         for name in _OF_PATHS:
             patch.setattr(os, name, of_path(name, getattr(os, name)))
-        for name in _OF_DESCRIPTORS:
+        for name in filter(partial(hasattr, os), _OF_DESCRIPTORS):  # Windows has no pread
             patch.setattr(os, name, of_descriptor(name, getattr(os, name)))
         patch.setattr(os, "open", open_descriptor)
         patch.setattr(os, "close", close_descriptor)
