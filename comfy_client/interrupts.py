@@ -1,20 +1,23 @@
 """Interruptions of calls: Ctrl-C, or an alarm that a signal handler raises.
 
-Libraries wrap such an exception, so it is looked for in the whole chain; and a list of calls that
-must not stay half done is finished in spite of it.  ComfyUI's own interrupt is in
-``jobs/stopping.py``.
+Libraries wrap such an exception, so it is looked for in the whole chain.  A change that must not
+stay half done keeps the handlers out (:func:`undivided`), and a list of calls is finished in spite
+of it (:func:`in_full`).  ComfyUI's own interrupt is in ``jobs/stopping.py``.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
-from types import CodeType
-from typing import NamedTuple
+from types import CodeType, FrameType
+from typing import Any, NamedTuple, TypeVar
 
 from . import runtime
+
+Returned = TypeVar("Returned")
 
 
 def causes(exc: BaseException, outer: BaseException | None = None) -> Iterator[BaseException]:
@@ -81,6 +84,83 @@ def in_full(calls: Iterable[Callable[[], object]]) -> None:
     except BaseException:
         in_full(left)
         raise
+
+
+def undivided(call: Callable[[], Returned]) -> Returned:
+    """Return ``call()``, which no signal handler interrupts: handlers run after it.
+
+    Python calls handlers in the main thread only, so elsewhere there is nothing to do.  The call
+    must be short, and must not run code of the user.
+    """
+    if runtime.current_thread() is not runtime.main_thread():
+        return call()
+    deferral = _Deferral()
+    with deferral.is_on:
+        try:
+            deferral.begin()
+            return call()
+        finally:
+            deferral.finish()
+
+
+class _Deferral:
+    """A signal handler in place of all others, which notes the signals while it is on.
+
+    If signals come in quick succession while it begins or ends, it may stay the handler of one.
+    So may it in the child of a fork by another thread.  The next such signal brings the former
+    handler back, and that handles it.
+
+    Attributes:
+        is_on: Held while signals are noted; it begins and ends in C, where no handler comes in
+            between.
+    """
+
+    def __init__(self) -> None:
+        self.is_on: LockType = allocate_lock()
+        self._thread = runtime.get_ident()
+        self._former: dict[int, Any] = {}  # the handlers that were replaced
+        self._replaced: list[int] = []  # whose handlers are to come back
+        self._noted: list[tuple[Callable[[int, FrameType | None], object], int]] = []
+        self._todo = iter(self._noted)
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note a signal, or hand it to its former handler."""
+        handler = self._former[number]
+        if self.is_on.locked() and runtime.get_ident() == self._thread:
+            self._noted.append((handler, number))
+            return
+        runtime.set_handler(number, handler)
+        handler(number, frame)
+
+    def begin(self) -> None:
+        """Replace the handlers that are written in Python, Ctrl-C's own included."""
+        for number, handler in enumerate(map(runtime.get_handler, runtime.SIGNALS), 1):
+            if callable(handler):
+                self._former[number] = handler
+                self._replaced.append(number)
+                try:
+                    self._former[number] = runtime.set_handler(number, self)
+                except ValueError as exc:
+                    if exc.__traceback__ is not None and exc.__traceback__.tb_next is None:
+                        return  # a sub-interpreter, which gets no signals
+                    raise  # what the handler of another signal raised
+
+    def finish(self) -> None:
+        """Bring all handlers back, then call those whose signals came."""
+        here = inspect.currentframe()
+        frame = here and here.f_back  # not this one, which would refer to itself
+        del here
+        try:
+            while self._replaced:
+                number = self._replaced[-1]
+                if runtime.get_handler(number) is self:  # a finalizer may have set another
+                    runtime.set_handler(number, self._former[number])
+                del self._replaced[-1]
+            for handler, number in self._todo:
+                handler(number, frame)
+        except BaseException:
+            self.finish()
+            raise
 
 
 class _Limit(NamedTuple):

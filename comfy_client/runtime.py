@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from _signal import NSIG, getsignal, signal  # type: ignore[import-not-found]
 from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 __all__ = [
+    "SIGNALS",
     "SLICE",
     "SLICED",
     "TIMEOUT_MAX",
@@ -28,10 +30,12 @@ __all__ = [
     "Thread",
     "ThreadPoolExecutor",
     "current_thread",
+    "get_handler",
     "get_ident",
     "in_slices",
     "main_thread",
     "monotonic",
+    "set_handler",
     "sleep",
     "slice_waits",
     "thread_time",
@@ -47,6 +51,11 @@ TIMEOUT_MAX = threading.TIMEOUT_MAX
 current_thread: Callable[[], threading.Thread] = threading.current_thread
 main_thread: Callable[[], threading.Thread] = threading.main_thread
 get_ident: Callable[[], int] = threading.get_ident
+
+# The functions of ``signal``, without its enumerations, which are slow to import and to use.
+SIGNALS: Final = range(1, NSIG)
+get_handler: Callable[[int], object] = getsignal
+set_handler: Callable[[int, object], object] = signal
 
 Lock = threading.Lock
 RLock = threading.RLock

@@ -1,25 +1,22 @@
 """The dispatcher of a pool assigns its jobs to its servers.
 
-All changes of the pool's state are made under one lock and published afterwards.  Those that users
-ask for are made in a thread of the pool, so that a Ctrl-C does not interrupt them.
+All changes of the pool's state are made under one lock and published afterwards, in the thread that
+wants them.  No signal handler comes in between, so a Ctrl-C leaves nothing half done.
 """
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import queue
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final, Generic, TypeVar
 
 from .. import runtime
 from ..batch.items import Items
 from ..errors import ClientClosed
-from ..interrupts import in_full, was_started
-from ..jobs.handle import SLICE
+from ..interrupts import in_full, undivided, was_started
 from ..jobs.job import Job, deliver
 from ..locks import check_may_wait, shared_lock
 from ..signals import Receivers
@@ -27,7 +24,7 @@ from ..values import T
 from . import availability, moving
 from .availability import awaited_servers, explain_wait, waits_for_away, waits_in_vain
 from .needs import Offer
-from .pool_state import Entry, LogLine, Member, PoolEvent, PoolState, PoolStatus
+from .pool_state import Entry, LogLine, Member, PoolState, PoolStatus
 from .pooled_job import PooledJob
 from .server_thread import ServerThread, ask_all
 
@@ -37,6 +34,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 TICK: Final = 0.25
 
 Owner = TypeVar("Owner")
+_Calls = list[Callable[[], object]]
 
 
 class Worker(Generic[Owner]):
@@ -48,24 +46,17 @@ class Worker(Generic[Owner]):
         owner: The object with which each queued function is called.
         tick: Called every :data:`TICK` seconds.
         finish: Called whenever the queue is empty; returns whether the thread is to end.
-        has_lock: Whether the calling thread holds the lock that calls need.
     """
 
     def __init__(
-        self,
-        owner: Owner,
-        tick: Callable[[Owner], object],
-        finish: Callable[[Owner], bool],
-        has_lock: Callable[[Owner], bool],
+        self, owner: Owner, tick: Callable[[Owner], object], finish: Callable[[Owner], bool]
     ) -> None:
         self._args = weakref.ref(owner), tick, finish
-        self._has_lock = has_lock
         self.reset()
 
     def reset(self) -> None:
         """Forget the thread and its queue; in the child of a fork, the thread does not exist."""
         self._todo: runtime.SimpleQueue[Callable[[Owner], object]] = runtime.SimpleQueue()
-        self._ended: list[bool] = []  # filled by the thread as it ends
         self._thread: runtime.Thread | None = None
 
     @property
@@ -74,14 +65,9 @@ class Worker(Generic[Owner]):
         return was_started(self._thread)
 
     def start(self) -> None:
-        """Start the thread; repeated calls do nothing."""
-        if self.is_started:
-            return
+        """Start the thread."""
         self._thread = runtime.Thread(
-            target=_work,
-            args=(self._todo, self._ended, *self._args),
-            name="comfy-pool-dispatcher",
-            daemon=True,
+            target=_work, args=(self._todo, *self._args), name="comfy-pool-dispatcher", daemon=True
         )
         self._thread.start()
 
@@ -89,73 +75,34 @@ class Worker(Generic[Owner]):
         """Queue a function to be called with the owner."""
         self._todo.put(call)
 
-    def ask(self, call: Callable[[], T]) -> T:
-        """Queue a function, wait for its call, and return its result or raise its error.
-
-        A Ctrl-C or an alarm may end the wait, and leaves nothing half done.  The wait uses no
-        ``Condition``, as an alarm might leave its lock held.  If a signal handler asks while the
-        interrupted code has the lock, the call is made in this thread.
-        """
-        owner, ended = self._args[0](), self._ended
-        if not self.is_started or self._thread is runtime.current_thread() or ended:
-            return call()
-        if owner is not None and self._has_lock(owner):
-            return call()
-        check_may_wait()
-        asked: Future[T] = Future()
-        is_answered = runtime.Lock()
-        is_answered.acquire()
-        self._todo.put(partial(_answer, asked, call, is_answered.release))
-        try:
-            while not is_answered.acquire(timeout=SLICE):
-                if ended and not asked.done():
-                    return call()
-            return asked.result(0)
-        finally:
-            del asked  # breaks the cycle of an error, its traceback and this frame
-
-
-def _answer(asked: Future[T], call: Callable[[], T], done: Callable[[], object], _: object) -> None:
-    try:
-        asked.set_result(call())
-    except Exception as exc:  # noqa: BLE001  # the caller gets it
-        asked.set_exception(exc)
-    finally:
-        done()
-
 
 def _work(
     todo: runtime.SimpleQueue[Callable[[Owner], object]],
-    ended: list[bool],
     ref: weakref.ref[Owner],
     tick: Callable[[Owner], object],
     finish: Callable[[Owner], bool],
 ) -> None:
-    """Run the thread, and note its end: ``Thread.is_alive`` is wrong after a Ctrl-C in it."""
     due = runtime.monotonic()
-    try:
-        while True:
-            left = due - runtime.monotonic()
-            call = tick
-            if left > 0:
-                try:
-                    call = todo.get(timeout=left)
-                except queue.Empty:
-                    left = 0.0
-            if left <= 0:
-                due = runtime.monotonic() + TICK
-            owner = ref()
-            if owner is None:
-                return
+    while True:
+        left = due - runtime.monotonic()
+        call = tick
+        if left > 0:
             try:
-                call(owner)
-                if todo.empty() and finish(owner):
-                    return
-            except Exception:
-                log.exception("the pool could not do one step")  # a defect; the next one may work
-            del owner, call
-    finally:
-        ended.append(True)
+                call = todo.get(timeout=left)
+            except queue.Empty:
+                left = 0.0
+        if left <= 0:
+            due = runtime.monotonic() + TICK
+        owner = ref()
+        if owner is None:
+            return
+        try:
+            call(owner)
+            if todo.empty() and finish(owner):
+                return
+        except Exception:
+            log.exception("the pool could not do one step")  # a defect; the next one may work
+        del owner, call
 
 
 class Dispatcher:
@@ -175,8 +122,7 @@ class Dispatcher:
         self.sources: weakref.WeakSet[Items] = weakref.WeakSet()
         self._receivers = receivers
         self._threads: dict[Member, ServerThread] = {}  # those of leaving servers, too
-        # Its thread makes the changes that users ask for, so that Ctrl-C leaves nothing half done.
-        self._worker = Worker(self, Dispatcher.tick, Dispatcher.stop_if_done, Dispatcher.has_lock)
+        self._worker = Worker(self, Dispatcher.tick, Dispatcher.stop_if_done)
         self._make_lock()
 
     def _make_lock(self) -> None:
@@ -193,50 +139,48 @@ class Dispatcher:
             return False
         return True
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[float]:
-        """Context manager: hold the lock and yield the time; then assign jobs and publish news."""
+    def _change(self, change: Callable[[float], T]) -> T:
+        """Call ``change`` with the time, assign jobs and publish news: in full, or not at all."""
+        if not self.has_lock():
+            check_may_wait()
+        to_log: _Calls = []
+        try:
+            return undivided(partial(self._make, change, to_log))
+        finally:
+            in_full(to_log)
+
+    def _make(self, change: Callable[[float], T], to_log: _Calls) -> T:
+        """Make a change; in the main thread, the caller logs later, as Ctrl-C may end that."""
         state = self.state
         with self._lock:
             now = runtime.monotonic()
-            yield now
+            answer = change(now)
             while (found := state.schedule.assign_next()) is not None:
                 moving.assign(state, found, now)
             for member in availability.dismiss_members(state):
                 self._worker.put(partial(_stop, self._threads.pop(member)))
-            calls = self._take_news()
+            calls, lines = self._take_news()
             self._changed.notify_all()
-        if calls:
-            in_full([*calls, self._mark_told])
-
-    def _ask(self, change: Callable[[float], T]) -> T:
-        """Call ``change`` with the current time in the pool's thread, and return its answer."""
-        return self._worker.ask(partial(self._make, change))
-
-    def _make(self, change: Callable[[float], T]) -> T:
-        with self._changing() as now:
-            return change(now)
-
-    def _take_news(self) -> list[Callable[[], object]]:
-        """Take the news that is due; return calls that publish it, the ends of jobs first."""
-        state = self.state
-        calls: list[Callable[[], object]] = [
-            partial(job.handle.end, outcome, event) for job, outcome, event in state.ends
-        ]
-        calls += [partial(self._tell, one) for one in state.news]
-        state.ends, state.news = [], []
-        state.telling += bool(calls)
-        return calls
-
-    def _tell(self, news: PoolEvent | LogLine) -> None:
-        if isinstance(news, LogLine):
-            log.log(news.level, news.text, *news.args, extra={**news.extra})
+        if runtime.current_thread() is runtime.main_thread():
+            to_log += lines
         else:
-            self._receivers.publish(news)
+            calls += lines
+        in_full([*calls, self._mark_published])
+        return answer
 
-    def _mark_told(self) -> None:
+    def _take_news(self) -> tuple[_Calls, _Calls]:
+        """Take the news that is due; return calls that publish it, and calls that log it."""
+        state = self.state
+        calls: _Calls = [partial(job.handle.end, end, event) for job, end, event in state.ends]
+        calls += [partial(self._receivers.publish, event) for event in state.events]
+        lines: _Calls = [partial(_log, line) for line in state.log_lines]
+        state.ends, state.events, state.log_lines = [], [], []
+        state.publishing += 1
+        return calls, lines
+
+    def _mark_published(self) -> None:
         with self._lock:
-            self.state.telling -= 1
+            self.state.publishing -= 1
             self._changed.notify_all()
 
     # -- questions -----------------------------------------------------------------------------
@@ -389,19 +333,19 @@ class Dispatcher:
 
     def start(self) -> None:
         """Start the threads of the pool and of its servers; repeated calls do nothing."""
+        if not self._worker.is_started:
+            undivided(self._start)
+
+    def _start(self) -> None:
         with self._lock:
             if not self._worker.is_started:
-                self._worker.put(Dispatcher._start_threads)  # first: Ctrl-C may follow the start
+                for thread in self._threads.values():
+                    thread.start()
                 self._worker.start()
-
-    def _start_threads(self) -> None:
-        with self._lock:
-            for member in self.members.values():
-                self._threads[member].start()
 
     def add(self, member: Member) -> None:
         """Add a server; raise ValueError if the pool has it already."""
-        self._ask(partial(self._add, member))
+        self._change(partial(self._add, member))
 
     def _add(self, member: Member, now: float) -> None:
         self.check_open()
@@ -417,7 +361,7 @@ class Dispatcher:
 
         It still finishes its jobs.  If it is ``gone``, they are lost now.
         """
-        self._ask(partial(self._remove, name, gone))
+        self._change(partial(self._remove, name, gone))
 
     def _remove(self, name: str, gone: bool, now: float) -> None:
         remove = moving.lose_member if gone else availability.remove_member
@@ -437,22 +381,23 @@ class Dispatcher:
 
     def look(self, member: Member) -> None:
         """Update the number of other clients' prompts in a server's queue, which has changed."""
-        with self._changing() as now:
-            availability.count_others(self.state, member, now)
+        self._change(partial(availability.count_others, self.state, member))
 
     def tick(self) -> None:
         """Check all servers, and give up jobs whose servers stay away for too long."""
+        self._change(self._tick)
+
+    def _tick(self, now: float) -> None:
         state = self.state
-        with self._changing() as now:
-            for member in state.all_members:
-                availability.check_member(state, member, now)
-                for entry in moving.lose_jobs(state, member, now):
-                    self._worker.put(partial(_end_sending, entry))
-                if availability.is_in_doubt(state, member, now):
-                    member.is_asked = True
-                    self._worker.put(partial(_ask_if_there, self._threads[member]))
-            availability.update_suspects(state, now)
-            moving.give_up_refused(state, now)
+        for member in state.all_members:
+            availability.check_member(state, member, now)
+            for entry in moving.lose_jobs(state, member, now):
+                self._worker.put(partial(_end_sending, entry))
+            if availability.is_in_doubt(state, member, now):
+                member.is_asked = True
+                self._worker.put(partial(_ask_if_there, self._threads[member]))
+        availability.update_suspects(state, now)
+        moving.give_up_refused(state, now)
 
     # -- news from the threads of servers --------------------------------------------------------
 
@@ -461,10 +406,13 @@ class Dispatcher:
 
         Jobs that no server can run fail now.
         """
-        with self._changing() as now:
+
+        def mark(now: float) -> None:
             if not member.leaving:
                 availability.mark_ready(self.state, member, offer, now)
                 moving.give_up_impossible(self.state, on_trust=True)
+
+        self._change(mark)
 
     def begin_asking(self, member: Member) -> bool:
         """Note that a server is asked for definitions; return False if it was asked just now."""
@@ -477,27 +425,31 @@ class Dispatcher:
 
     def set_offer(self, member: Member, offer: Offer | None) -> None:
         """Set the node classes and models of a server."""
-        self._ask(lambda _: availability.set_offer(self.state, member, offer))
+        self._change(lambda _: availability.set_offer(self.state, member, offer))
 
     def mark_unreachable(self, member: Member, error: Exception) -> None:
         """Give a server that does not answer no more jobs, and take back those not sent."""
-        with self._changing() as now:
+
+        def mark(now: float) -> None:
             if not (member.was_ready or member.error or member.leaving):
                 words = "%s does not answer, and gets no jobs until it does: %s"
                 self.state.warn(words, member.name, error, server=member.name)
             availability.mark_down(self.state, member, error, now)
 
+        self._change(mark)
+
     def mark_silent(self, member: Member, error: Exception) -> None:
         """Note that a server that has been silent does not answer over HTTP, either."""
-        with self._changing() as now:
-            is_away = availability.mark_silent(self.state, member, error, now)
-        if is_away:
+        if self._change(partial(availability.mark_silent, self.state, member, error)):
             member.api.parts.connection.redial("it was open, but the server was silent")
 
     def mark_answering(self, member: Member) -> None:
         """Note that a removed server without a socket answers."""
-        with self._changing():
+
+        def mark(_: float) -> None:
             member.error = member.down_since = member.refused_since = None
+
+        self._change(mark)
 
     def take(self, member: Member) -> Entry | None:
         """Take the next job from a server's inbox; return None if there is none."""
@@ -515,9 +467,12 @@ class Dispatcher:
 
         If it was cancelled meanwhile, have its server stop it.
         """
-        with self._changing():
+
+        def mark(_: float) -> None:
             entry.inner = inner
             member.clear_pending()
+
+        self._change(mark)
         inner.handle.when_ended(partial(_ask_to_end, self._worker, entry, inner))
         if entry.cancelled:
             member.unwanted.append(inner)
@@ -527,16 +482,14 @@ class Dispatcher:
 
     def mark_unsent(self, member: Member, entry: Entry, error: Exception) -> None:
         """Note that a server certainly does not have a job."""
-        with self._changing() as now:
-            moving.handle_unsent(self.state, member, entry, error, now)
+        self._change(partial(moving.handle_unsent, self.state, member, entry, error))
 
     def end(self, entry: Entry, inner: Job) -> None:
         """Handle the end of a job's prompt on its server."""
         is_success = inner.handle.status == "succeeded"
         # An error is made here, without the lock; a result is made by the first call for it.
         outcome = inner.handle.ending if is_success else inner.exception(0) or ClientClosed()
-        with self._changing() as now:
-            moving.handle_end(self.state, entry, inner, outcome, now)
+        self._change(partial(moving.handle_end, self.state, entry, inner, outcome))
 
     # -- jobs ----------------------------------------------------------------------------------
 
@@ -545,7 +498,7 @@ class Dispatcher:
 
         If a Ctrl-C or an alarm interrupts this call, a server still gets the job.
         """
-        self._ask(partial(self._submit, entry))
+        self._change(partial(self._submit, entry))
 
     def _submit(self, entry: Entry, _: float) -> None:
         self.check_open()
@@ -567,7 +520,7 @@ class Dispatcher:
             if_unsent: Leave a job alone that is being sent, instead of cancelling it on its server.
             force: As for :meth:`Job.cancel`, if it is being sent.
         """
-        return self._ask(lambda _: self._withdraw(job, if_unsent=if_unsent, force=force))
+        return self._change(lambda _: self._withdraw(job, if_unsent=if_unsent, force=force))
 
     def _withdraw(self, job: PooledJob, *, if_unsent: bool, force: bool) -> bool | None:
         said = moving.withdraw(self.state, job, if_unsent=if_unsent, force=force)
@@ -583,17 +536,17 @@ class Dispatcher:
 
     def end_unsent(self, jobs: Iterable[PooledJob]) -> None:
         """End the submissions of jobs whose prompts are not sent yet, such as uploads."""
-        self._ask(lambda _: self._end_unsent(*jobs))
+        self._change(lambda _: self._end_unsent(*jobs))
 
     def recall(self, job: PooledJob) -> bool:
         """End a job if it was not sent, else keep it on its server; return whether it was ended."""
-        return self._ask(lambda _: moving.recall(self.state, job))
+        return self._change(lambda _: moving.recall(self.state, job))
 
     # -- the whole -----------------------------------------------------------------------------
 
     def close(self) -> None:
         """Stop accepting jobs and servers, and end waiting jobs that no server can run."""
-        self._ask(self._close)
+        self._change(self._close)
 
     def _close(self, _: float) -> None:
         self.state.closed = True
@@ -630,6 +583,10 @@ class Dispatcher:
             thread.reset()
         state.closed = state.closed or state.is_parents
         moving.abandon_jobs(state)
+
+
+def _log(line: LogLine) -> None:
+    log.log(line.level, line.text, *line.args, extra={**line.extra})
 
 
 def _nothing(_: Dispatcher) -> None:

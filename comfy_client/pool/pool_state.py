@@ -340,8 +340,9 @@ class PoolState:
         has_warned_of_silence: Whether the log has said that jobs wait for a silent server.
         warned_of: Sets of absent servers for which a log line has said that jobs wait.
         ends: Ends of jobs, which are published once the lock is free.
-        news: Events and log lines, which are published after the ends.
-        telling: How many threads are publishing ends and news now.
+        events: Events of the pool, which are published after the ends.
+        log_lines: Lines for the log, which are written last.
+        publishing: How many threads are publishing now.
     """
 
     policy: Policy
@@ -361,8 +362,9 @@ class PoolState:
     has_warned_of_silence: bool = False
     warned_of: set[frozenset[str]] = attrs.field(factory=set)
     ends: list[End] = attrs.field(factory=list)
-    news: list[PoolEvent | LogLine] = attrs.field(factory=list)
-    telling: int = 0
+    events: list[PoolEvent] = attrs.field(factory=list)
+    log_lines: list[LogLine] = attrs.field(factory=list)
+    publishing: int = 0
 
     @classmethod
     def new(cls, mode: Mode, policy: Policy) -> PoolState:
@@ -379,7 +381,7 @@ class PoolState:
     @property
     def is_idle(self) -> bool:
         """Whether the pool has no jobs left, and users have been told of all ends."""
-        return not (self.entries or self.telling or self.ends)
+        return not (self.entries or self.publishing or self.ends)
 
     def finish(
         self, entry: Entry, outcome: Ending | BaseException, event: EndEvent | None = None
@@ -394,17 +396,17 @@ class PoolState:
             self.publish("idle")
 
     def publish(self, name: str, server: str | None = None, reason: str | None = None) -> None:
-        """Add an event of the pool to the news, which is published later."""
+        """Queue an event of the pool for publication."""
         waiting = len(self.schedule)
-        self.news.append(PoolEvent(name=name, server=server, waiting=waiting, reason=reason))
+        self.events.append(PoolEvent(name=name, server=server, waiting=waiting, reason=reason))
 
     def warn(self, text: str, *args: object, server: str, **extra: object) -> None:
-        """Add a warning about a server for the log to the news, which is published later."""
-        self.news.append(LogLine(logging.WARNING, text, args, {**extra, "server": server}))
+        """Queue a warning about a server for the log."""
+        self.log_lines.append(LogLine(logging.WARNING, text, args, {**extra, "server": server}))
 
     def inform(self, text: str, *args: object, server: str) -> None:
-        """Add a log line of level INFO to the news, which is published later."""
-        self.news.append(LogLine(logging.INFO, text, args, {"server": server}))
+        """Queue a log line of level INFO."""
+        self.log_lines.append(LogLine(logging.INFO, text, args, {"server": server}))
 
     def status(self) -> PoolStatus:
         """Return the status of the pool."""

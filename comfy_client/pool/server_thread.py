@@ -19,6 +19,7 @@ from ..errors import (
     SubmitUncertain,
     UnexpectedResponse,
 )
+from ..interrupts import was_started
 from ..jobs.execute import submit_workflow
 from ..jobs.job import Job
 from ..transport.deadline import LONGEST, Abandoned, Backoff, Deadline, endable, limited_silence
@@ -97,7 +98,7 @@ class ServerThread:
         self._owner = owner
         self._on_status = on_status
         self._patience = intervals.definitions
-        self._is_started = False
+        self._thread: runtime.Thread | None = None
         self._pauses = Backoff(intervals.reconnect, _LONGEST_PAUSE, factor=1.6)
         self._asked_at = float("-inf")
         self._cancel_at = 0.0
@@ -105,16 +106,15 @@ class ServerThread:
 
     def start(self) -> None:
         """Start the thread and connect; repeated calls do nothing."""
-        if self._is_started:
+        if was_started(self._thread):
             return
-        self._is_started = True
-        thread = runtime.Thread(
+        self._thread = runtime.Thread(
             target=_work,
             args=(weakref.ref(self), self.member.alarm),
             name="comfy-pool",
             daemon=True,
         )
-        thread.start()
+        self._thread.start()
         self.member.wake()
 
     def stop(self) -> None:

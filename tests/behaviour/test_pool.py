@@ -779,7 +779,7 @@ def test_a_shutdown_that_waits_for_servers_that_are_away_says_so_once(
 def test_a_handler_of_a_signal_may_submit_and_cancel_whatever_it_interrupts(
     servers, clients
 ) -> None:
-    """Though the thread of the pool cannot do it, as long as the interrupted code has the lock."""
+    """Even code that has the lock of the pool."""
     pool = ComfyPool(clients[:1], in_flight=1)  # without ``with``, which would wait for a deadlock
     pool.submit(shows(waits=True))
     waiting = pool.submit(shows())

@@ -16,6 +16,7 @@ import logging
 import math
 import queue
 import random
+import signal
 import traceback
 import uuid
 from collections import deque
@@ -77,6 +78,7 @@ class Kernel:
         self._current: _Thread | None = None
         self._threads: dict[_Thread, None] = {}  # that have started and not ended
         self._main: _Thread | None = None
+        self._handlers: dict[int, Any] = {signal.SIGINT: self._heed}
         self._killed: list[_Thread] = []  # which stand still, so that nothing in them is tidied up
 
     # -- for tests -------------------------------------------------------------------------
@@ -191,9 +193,20 @@ class Kernel:
         self._current = thread
         if self.is_over:
             raise GreenletExit
-        if thread.pending is not None:
-            exc, thread.pending = thread.pending, None
+        if thread.pending is not None and not thread.is_signalled:
+            thread.is_signalled = True
+            self._handlers[signal.SIGINT](signal.SIGINT, None)
+
+    def _heed(self, _number: int, _frame: object) -> None:
+        """Be the handler of the signal, unless the client sets its own."""
+        main = self._main
+        if main is not None and main.pending is not None:
+            exc, main.pending, main.is_signalled = main.pending, None, False
             raise exc
+
+    def _set_handler(self, number: int, handler: object) -> object:
+        former, self._handlers[number] = self._handlers[number], handler
+        return former
 
     def _next(self) -> _Thread:
         """Choose who runs next; let time pass if all wait."""
@@ -259,6 +272,8 @@ class Kernel:
             "current_thread": lambda: self._current,
             "main_thread": lambda: self._main,
             "get_ident": lambda: self.current.ident,
+            "get_handler": self._handlers.get,
+            "set_handler": self._set_handler,
             "Lock": self._bound(_Lock),
             "RLock": self._bound(_RLock),
             "Condition": self._bound(_Condition),
@@ -318,6 +333,7 @@ class _Thread:
         self.joining: list[_Thread] = []
         self.failure: BaseException | None = None
         self.pending: BaseException | None = None
+        self.is_signalled = False
         self.is_blocked = self.is_woken = False
         self.turn = 0
         self._call = (target, args, kwargs or {})

@@ -21,7 +21,7 @@ from comfy_client.jobs.prompt import Ending
 from comfy_client.pool import availability, moving
 from comfy_client.pool.availability import has_ended, mark_down
 from comfy_client.pool.dispatcher import Dispatcher
-from comfy_client.pool.pool_state import Entry, Intervals, LogLine, Member, Policy, PoolState
+from comfy_client.pool.pool_state import Entry, Intervals, Member, Policy, PoolState
 from comfy_client.pool.schedule import Server, Waiting
 from comfy_client.transport.websocket import State
 
@@ -139,7 +139,7 @@ def end_of(state: PoolState) -> Any:
 
 def facts_of_lines(state: PoolState) -> list[Any]:
     """The attributes of the log lines that are to be written."""
-    return [one.extra for one in state.news if isinstance(one, LogLine)]
+    return [one.extra for one in state.log_lines]
 
 
 @pytest.mark.parametrize(
