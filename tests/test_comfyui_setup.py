@@ -96,6 +96,7 @@ def test_the_port_of_a_server_that_has_yet_to_start_is_given_to_nobody_else() ->
         client.connect(server.getsockname())
 
 
+@pytest.mark.long
 def test_any_comfyui_that_runs_can_be_tested() -> None:
     """Here the embedded one, like one that is newer than those that are set up."""
     with ComfyServer(version="new") as server:

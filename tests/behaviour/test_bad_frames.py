@@ -98,6 +98,7 @@ def test_fragments_are_joined_with_pings_between_them(comfy: ComfyServer, quick:
     assert [e.data for e in heard("custom")] == ["ä" * 1000, 2]
 
 
+@pytest.mark.long
 def test_a_frame_of_a_hundred_megabytes_arrives(comfy: ComfyServer) -> None:
     """Whole, and the next one too."""
     picture = os.urandom(1 << 20) * 100

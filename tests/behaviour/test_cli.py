@@ -234,7 +234,7 @@ def test_a_prompt_that_takes_too_long_is_cancelled(tmp_path):
 @pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize(
     ("waits", "number"),
-    [(False, signal.SIGINT), (True, signal.SIGINT), (False, signal.SIGTERM)],
+    few([(True, signal.SIGINT), (False, signal.SIGTERM), (False, signal.SIGINT)], 2),
 )
 def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
     """By Ctrl-C or SIGTERM, whether it runs or waits; what others have queued goes on."""

@@ -26,6 +26,7 @@ from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, commands_in_schema, lines_of
+from tests.helpers.long import few
 
 NOWHERE = "http://127.0.0.1:1"
 #: Every command that asks a server, with arguments that it takes.
@@ -155,6 +156,7 @@ def test_as_installed_errors_are_words_on_stderr_or_json_on_stdout(comfy_client,
         assert error["exit"] == status
 
 
+@pytest.mark.long
 def test_as_installed_wrong_credentials_and_refusals_have_their_status(comfy_client):
     """8 and 4."""
     with ComfyServer(credentials="token") as server:
@@ -184,7 +186,7 @@ def test_a_prompt_that_may_have_arrived_is_no_server_out_of_reach():
 
 
 @pytest.mark.posix("signals between processes")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", few([signal.SIGTERM, signal.SIGINT], 1))
 def test_as_installed_the_first_signal_cancels_and_says_so(comfy_client, number):
     """Status 130, whether it is Ctrl-C or SIGTERM."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
@@ -587,7 +589,7 @@ def test_the_help_of_a_command_names_common_options_and_says_where_they_are_expl
     assert "--hosted" in text
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize("shell", few(["fish", "bash", "zsh"], 1))
 def test_a_shell_completes_commands_options_and_profiles(comfy_client, shell):
     """By click; nothing is asked of a server."""
     folder = comfy_client.home / ".config" / "comfy-client"

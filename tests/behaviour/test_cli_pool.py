@@ -20,6 +20,7 @@ from tests.conftest import load_workflow
 from tests.helpers.clients import until
 from tests.helpers.command_line import LIMIT, CommandLine, lines_of
 from tests.helpers.gates import GATES, Gated, shows
+from tests.helpers.long import few
 from tests.helpers.patches import fill_disk
 
 NOWHERE = "http://127.0.0.1:1"
@@ -376,7 +377,7 @@ def test_files_of_the_same_name_are_saved_once_each_by_their_servers(comfy_clien
 
 
 @pytest.mark.posix("signals between processes")
-@pytest.mark.parametrize("journal", [[], ["--journal", "rows.db"]])
+@pytest.mark.parametrize("journal", few([["--journal", "rows.db"], []], 1))
 def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
     comfy_client, servers, journal
 ) -> None:

@@ -41,6 +41,7 @@ from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT, quickly, until
 from tests.helpers.gates import GATES, Gated, Gates, Hold, held, saves, shows
 from tests.helpers.graphs import txt2img
+from tests.helpers.long import few
 
 #: On machines that are busy, a process of Dask takes long to start.
 START = 60.0
@@ -666,7 +667,7 @@ def remaining(servers: list[ComfyServer]) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("how", ["cancel", "release", "the client goes"])
+@pytest.mark.parametrize("how", few(["cancel", "release", "the client goes"], 1))
 def test_prompts_that_nobody_wants_are_stopped_and_those_behind_them_never_begin(
     client: Client, cluster: LocalCluster, servers: list[ComfyServer], gate: Gates, how: str
 ) -> None:

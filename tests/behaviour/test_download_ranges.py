@@ -16,6 +16,7 @@ from comfy_client import ComfyApi
 from comfy_client.errors import ComfyError, TransportError, UnexpectedResponse
 from comfy_client.testing import ComfyServer, Request, cut, encode
 from tests.conftest import examples
+from tests.helpers.long import few
 
 KIB = 1 << 10
 CONTENT = os.urandom(300 * KIB)
@@ -175,7 +176,7 @@ def test_any_split_of_ranges_is_the_whole_file(
 
 @pytest.mark.parametrize("how", READ)
 @pytest.mark.parametrize("lie", LIES)
-@pytest.mark.parametrize("honest", [[], [("a range", 7), ("in chunks", 70 * KIB)]])
+@pytest.mark.parametrize("honest", few([[], [("a range", 7), ("in chunks", 70 * KIB)]], 1))
 def test_a_lie_about_a_range_is_an_error_or_mended(
     comfy: ComfyServer,
     api: ComfyApi,

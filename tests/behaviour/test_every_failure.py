@@ -358,12 +358,12 @@ def test_map_runs_each_prompt_at_most_once(
         ("databases", False, "auto", CALLER, 1),
         pytest.param("databases", True, "auto", CALLER, 1, marks=LONG),
         pytest.param("databases that lie", False, "auto", CALLER, 1, marks=LONG),
-        ("databases that lie", True, "auto", CALLER, 1),
+        pytest.param("databases that lie", True, "auto", CALLER, 1, marks=LONG),
         ("sockets", True, "auto", CALLER, 1),
         ("sockets", True, "auto", "comfy-events", 1),
         ("sockets", True, "poll", "comfy-jobs", 1),
         pytest.param("memory", True, "auto", CALLER, 13, marks=LONG),
-        ("memory", False, "poll", "comfy-jobs", 41),
+        pytest.param("memory", False, "poll", "comfy-jobs", 41, marks=LONG),
     ],
 )
 def test_a_sweep_is_carried_on_and_each_row_runs_once(

@@ -27,6 +27,7 @@ from tests.helpers.clients import (
     threads,
     until,
 )
+from tests.helpers.long import but
 from tests.helpers.scripted import (
     GRAPH,
     START,
@@ -130,7 +131,7 @@ SCRIPTS = {
 # -- the end of the interpreter ------------------------------------------------------------
 
 
-@pytest.mark.parametrize("what", SCRIPTS)
+@pytest.mark.parametrize("what", but(SCRIPTS, "connected", "receivers", "job", "refused"))
 def test_a_script_without_close_ends(comfy: ComfyServer, what: str) -> None:
     """Without a word, and whatever still waits or sleeps."""
     port = comfy.port if what != "refused" else 1

@@ -10,6 +10,7 @@ from comfy_client import HostedApi
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.hosted.traps import HostedKind
 from tests.helpers.graphs import fresh_color
+from tests.helpers.long import few
 from tests.helpers.records import graph
 
 PLACES: tuple[HostedKind, ...] = ("proxy", "serverless", "cloud")
@@ -48,7 +49,7 @@ TRAPS: tuple[dict[str, Any], ...] = (
 )
 
 
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", few(PLACES, 1))
 @pytest.mark.parametrize("trap", TRAPS, ids=str)
 def test_a_job_ends_well_whatever_trap_is_set(place: HostedKind, trap: dict[str, Any]) -> None:
     with (

@@ -42,6 +42,7 @@ from comfy_client import (
 )
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import State
+from tests.conftest import examples
 from tests.helpers.clients import FAST, LIMIT, Fast, Heard, flush, until
 from tests.helpers.ctrl_c import at_each_point
 from tests.helpers.gates import GATES, Gated, shows
@@ -997,7 +998,7 @@ def test_no_job_goes_on_when_a_pool_has_been_left(clients) -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     try:
-        for _ in range(30):
+        for _ in range(examples(30)):
             with ComfyPool(clients) as pool:
                 jobs = [pool.submit(shows()) for _ in range(3)]
             assert all(job.done() for job in jobs)

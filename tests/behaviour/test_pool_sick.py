@@ -52,7 +52,7 @@ def tried(server: ComfyServer) -> int:
     return sum(one.method == "POST" and one.path == "/prompt" for one in server.requests)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", few(KINDS, 6))
 def test_the_others_do_the_work_of_a_sick_server(servers, works, kind) -> None:
     KINDS[kind](servers[0], works[0])
     with pool_of(servers, on_failed="move") as pool:
@@ -100,7 +100,7 @@ def test_a_sick_server_fails_a_few_jobs_unless_they_are_to_move(servers, works, 
     assert sum(row.error is not None for row in rows) <= Resting.intervals.failures
 
 
-@pytest.mark.parametrize("mode", ["round_robin", "first_free"])
+@pytest.mark.parametrize("mode", few(["round_robin", "first_free"], 1))
 def test_a_sick_server_gets_less_in_any_mode(servers, works, mode) -> None:
     KINDS["CUDA error"](servers[0], works[0])
     with pool_of(servers, mode=mode, on_failed="move") as pool:

@@ -26,6 +26,7 @@ from comfy_client.upload import facts_of
 from tests.conftest import examples
 from tests.helpers.clients import LIMIT, client, until
 from tests.helpers.http import MIB
+from tests.helpers.long import few
 
 
 class Bare:
@@ -200,7 +201,7 @@ PICTURES: dict[str, Callable[[bytes, Files], Any]] = {
 }
 
 
-@pytest.mark.parametrize("as_dict", [False, True], ids=["Workflow", "dict"])
+@pytest.mark.parametrize("as_dict", few([False, True], 1), ids=["Workflow", "dict"])
 @pytest.mark.parametrize("kind", PICTURES)
 def test_a_file_is_the_input_of_any_number_of_jobs(
     servers: list[ComfyServer], apis: list[ComfyApi], files: Files, kind: str, as_dict: bool

@@ -26,6 +26,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import until
+from tests.helpers.long import few
 from tests.helpers.scripted import stops
 from tests.helpers.sweeps import (
     GRID,
@@ -201,13 +202,16 @@ def no_such_node(graph: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("spoil", "error"),
-    [
-        (unknown_model, PromptRejected),
-        (beside_the_axis, PromptRejected),
-        (unknown_class, PromptRejected),
-        (no_output, PromptRejected),
-        (no_such_node, WorkflowError),
-    ],
+    few(
+        [
+            (beside_the_axis, PromptRejected),
+            (no_such_node, WorkflowError),
+            (unknown_model, PromptRejected),
+            (unknown_class, PromptRejected),
+            (no_output, PromptRejected),
+        ],
+        2,
+    ),
 )
 def test_a_refusal_that_no_axis_causes_ends_the_sweep_at_its_first_row(
     server, api, journal, spoil, error

@@ -90,7 +90,7 @@ def before(comfyui: Server) -> tuple[str, bytes]:
 
 # A real sampler makes a picture of 20 steps, on whatever machine.
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("name", few(INSTALLED, 6))
+@pytest.mark.parametrize("name", few(INSTALLED, 2))
 def test_a_command_runs_as_it_was_installed(comfy_client, short, before, tmp_path, name):
     """In a process of its own; what it prints is held to the schema."""
     prompt_id, picture = before
@@ -102,6 +102,7 @@ def test_a_command_runs_as_it_was_installed(comfy_client, short, before, tmp_pat
     assert lines_of(name, ran) or name == "queue"
 
 
+@pytest.mark.long
 def test_cancelling_what_has_ended_is_status_6_as_it_was_installed(comfy_client, before):
     prompt_id, _ = before
     ran = comfy_client.installed("cancel", prompt_id, "--json")
@@ -109,6 +110,7 @@ def test_cancelling_what_has_ended_is_status_6_as_it_was_installed(comfy_client,
     assert lines_of("cancel", ran) == [{"prompt_id": prompt_id, "cancelled": False}]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_installed_commands_that_print_no_json_run(comfy_client):
     assert "def KSampler(" in comfy_client.installed("stubs").out
@@ -346,6 +348,7 @@ def follow(process: subprocess.Popen[str]) -> Iterator[dict[str, Any]]:
     return (line for line in lines if line["name"] == "queue")
 
 
+@pytest.mark.long
 def test_watch_shows_every_prompt_however_short(any_comfyui, tmp_path):
     """Prompts that fail within milliseconds, with node and message, and cached ones."""
     command = CommandLine(tmp_path, any_comfyui.url)
@@ -371,6 +374,7 @@ def _ends(told: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
     return (line for line in told if line["status"] not in ("pending", "running"))
 
 
+@pytest.mark.long
 def test_watch_misses_nothing_that_comes_after_a_restart(other, tmp_path):
     """Although the new history does not contain the old prompts."""
     command = CommandLine(tmp_path, other.url)
@@ -392,6 +396,7 @@ def test_watch_with_an_id_is_its_events_and_its_result(comfy_client, short):
     assert result["prompt_id"] == prompt_id
 
 
+@pytest.mark.long
 def test_a_detached_prompt_has_progress_where_it_is_waited_for(comfy_client, comfyui, tmp_path):
     """Another command waits as well, and says that it shows none."""
     endless = saved(tmp_path, "txt2img_tiny", steps=10_000)
@@ -499,6 +504,7 @@ def test_memory_is_freed(comfy_client):
     assert error["code"] == "not_supported"
 
 
+@pytest.mark.long
 def test_the_logs_are_shown_and_followed(comfy_client, comfyui):
     """What is there, then what comes."""
     with ComfyApi(comfyui.url) as api:
@@ -606,6 +612,7 @@ print(json.dumps(found))
 """
 
 
+@pytest.mark.long
 @pytest.mark.posix("users with numbers")
 def test_in_a_container_all_mine_works_by_a_variable_or_says_why_not(comfy_client, tmp_path):
     """User 65534 has no home and no writable folder; unless run as root, only HOME is missing."""
@@ -656,6 +663,7 @@ def test_definitions_are_saved_for_commands_that_take_them(comfy_client, short):
     assert "nearest: KSampler" in error["message"]
 
 
+@pytest.mark.long
 def test_any_route_can_be_requested(comfy_client, comfyui, short):
     """With fields, a body or a query; the answer is printed unchanged, or saved."""
     [queue] = comfy_client.json("api", "/queue")

@@ -88,6 +88,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(600)
 def test_values_show_themselves_as_html_and_as_a_short_text(
     comfyui: ComfyServer | ComfyUI, run: Run

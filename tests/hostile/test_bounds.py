@@ -36,6 +36,7 @@ from comfy_client.transport import pieces
 from comfy_client.values import size_decoded
 from comfy_client.workflow.explain import explain_rejection
 from tests.helpers.clients import Quick, until
+from tests.helpers.long import but
 from tests.hostile.server import GRAPH, Comfy, Request, answer
 
 MIB = 1 << 20
@@ -223,7 +224,7 @@ REJECTIONS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("name", REJECTIONS)
+@pytest.mark.parametrize("name", but(REJECTIONS, "long choices"))
 def test_a_rejection_is_explained_in_no_time(server: Comfy, api: ComfyApi, name: str) -> None:
     """However much of it there is, it takes at most 21 lines, and only these are made."""
     server.lies = {"POST /prompt": lambda _: answer(400, REJECTIONS[name])}

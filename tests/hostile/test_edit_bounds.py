@@ -11,7 +11,7 @@ from comfy_client import Workflow
 from tests.helpers.graphs import node
 from tests.hostile.test_bounds import within
 
-MANY = 20_000
+MANY = 10_000
 DEFINITIONS = {
     "Load": {"input": {}, "output": ["IMAGE", "MASK"]},
     "Blend": {

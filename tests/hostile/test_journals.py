@@ -456,6 +456,7 @@ def test_any_json_in_a_record_is_a_row_or_damage(finished: Finished, data: st.Da
     check_rows(lambda: finished.sweep(statement, said), finished.path.parent)
 
 
+@pytest.mark.long
 def test_records_that_would_take_gigabytes_are_refused(finished: Finished) -> None:
     """By what they would take when they are decoded, and in sum; nothing is decoded."""
     said = '{"outputs": {"1": {"a": [' + "{}," * 4_000_000 + "7]}}}"

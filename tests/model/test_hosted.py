@@ -685,20 +685,20 @@ def test_schedules_of_a_hosted_client_that_seeds_seldom_draw(what: str) -> None:
     assert [type(outcomes[number]) for number in sorted(outcomes)] == [*ends]
 
 
-def test_a_job_whose_questions_are_refused_ends_no_other() -> None:
+@pytest.mark.parametrize("seed", few(range(8), 2))
+def test_a_job_whose_questions_are_refused_ends_no_other(seed: int) -> None:
     """Those that are asked about in one pass, without streams."""
-    for seed in range(8):
-        plan = HostedPlan(
-            seed=seed,
-            surface="serverless",
-            has_events=False,
-            prompts=(Submission(seconds=4.0),) * 12,
-            refused=(seed,),
-        )
-        with replayable(plan):
-            waits = sorted(play(plan).waits, key=lambda wait: wait.prompt)
-            right = [AuthenticationError if n == seed else Result for n in range(12)]
-            assert [type(wait.outcome) for wait in waits] == right
+    plan = HostedPlan(
+        seed=seed,
+        surface="serverless",
+        has_events=False,
+        prompts=(Submission(seconds=4.0),) * 12,
+        refused=(seed,),
+    )
+    with replayable(plan):
+        waits = sorted(play(plan).waits, key=lambda wait: wait.prompt)
+        right = [AuthenticationError if n == seed else Result for n in range(12)]
+        assert [type(wait.outcome) for wait in waits] == right
 
 
 @pytest.mark.parametrize("block", few(range(BLOCKS), 4))

@@ -78,6 +78,7 @@ def test_killed_while(comfy: ComfyServer, task: Deliveries, method: str, path: s
     is_saved_once(comfy, task)
 
 
+@pytest.mark.long
 def test_killed_again_and_again_while_it_runs(comfy: ComfyServer, task: Deliveries) -> None:
     """Each worker finds the same prompt, which goes on."""
     with comfy.faults.hang_worker():

@@ -310,4 +310,4 @@ def test_a_failing_test_ends_at_its_own_line(failures: Callable[..., dict[str, s
 def test_an_option_shows_all(failures: Callable[..., dict[str, str]]) -> None:
     """One of pytest's own, or that the plug-in is not wanted."""
     for option in ("--full-trace", "-pno:comfy_client_tracebacks"):
-        assert "load.py" in failures(option)["file"]
+        assert "load.py" in failures(option, "-k", "test_file")["file"]

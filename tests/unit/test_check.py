@@ -835,13 +835,19 @@ def test_a_file_that_came_since_is_found() -> None:
 # -- bounds -----------------------------------------------------------------------------------
 
 
+@functools.cache
+def published() -> list[dict[str, Any]]:
+    """Some workflows of templates, as a server takes them."""
+    definitions = definitions_of("0.3.75")
+    lines = gzip.decompress((CONFORMANCE / "ui_to_api.jsonl.gz").read_bytes()).splitlines()
+    return [fitted(json.loads(line)["api"], definitions) for line in lines[::7]]
+
+
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
 def test_an_unknown_class_hides_nothing(way: Callable[..., Any]) -> None:
     """What is wrong with a workflow is all there beside it, though the server stops there."""
     definitions = definitions_of("0.3.75")
-    lines = gzip.decompress((CONFORMANCE / "ui_to_api.jsonl.gz").read_bytes()).splitlines()
-    graphs = [fitted(json.loads(line)["api"], definitions) for line in lines[::7]]
-    for mutant in mutants(random.Random(7), graphs, definitions, 10, ways=[way]):
+    for mutant in mutants(random.Random(7), published(), definitions, 10, ways=[way]):
         alone = places(check(mutant.graph, definitions))
         beside = places(check({"new": node("NoSuchNodeAtAll"), **mutant.graph}, definitions))
         differing = alone ^ beside

@@ -14,6 +14,7 @@ from comfy_client import Graph
 from comfy_client.workflow.check import check
 from comfy_client.workflow.input_specs import InputSpec, walk
 from tests.helpers.conformance import RecordedServer, recorded_checks
+from tests.helpers.long import few
 from tests.helpers.wrong_choices import WrongChoice, wrong_choices
 
 VERSIONS = ["0.28.1", "0.33.0"]
@@ -85,7 +86,7 @@ def selectors() -> list[tuple[str, str, list[str], str]]:
 LINK = ["0", 0]
 
 
-@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("version", few(VERSIONS, 1))
 @pytest.mark.parametrize("value", [..., "nonsense", None, 7, {"__value__": "x"}, LINK, [1]])
 def test_a_dynamic_combo_without_a_choice_is_an_error_that_no_server_names(
     version: str, value: Any

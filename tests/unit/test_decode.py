@@ -29,6 +29,7 @@ from comfy_client.signals import signal_names
 from comfy_client.testing import ComfyServer, frame
 from comfy_client.transport.decode import HELLO, SKIPPED, decode_binary, decode_text
 from comfy_client.values import MAX_LEVELS
+from tests.conftest import examples
 
 #: Names that only this library fires.
 FROM_CLIENT = NAMES - FROM_SERVER.keys()
@@ -460,6 +461,7 @@ def random_frames(count: int, seed: int) -> list[tuple[bool, bytes]]:
     return made
 
 
+@pytest.mark.long
 def test_decoding_survives_a_hundred_thousand_random_frames() -> None:
     """None raises, and it takes microseconds each."""
     frames = random_frames(100_000, seed=1)
@@ -483,12 +485,13 @@ def test_the_event_thread_survives_random_frames(
             if name not in ("progress_text", "terminal"):  # these a frame may rightly bring
                 api.on(name, unexpected.append)
         api.on("marker", lambda event: came.set())
-        for is_text, data in random_frames(8_000, seed=2):
+        count = examples(8_000)
+        for is_text, data in random_frames(count, seed=2):
             comfy.push_raw(frame(1 if is_text else 2, data))
         comfy.push({"type": "marker", "data": None})
         assert came.wait(30)
         assert api.state is State.CONNECTED
-        assert len(everything) > 1000
+        assert len(everything) > count / 8
         assert unexpected == []
         assert comfy.hellos == [api.client_id]
     assert [record for record in caplog.records if record.levelname == "ERROR"] == []

@@ -267,6 +267,7 @@ def test_an_announced_length_costs_no_memory_until_it_comes() -> None:
     assert peak < 1.2 * AT_ONCE
 
 
+@pytest.mark.long
 def test_many_fragments_cost_no_more_than_their_bytes() -> None:
     """A list of them would be twenty times as large."""
     data = frame(TEXT, b"", fin=False) + frame(0, b"ab", fin=False) * 100_000

@@ -28,6 +28,7 @@ from comfy_client.showing.cells import note_shown, render_outcome, was_shown
 from comfy_client.showing.thumbnails import thumbnail
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import LIMIT
+from tests.helpers.long import few
 
 MEDIA = Path(__file__).parents[1] / "media"
 MIB = 1 << 20
@@ -232,7 +233,9 @@ def large(mode: str = "RGB") -> bytes:
     return encoded((1600, 1024), mode, compress_level=0)
 
 
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {"compress_level": 0}), ("JPEG", {})])
+@pytest.mark.parametrize(
+    ("kind", "options"), few([("PNG", {"compress_level": 0}), ("JPEG", {})], 1)
+)
 def test_of_a_large_picture_the_server_makes_a_smaller_file(
     comfy: ComfyServer, api: ComfyApi, kind: str, options: dict[str, Any]
 ) -> None:

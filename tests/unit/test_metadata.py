@@ -160,6 +160,7 @@ def test_damage_is_a_typed_error(data: bytes, message: str) -> None:
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.long
 def test_a_zip_bomb_takes_no_memory_to_speak_of() -> None:
     """A text that unpacks to 256 MiB is refused after the limit."""
     packer = zlib.compressobj(9)

@@ -282,6 +282,7 @@ def _do(
         assert made.remove(key)
 
 
+@pytest.mark.long
 def test_a_hundred_servers_and_twenty_thousand_jobs() -> None:
     """On a virtual clock: all run, nobody starves, and the servers are busy."""
     rng = random.Random(7)

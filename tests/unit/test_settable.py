@@ -75,6 +75,7 @@ def test_each_address_of_a_saved_workflow_sets_its_input(version: str) -> None:
         assert workflow == Workflow(api), name
 
 
+@pytest.mark.long
 def test_many_names_with_dots_take_little_time() -> None:
     """No node is searched for each of them."""
     many = {str(at): node("A", **{"a.b.c.d": 1}) for at in range(20_000)}
