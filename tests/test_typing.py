@@ -245,6 +245,7 @@ def complaints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[int, 
     return found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", BLOCKS, ids=[f"{b.page}-{b.section}" for b in BLOCKS.values()])
 def test_every_block_of_the_guide_is_typed(
     name: str, complaints: dict[str, dict[int, str]]
@@ -253,12 +254,14 @@ def test_every_block_of_the_guide_is_typed(
     assert complaints[name] == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*NODES, "nodes_hostile"])
 def test_the_module_of_a_server_is_typed(name: str, complaints: dict[str, dict[int, str]]) -> None:
     """With all classes of two real servers, and with names that nobody has."""
     assert complaints[name] == {}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("name", "code"), [("uses", USES), ("uses_of_nodes", STUBS)])
 def test_correct_code_passes_mypy_and_wrong_code_is_refused(
     name: str, code: str, complaints: dict[str, dict[int, str]]

@@ -341,25 +341,25 @@ def test_watch_tells_people_of_a_server_that_is_away_and_of_what_comes_then(comf
 
 
 @pytest.mark.posix("signals between processes")
-def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_client):
+@pytest.mark.parametrize("journal", few([["--journal", "rows.db"], []], 1))
+def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_client, journal):
     """What waits is taken out of the queue in any case."""
     with ComfyServer(step_seconds=10 * LIMIT) as server, ComfyApi(server.url) as api:
         sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", "--host", server.url)
-        for journal in ([], ["--journal", "rows.db"]):
-            with comfy_client.started(*sweep, *journal) as process:
-                until(lambda: api.get_queue().running and len(api.get_queue().pending) == 3)
-                process.send_signal(signal.SIGINT)
-                _, err = process.communicate(timeout=LIMIT)
-            assert process.returncode == 130, err
-            assert "api." not in err
-            assert "runs on" not in err  # it is said once, by the sweep itself
-            assert ("keeps running" in err) is bool(journal)
-            assert not api.get_queue().pending
-            if journal:
-                assert api.get_queue().running
-            else:
-                server.until(lambda: not server.running, LIMIT)
-                assert server.ran[-1].status == "error"
+        with comfy_client.started(*sweep, *journal) as process:
+            until(lambda: api.get_queue().running and len(api.get_queue().pending) == 3)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+        assert process.returncode == 130, err
+        assert "api." not in err
+        assert "runs on" not in err  # it is said once, by the sweep itself
+        assert ("keeps running" in err) is bool(journal)
+        assert not api.get_queue().pending
+        if journal:
+            assert api.get_queue().running
+        else:
+            server.until(lambda: not server.running, LIMIT)
+            assert server.ran[-1].status == "error"
         api.interrupt()
 
 

@@ -216,6 +216,7 @@ def test_ctrl_c_cancels_a_prompt_that_is_being_sent(comfy_client, servers) -> No
         assert servers[0].ran[-1].status == "error"
 
 
+@pytest.mark.long
 @pytest.mark.posix("signals between processes")
 def test_a_second_ctrl_c_leaves_at_once(comfy_client, servers) -> None:
     with comfy_client.started("run", "waits.json", *hosts(servers[0], NOWHERE)) as process:
@@ -399,6 +400,7 @@ def test_ctrl_c_in_a_shared_sweep_leaves_only_what_a_journal_knows(
         until(lambda: not any(api.poll_status(LIMIT).queue_remaining for api in (one, two)))
 
 
+@pytest.mark.long
 @pytest.mark.posix("signals between processes")
 def test_ctrl_c_in_a_shared_sweep_names_a_server_that_does_not_answer(
     comfy_client, servers

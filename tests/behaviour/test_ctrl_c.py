@@ -134,7 +134,7 @@ def has_all(server: ComfyServer) -> bool:
     return server.open_connections <= len(open_sockets(server.port))
 
 
-@pytest.mark.parametrize("name", but(CALLS, "pool", "pool map", "pool sweep", "sweep"))
+@pytest.mark.parametrize("name", but(CALLS, "map", "pool", "pool map", "pool sweep", "sweep"))
 def test_ctrl_c_at_random_moments(world: World, name: str, request: pytest.FixtureRequest) -> None:
     """It comes out at once, nothing runs twice, and client and pool go on."""
     tries = TRIES * 10 if request.config.getoption("soak") else TRIES

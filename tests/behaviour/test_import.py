@@ -21,6 +21,7 @@ from comfy_client import ClientClosed, ComfyApi
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.websocket import State
 from tests.helpers.ctrl_c import handled, points_of
+from tests.helpers.long import few
 
 #: Rooms and modules for which few programs have a use.
 SELDOM = (
@@ -278,7 +279,9 @@ def done_by(*modules: str) -> str:
     return run.stdout + run.stderr
 
 
-@pytest.mark.parametrize("modules", [["comfy_client"], MODULES], ids=["the package", "all of it"])
+@pytest.mark.parametrize(
+    "modules", few([["comfy_client"], MODULES], 1), ids=["the package", "all of it"]
+)
 def test_an_import_starts_no_thread_and_opens_nothing(modules: list[str]) -> None:
     """So a process may be forked or frozen after it."""
     assert len(modules) in (1, len(MODULES))

@@ -52,11 +52,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             continue
         if metafunc.config.getoption("comfyui"):
             always, real = [], [GIVEN]
-        servers: list[Any] = [pytest.param(one, marks=pytest.mark.real) for one in real]
-        if any(mark.name == "real" for mark in marks):
-            servers = [one for one in servers if not one.values[0].startswith(EMBEDDED)]
-        else:
-            servers = [*always, *servers]
+        is_real = any(mark.name == "real" for mark in marks)
+        servers: list[Any] = [] if is_real else [*always]
+        # Each worker collects all, of which others would only be left out again.
+        if metafunc.config.getoption("real") or not servers:
+            kept = [one for one in real if not (is_real and one.startswith(EMBEDDED))]
+            servers += [pytest.param(one, marks=pytest.mark.real) for one in kept]
         metafunc.parametrize(name, servers, indirect=True, scope="session")
 
 

@@ -17,6 +17,7 @@ import pytest
 
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import LIMIT
+from tests.helpers.long import few
 from tests.helpers.recipes import painting, written
 
 #: What Celery's worker does with a task.
@@ -60,7 +61,7 @@ def is_saved_once(comfy: ComfyServer, task: Deliveries) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/prompt"), ("GET", "/view")],
+    few([("POST", "/prompt"), ("GET", "/view")], 1),
     ids=["the submission has not been answered", "the picture is being fetched"],
 )
 def test_killed_while(comfy: ComfyServer, task: Deliveries, method: str, path: str) -> None:

@@ -847,7 +847,7 @@ def published() -> list[dict[str, Any]]:
 def test_an_unknown_class_hides_nothing(way: Callable[..., Any]) -> None:
     """What is wrong with a workflow is all there beside it, though the server stops there."""
     definitions = definitions_of("0.3.75")
-    for mutant in mutants(random.Random(7), published(), definitions, 10, ways=[way]):
+    for mutant in mutants(random.Random(7), published(), definitions, examples(16), ways=[way]):
         alone = places(check(mutant.graph, definitions))
         beside = places(check({"new": node("NoSuchNodeAtAll"), **mutant.graph}, definitions))
         differing = alone ^ beside
