@@ -93,7 +93,7 @@ Modules:
     typescript: Hints for names of the TypeScript client.
     attributes: Errors for attributes that clients, pools and jobs lack.
     nearest: Suggestions for misspelt names.
-    interrupts: Ctrl-C and alarms of a signal handler; not ComfyUI's interrupt.
+    interrupts: Calls that the user interrupts, and what must not stay half done then.
     tracebacks: Errors as notebooks show them, without the client's own frames.
     redaction: Text whose ``repr`` shows nothing.
     locks: Locks shared with the user's threads, and bounded waits.

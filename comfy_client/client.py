@@ -224,8 +224,8 @@ class ComfyApi(KnownAttributes, Routes):
                 self, self._settings, self._edge, client_id, self.timing, self._recorder, former
             )
             made.closed = not self._edge.is_open
-            # In one step, as a Ctrl-C may come between two; and without a lock, which a fork could
-            # leave held: of two threads, the first one's are used.
+            # In one step, which nothing interrupts; and without a lock, which a fork could leave
+            # held: of two threads, the first one's are used.
             vars(self).setdefault("_made", (made, hooks_of(made.poller), endings_of(made)))
         parts, self._hooks, self._endings[:] = self._made
         self.parts = parts  # the last: until then, the next use does all this again
@@ -362,7 +362,7 @@ class ComfyApi(KnownAttributes, Routes):
         in_full(steps)
         if parts is None and "parts" in vars(self):
             self.close()  # as another thread has made them meanwhile
-        self._finalizer.detach()  # not reached after Ctrl-C, so that it can finish the work
+        self._finalizer.detach()  # if interrupted before, it finishes the work
 
     def __enter__(self) -> Self:
         try:

@@ -96,7 +96,7 @@ class Budget:
 
     def join(self, holder: Holder) -> None:
         """Count a holder's bytes from now on, until it is collected."""
-        # The callback is a C function, as a Ctrl-C in one of Python would be swallowed.
+        # The callback is a C function, as nothing can interrupt it.
         self._holders.add(weakref.ref(holder, self._holders.discard))
 
     def after_fork(self) -> None:

@@ -60,6 +60,11 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
     return None
 
 
+def was_stopped(exc: BaseException) -> bool:
+    """Return whether the user stopped what raised: by Ctrl-C, or by leaving an iterator early."""
+    return isinstance(exc, KeyboardInterrupt | GeneratorExit)
+
+
 def _code_of(handler: object) -> CodeType | None:
     """Return the code of a signal handler: a function, a method, a partial or an object."""
     handler = getattr(handler, "func", handler)

@@ -373,7 +373,7 @@ class Receivers:
 
     def events(self, queue: EventQueue) -> Iterator[Event]:
         """Yield the events of a subscription until it is closed."""
-        # In slices, so that Ctrl-C ends it on every system.
+        # In slices, which can be interrupted on every system.
         return (event for event in self.poll(queue, 0.5) if event is not None)
 
     def poll(self, queue: EventQueue, seconds: float) -> Iterator[Event | None]:
@@ -395,7 +395,7 @@ class Receivers:
         try:
             while True:
                 left = 0.5 if deadline is None else min(0.5, deadline - runtime.monotonic())
-                event = queue.get(max(left, 0.0))  # in slices, so that Ctrl-C ends it
+                event = queue.get(max(left, 0.0))  # in slices, as in events()
                 if event is not None and (predicate is None or predicate(event)):
                     return event
                 if queue.closed or left <= 0:

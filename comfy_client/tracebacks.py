@@ -133,10 +133,11 @@ def _package(step: TracebackType) -> str:
 def _is_meant(exc: BaseException, frames: TracebackType | None) -> bool:
     """Return whether an exception was raised on purpose, rather than by a bug of this library.
 
-    True for the library's own errors, for those of the system and of the user's code, for Ctrl-C,
-    and for all that a ``raise`` statement of the library raised.
+    True for the library's own errors, for those of the system and of the user's code, for what is
+    no error, and for all that a ``raise`` statement of the library raised.
     """
-    if isinstance(exc, OSError | KeyboardInterrupt) or hasattr(exc, "_render_traceback_"):
+    is_error = isinstance(exc, Exception) and not isinstance(exc, OSError)
+    if not is_error or hasattr(exc, "_render_traceback_"):
         return True
     *_, (last, is_users) = _steps(frames)
     return is_users or (_package(last) == "comfy_client" and _raises(last))

@@ -505,7 +505,7 @@ if hasattr(os, "register_at_fork"):
 
 
 def _lock_of(file: object) -> runtime.RLock:
-    lock = runtime.RLock()  # re-entrant: a signal handler may send the same file
+    lock = runtime.RLock()  # re-entrant: code that interrupts this may send the same file
     try:
         return _locks.setdefault(file, lock)
     except TypeError:

@@ -119,7 +119,7 @@ class Items:
             thread = runtime.Thread(
                 target=context.run, args=(serve,), name="comfy-source", daemon=True
             )
-            # Before it starts, as Ctrl-C may come in between.
+            # Before it starts, as the call may be interrupted in between.
             self._thread, self._process = thread, os.getpid()
             try:
                 thread.start()

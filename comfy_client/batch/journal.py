@@ -262,7 +262,7 @@ Key: TypeAlias = tuple[str, int]
 
 #: Journals that are open in this process, by device and file number.  On POSIX, opening and closing
 #: such a file in the same process, as is done here to read its header, drops the locks on it.
-#: The references are weak, as Ctrl-C may come before a journal is closed.
+#: The references are weak, as an interrupted call may leave a journal open.
 _in_use: dict[tuple[int, int], weakref.ref[Journal]] = {}
 
 if hasattr(os, "register_at_fork"):

@@ -26,7 +26,7 @@ from ..errors import (
     UploadTooLarge,
     WorkflowError,
 )
-from ..interrupts import in_full, interruption
+from ..interrupts import in_full, interruption, was_stopped
 from ..jobs.gallery import gallery
 from ..jobs.handle import SLICE
 from ..jobs.job import Job, cancel_in_time, wait_for_one
@@ -139,7 +139,7 @@ class InFlight:
         return self._entries.get(key)
 
     def begin(self, key: str) -> None:
-        """Add a prompt before it is sent, so that a Ctrl-C during the request finds it."""
+        """Add a prompt before it is sent, so that it is known if the request is interrupted."""
         self._entries[key] = None
 
     def put(self, key: str, entry: Job | ComfyError, since: float | None = None) -> None:
@@ -159,7 +159,7 @@ class InFlight:
     def pop(self, key: str) -> Job | ComfyError | None:
         """Remove a prompt whose end was handled; return its job or error, or None.
 
-        Until then, a Ctrl-C must find it here.
+        Until then, an interrupted call must find it here.
         """
         entry = self._entries.get(key)
         server = self.server_of(entry) if isinstance(entry, Job) else None
@@ -199,7 +199,7 @@ class InFlight:
             self.withdrawn.extend(self.take_back(left))
 
     def say_what_runs(self) -> None:
-        """Log how to re-attach to prompts that Ctrl-C leaves running."""
+        """Log how to re-attach to prompts that keep running when the user stops the call."""
         for job in self.jobs.values():
             if job.status == "running":
                 job.handle.warn_that_it_runs()
@@ -501,7 +501,7 @@ def _stream(
         raise
     except BaseException as exc:
         vars(exc)["results"] = results = tally.results()
-        if isinstance(exc, KeyboardInterrupt):
+        if was_stopped(exc):
             prompts.say_what_runs()
             if results:
                 log.warning(_HAD_ENDED, len(results))
@@ -567,7 +567,7 @@ def _submit_next(
         submit(key, item)
     except Exception as exc:
         if interruption(exc) is not None or (key in prompts and not isinstance(exc, OSError)):
-            raise  # an unrelated error, such as an alarm's, is raised immediately
+            raise  # an unrelated error, which interrupts the call, is raised immediately
         prompts.drop(key)  # for example, a file cannot be read
         if not (isinstance(exc, ComfyError) and keep and is_about_one(exc)):
             return exc

@@ -182,8 +182,8 @@ def _known(node: Any, ours: Mapping[str, Any]) -> str:
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Errors of :meth:`ComfyApi.submit`.  Any other error, such as an alarm's, comes from elsewhere,
-#: and the prompt may have arrived already.
+#: Errors of :meth:`ComfyApi.submit`.  Any other error comes from elsewhere and interrupts it, and
+#: the prompt may have arrived already.
 NOT_SENT: tuple[type[Exception], ...] = (ComfyError, TypeError, ValueError)
 
 

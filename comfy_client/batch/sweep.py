@@ -35,6 +35,7 @@ from ..errors import (
     NotSupported,
     SubmitUncertain,
 )
+from ..interrupts import was_stopped
 from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
@@ -189,7 +190,7 @@ class _Sweeper:
                 screen.end(partial(_outcome, rows))
         except BaseException as exc:
             vars(exc)["rows"] = self._ended_rows()
-            if isinstance(exc, KeyboardInterrupt):
+            if was_stopped(exc):
                 if self._journal is None:
                     _log_ended(self._runner.log, len(self._rows), len(self._grid))
                 self._prompts.say_what_runs()

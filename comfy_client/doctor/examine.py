@@ -191,7 +191,7 @@ def _run(ctx: CheckContext, check: Check) -> CheckResult:
     deadline = Deadline(min(ctx.last.at, ctx.check_end.at + 0.5))
     while True:
         try:
-            result = results.get(timeout=deadline.left(0.25))  # in slices, for Ctrl-C
+            result = results.get(timeout=deadline.left(0.25))  # a slice
             break
         except queue.Empty:
             if deadline.expired:

@@ -284,7 +284,8 @@ _PROOF: Final = 5.0
 #: The most characters of a name that goes into a URL.
 _MAX_NAME: Final = 200
 _NO_NAMES: Final = ("", ".", "..")
-#: Seconds between two checks of whether another thread still asks: Ctrl-C may have stopped it.
+#: Seconds between two checks of whether another thread still asks: it may have been interrupted
+#: before it said that it no longer does.
 _CHECK_ASKER: Final = 1.0
 
 
@@ -410,9 +411,9 @@ class NodeDefinitions:
     # -- one thread at a time ------------------------------------------------------------
 
     def _alone(self, work: Callable[[], T], deadline: Deadline) -> T:
-        """Call ``work`` while no other thread does; a signal handler in this thread may.
+        """Call ``work`` while no other thread does; one that it interrupts in this thread may.
 
-        This is not a context manager, as a Ctrl-C at the start of one would leave it entered.
+        This is not a context manager, which could be interrupted once it is entered.
         """
         me, is_first = runtime.get_ident(), False
         try:
@@ -426,7 +427,7 @@ class NodeDefinitions:
             return work()
         finally:
             if is_first:
-                self._asking = None  # before a Ctrl-C can come
+                self._asking = None  # the first step, before an interruption
                 with self._lock:
                     self._changed.notify_all()
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
 
 from .. import runtime
+from ..interrupts import was_stopped
 from .screen import surface
 
 if TYPE_CHECKING:
@@ -31,8 +32,7 @@ def shown_transfer(verb: str, name: str, delay: float = 0.4) -> Iterator[OnMoved
     try:
         yield transfer.move
     except BaseException as exc:
-        is_left = isinstance(exc, KeyboardInterrupt | GeneratorExit)
-        transfer.end("stopped" if is_left else type(exc).__name__)
+        transfer.end("stopped" if was_stopped(exc) else type(exc).__name__)
         raise
     transfer.end("done")
 

@@ -7,7 +7,7 @@ Modules:
     peers: The kind of network that a connected peer stands in.  Pure.
     deadline: Deadlines of calls, several calls at a time, and pauses between failed attempts.
     failures: Errors in one clear line, and whether the server is away.
-    sockets: Sockets that any thread can end, and that Ctrl-C ends on Windows, too.
+    sockets: Sockets whose waits can be ended by any thread, and interrupted on every system.
     connections: Connections that keep to a deadline, their pools, and the heads sent over them.
     multipart: A form with one file, for uploads.
     identity: Address, credentials and connections of a client.

@@ -119,7 +119,7 @@ class Transfer:
     def limits(self, connect: float) -> tuple[float, float] | None:
         """Return the seconds for connecting and for each read; None if the deadline has passed.
 
-        Nothing is raised, as a ``TimeoutError`` may also be the alarm of the caller.
+        Nothing is raised, as a ``TimeoutError`` may also be an interruption by the caller.
         """
         left = self.deadline.at - runtime.monotonic()
         if left <= 0:
@@ -215,7 +215,7 @@ class _OwningReader(_Reader):
         self._file = sock.makefile("rb", buffering=0)
 
     def close(self) -> None:
-        # It is closed in any case; a Ctrl-C in the constructor leaves no file to close.
+        # It is closed in any case; an interrupted constructor leaves no file to close.
         with contextlib.suppress(OSError, AttributeError):
             self._file.close()
         super().close()
@@ -311,7 +311,7 @@ class Headers(urllib3.HTTPHeaderDict):
 
 
 class SkippingResponse(http.client.HTTPResponse):
-    """An answer that skips interim ones, and may be dropped at any moment, as by a Ctrl-C."""
+    """An answer that skips interim ones, and may be dropped at any moment."""
 
     def flush(self) -> None:
         """Do nothing, as the answer is only read and its file may be closed already."""
@@ -417,8 +417,8 @@ def _has_ended(body: Any) -> bool:
     return body.isclosed() and not body.length
 
 
-# Answers give up their connection before the pool may lend it again.  urllib3 does so afterwards: a
-# Ctrl-C in between would close a connection that is in use, or lend it twice.
+# Answers give up their connection before the pool may lend it again.  urllib3 does so afterwards:
+# an interruption in between would close a connection that is in use, or lend it twice.
 
 
 def _give_back(pool: Any, connection: Any, body: Any) -> None:
@@ -640,7 +640,7 @@ class _HttpsConnection(_InTime, _Connecting, HTTPSConnection):
 
 
 class _Unlocked:
-    """A ``LifoQueue`` without a lock, which a Ctrl-C could leave locked.
+    """A ``LifoQueue`` without a lock, which an interrupted call could leave locked.
 
     Signal handlers and finalizers can thus make requests at any moment.
     """

@@ -80,7 +80,6 @@ read_timeout: Final = BlockLimit("read_timeout")
 
 def limited_silence(seconds: float) -> contextlib.AbstractContextManager[object]:
     """Context manager: let requests fail if the server is silent for ``seconds``."""
-    # A lock begins and ends a block in C, where no Ctrl-C can come in between.
     return read_timeout.limit(seconds)
 
 
@@ -163,8 +162,8 @@ def endable() -> Iterator[ParallelCalls]:
 def in_parallel(work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
     """Call ``work`` for each item, :data:`MAX_PARALLEL` at a time; return the results in order.
 
-    The first exception, or a Ctrl-C, ends all other calls: at their next :func:`check_wanted`, or
-    within :func:`ended_by`.
+    The first exception, or an interruption, ends all other calls: at their next
+    :func:`check_wanted`, or within :func:`ended_by`.
     """
     group, lock = ParallelCalls(), runtime.Lock()
     todo = iter(range(len(items)))
@@ -185,7 +184,7 @@ def in_parallel(work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
                     group.end()
                 return
 
-    # The work has contexts of its own, so that no Ctrl-C leaves the group in the caller's context.
+    # The work has contexts of its own, so that the group is never left in the caller's context.
     context = contextvars.copy_context()
     context.run(parallel_calls.set, group)
     number = min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0
@@ -212,10 +211,10 @@ def in_parallel(work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
 
 
 class _Worker:
-    """A thread, and a wait for its end that survives Ctrl-C."""
+    """A thread, and a wait for its end that may be interrupted and repeated."""
 
     def __init__(self, run: Callable[[], object]) -> None:
-        # Not Thread.join: after a Ctrl-C in it, Python 3.11 and 3.12 take the thread for ended.
+        # Not Thread.join: once interrupted, Python 3.11 and 3.12 take the thread for ended.
         self._ended = runtime.Event()
         self._run = run
         self._thread: runtime.Thread | None = None

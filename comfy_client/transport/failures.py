@@ -23,6 +23,7 @@ from ..errors import (
     is_for_another,
 )
 from ..interrupts import causes, interruption
+from .sockets import no_name
 
 Error = TypeVar("Error", bound=BaseException)
 
@@ -100,7 +101,7 @@ def strip(exc: Error) -> Error:
 
 
 def strip_libraries(exc: BaseException) -> BaseException:
-    """Remove libraries' frames, which hold headers, from an exception such as KeyboardInterrupt."""
+    """Remove libraries' frames, which hold headers, from an exception of the user's code."""
     seen: set[int] = set()
     each: BaseException | None = exc
     while each is not None and id(each) not in seen:
@@ -191,7 +192,7 @@ def failure_of(
 ) -> Failure:
     """Return the error to raise for a request, and its cause without headers and bodies.
 
-    A Ctrl-C or an alarm is returned as it is, without the frames of libraries.
+    An interruption is returned as it is, without the frames of libraries.
     """
     interrupted = interruption(exc, outer)
     if interrupted is not None:
@@ -199,10 +200,12 @@ def failure_of(
     chain = list(causes(exc, outer))
     cause = next((c for c in chain if is_of_the_system(c)), None)
     names = {type(cause).__name__ for cause in chain}
+    if "InvalidURL" in names:  # of a proxy, of which nothing but the name is unchecked
+        cause = no_name()
     error: ComfyError
     if isinstance(exc, requests.exceptions.InvalidSchema):
         error = ServerUnreachable(f"{url}: {_about_schema(exc)}", retryable=False)
-    elif "ProxyError" in names:
+    elif names & {"ProxyError", "InvalidURL"}:
         status = next(filter(None, map(_tunnel_status, chain)), None)
         said = f": it answered {status}" if status else f": {reason_of(cause)}" if cause else ""
         unknown = isinstance(cause, socket.gaierror) and cause.errno != socket.EAI_AGAIN

@@ -51,7 +51,7 @@ def _store_or_redirect(url: str, into: BinaryIO, deadline: Deadline, most: int) 
     shown = without_secrets(url)
     transfer, before = Transfer(deadline, read_timeout=_SILENCE), current.get()
     try:
-        current.set(transfer)  # inside the try, so that a Ctrl-C right after it is undone
+        current.set(transfer)  # inside the try, so that it is undone in any case
         with new_session() as session:  # a new one for each host, as it has one pool
             session.trust_env = False  # ignores a login in .netrc
             left = deadline.require(_SILENCE)

@@ -805,7 +805,7 @@ class _Sender:
         except (ComfyError, GeneratorExit):
             raise
         except BaseException as exc:
-            strip_libraries(exc)  # a Ctrl-C, or an alarm
+            strip_libraries(exc)  # an interruption
             raise
         finally:
             # The connection keeps the transfer, and urllib3 keeps the connection for ever: a
@@ -959,7 +959,7 @@ class _Sender:
         transfer.requests += 1
         transfer.on_connected = endpoint.connected
         try:
-            current.set(transfer)  # inside the try, so that a Ctrl-C right after it is undone
+            current.set(transfer)  # inside the try, so that it is undone in any case
             if not endpoint.is_own_session:
                 endpoint.prepare_pool(request)
             response = endpoint.session.send(
@@ -1252,7 +1252,7 @@ def body_length(response: requests.Response) -> int | None:
         return known
     if response.request.method == "HEAD" or response.status_code in (204, 304):
         return 0
-    if "transfer-encoding" in response.headers:  # a Content-Length beside it is ignored
+    if "transfer-encoding" in response.headers:  # if chunked, no Content-Length counts
         return None
     text = response.headers.get("content-length", "")
     encoded = "content-encoding" in response.headers

@@ -27,7 +27,7 @@ _NETWORKS: Final[tuple[tuple[str, PeerKind], ...]] = (
     ("100.64.0.0/10", "shared"),
     ("198.18.0.0/15", "benchmark"),
 )
-_KINDS: Final = tuple((ipaddress.ip_network(text), kind) for text, kind in _NETWORKS)
+_KIND_OF_NETWORK: Final = tuple((ipaddress.ip_network(text), kind) for text, kind in _NETWORKS)
 #: Metadata services outside of link-local networks: AWS, Google, Alibaba, Azure and Oracle.
 _METADATA: Final = frozenset(
     map(
@@ -103,7 +103,7 @@ def _unwrapped(ip: _Ip) -> _Ip:
 def _kind_of(ip: _Ip) -> PeerKind:
     if ip in _METADATA:
         return "metadata"
-    for network, kind in _KINDS:
+    for network, kind in _KIND_OF_NETWORK:
         if ip in network:
             return kind
     return "public" if ip.is_global and not ip.is_multicast else "other"

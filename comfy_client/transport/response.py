@@ -28,7 +28,8 @@ from ..errors import (
 from ..values import text
 from .failures import REFUSED
 
-_SHOWN = 200
+#: The most characters of a server's text that are quoted.
+_MAX_QUOTED: Final = 200
 #: The most characters of a text that an error keeps, and that patterns search.
 _KEPT = 2000
 #: The most bytes of an answer that an error decodes.
@@ -181,7 +182,7 @@ class Download:
 
 def unexpected(answer: Response, due: str) -> UnexpectedResponse:
     """Return the error for an answer that is not the expected ``due``, such as "JSON"."""
-    start = " ".join(answer.start.split())[:_SHOWN]
+    start = " ".join(answer.start.split())[:_MAX_QUOTED]
     guess = "a login page, or another program on this port" if answer.is_page else "no ComfyUI"
     facts = answer.facts() | {"body": answer.start}
     return UnexpectedResponse(
@@ -391,7 +392,7 @@ def about_redirect(answer: Response) -> str:
     try:
         to, here = urlsplit(target), urlsplit(answer.url)
         shown = f"{to.scheme}://{to.netloc.rpartition('@')[2]}" if to.netloc else ""
-        shown = answer.redact(shown + to.path)[:_SHOWN]
+        shown = answer.redact(shown + to.path)[:_MAX_QUOTED]
         if to.hostname == here.hostname and to.scheme not in ("", here.scheme):
             return f"{answer.status}, redirected to {shown}; use {to.scheme}:// in host"
     except ValueError:
@@ -412,4 +413,4 @@ def reason_of(answer: Response, body: Any) -> str:
         title = re.search(r"<title>(?:\d+ )?([^<]*)</title>", str(body), re.IGNORECASE)
         body = title and title[1]
     said = " ".join(str(body or "").split()).removeprefix(f"{answer.status}: ")
-    return f": {said[:_SHOWN]}" if said else ""
+    return f": {said[:_MAX_QUOTED]}" if said else ""

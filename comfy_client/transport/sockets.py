@@ -1,6 +1,6 @@
-"""Sockets whose waits Ctrl-C and :func:`shut` end on every system.
+"""Sockets whose waits :func:`shut` ends, and which can be interrupted, on every system.
 
-On Windows, neither ends a wait for a socket, so waits are made in slices there.
+On Windows, neither is possible within a wait for a socket, so waits are made in slices there.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ class Connection:
 
     def _run(self) -> None:
         if self._thread is not runtime.current_thread():
-            return  # after a Ctrl-C during the start, another thread was started
+            return  # the call that started it was interrupted, and a later one started another
         try:
             while not self._stopped:
                 try:
