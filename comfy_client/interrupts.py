@@ -16,6 +16,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple, TypeVar
 
 from . import runtime
+from .tracebacks import steps_of
 
 Returned = TypeVar("Returned")
 
@@ -52,11 +53,8 @@ def interruption(exc: BaseException, outer: BaseException | None = None) -> Base
             return cause
         if type(cause).__module__.startswith(("requests.", "urllib3.")):
             continue  # has the traceback of the wrapped exception
-        step = cause.__traceback__
-        while step is not None:
-            if step.tb_frame.f_code in handlers:
-                return cause
-            step = step.tb_next
+        if any(step.tb_frame.f_code in handlers for step in steps_of(cause.__traceback__)):
+            return cause
     return None
 
 

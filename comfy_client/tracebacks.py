@@ -12,7 +12,7 @@ import copy
 import logging
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, Final
 
@@ -109,25 +109,40 @@ def users(frames: TracebackType | None) -> TracebackType | None:
 
     If nothing else is in it, return the whole traceback.
     """
+    return joined(step for step, is_users in _steps(frames) if is_users) or frames
+
+
+def steps_of(frames: TracebackType | None) -> Iterator[TracebackType]:
+    """Yield each step of a traceback, the outermost first."""
+    while frames is not None:
+        yield frames
+        frames = frames.tb_next
+
+
+def joined(steps: Iterable[TracebackType]) -> TracebackType | None:
+    """Return a traceback of these steps alone; None if there are none."""
     made: TracebackType | None = None
-    for step in reversed([step for step, is_users in _steps(frames) if is_users]):
+    for step in reversed([*steps]):
         made = TracebackType(made, step.tb_frame, step.tb_lasti, step.tb_lineno)
-    return made or frames
+    return made
 
 
 def _steps(frames: TracebackType | None) -> Iterator[tuple[TracebackType, bool]]:
     """Yield each step of a traceback, and whether it is in the user's code."""
     is_inside = False
-    while frames is not None:
-        package = _package(frames)
+    for step in steps_of(frames):
+        package = _package(step)
         is_inside = is_inside or package == "comfy_client"
-        yield frames, not (package == "comfy_client" or (is_inside and package in _LIBRARIES))
-        frames = frames.tb_next
+        yield step, not (package == "comfy_client" or (is_inside and package in _LIBRARIES))
+
+
+def module_of(step: TracebackType) -> str:
+    """Return the name of the module whose code a step is in."""
+    return step.tb_frame.f_globals.get("__name__") or ""
 
 
 def _package(step: TracebackType) -> str:
-    name: str = step.tb_frame.f_globals.get("__name__") or ""
-    return name.partition(".")[0]
+    return module_of(step).partition(".")[0]
 
 
 def _is_meant(exc: BaseException, frames: TracebackType | None) -> bool:

@@ -188,15 +188,20 @@ def in_parallel(work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
     context = contextvars.copy_context()
     context.run(parallel_calls.set, group)
     number = min(MAX_PARALLEL, len(items)) if len(items) > 1 else 0
-    workers = [_Worker(partial(context.copy().run, run)) for _ in range(number)]
+    workers: dict[runtime.Thread, runtime.Event] = {}
+    for _ in range(number):
+        # Not Thread.join: once interrupted, Python 3.11 and 3.12 take the thread for ended.
+        ended = runtime.Event()
+        calls = partial(in_full, [partial(context.copy().run, run), ended.set])
+        workers[runtime.Thread(target=calls, name="comfy-files", daemon=True)] = ended
     try:
         with ended_by(group.end):
             for worker in workers:
                 worker.start()
             if not workers:
                 context.run(run)
-            for worker in workers:
-                while not worker.wait(runtime.SLICE) and not group.over.is_set():
+            for ended in workers.values():
+                while not ended.wait(runtime.SLICE) and not group.over.is_set():
                     pass
         if failed:
             raise next(iter(failed.values()))  # the first failure, due to which the others ended
@@ -205,37 +210,10 @@ def in_parallel(work: Callable[[T], Made], items: Sequence[T]) -> list[Made]:
     finally:
         group.end()
         until = runtime.monotonic() + _FAREWELL
-        for worker in workers:
-            worker.wait(until - runtime.monotonic())
+        for worker, ended in workers.items():
+            if was_started(worker):
+                ended.wait(max(0.0, until - runtime.monotonic()))
         failed.clear()  # breaks the cycle of an error, its traceback and this frame
-
-
-class _Worker:
-    """A thread, and a wait for its end that may be interrupted and repeated."""
-
-    def __init__(self, run: Callable[[], object]) -> None:
-        # Not Thread.join: once interrupted, Python 3.11 and 3.12 take the thread for ended.
-        self._ended = runtime.Event()
-        self._run = run
-        self._thread: runtime.Thread | None = None
-
-    def start(self) -> None:
-        """Start the thread."""
-
-        def run() -> None:
-            try:
-                self._run()
-            finally:
-                self._ended.set()
-
-        self._thread = runtime.Thread(target=run, name="comfy-files", daemon=True)
-        self._thread.start()
-
-    def wait(self, seconds: float) -> bool:
-        """Wait up to ``seconds`` for the thread's end; return whether it ended or never started."""
-        if not was_started(self._thread):
-            return True
-        return self._ended.wait(max(0.0, seconds))
 
 
 class Backoff:

@@ -6,7 +6,6 @@ import http.client
 import re
 import socket
 import ssl
-from types import TracebackType
 from typing import Final, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -23,6 +22,7 @@ from ..errors import (
     is_for_another,
 )
 from ..interrupts import causes, interruption
+from ..tracebacks import joined, module_of, steps_of
 from .sockets import no_name
 
 Error = TypeVar("Error", bound=BaseException)
@@ -106,23 +106,12 @@ def strip_libraries(exc: BaseException) -> BaseException:
     each: BaseException | None = exc
     while each is not None and id(each) not in seen:
         seen.add(id(each))
-        each.__traceback__ = _of_others(each.__traceback__)
+        steps = steps_of(each.__traceback__)
+        each.__traceback__ = joined(step for step in steps if not _is_of_library(module_of(step)))
         if each.__context__ is not None and _is_of_library(type(each.__context__).__module__):
             each.__context__ = None
         each = each.__context__
     return exc
-
-
-def _of_others(step: TracebackType | None) -> TracebackType | None:
-    steps = []
-    while step is not None:
-        if not _is_of_library(step.tb_frame.f_globals.get("__name__", "")):
-            steps.append(step)
-        step = step.tb_next
-    made: TracebackType | None = None
-    for step in reversed(steps):
-        made = TracebackType(made, step.tb_frame, step.tb_lasti, step.tb_lineno)
-    return made
 
 
 def _is_of_library(module: str) -> bool:
