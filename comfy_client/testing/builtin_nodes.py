@@ -1,4 +1,7 @@
-"""ComfyUI's own nodes for pictures, implemented with Pillow, and simulated text-to-image nodes."""
+"""ComfyUI's own nodes for pictures, implemented with Pillow, and simulated text-to-image nodes.
+
+``definitions.json`` and ``definitions_0.28.json`` have the definition of each class.
+"""
 
 from __future__ import annotations
 

@@ -174,9 +174,8 @@ class NodeRegistry:
     """The node classes of one server, and their definitions."""
 
     def __init__(self, folders: Folders, settings: Mapping[str, Any], *, newest: bool) -> None:
-        name = "definitions_0.28" if newest else "definitions"
         self._newest = newest
-        self._definitions: dict[str, Any] = shipped(name)
+        self._definitions = recorded("definitions_0.28" if newest else "definitions")
         self._folders = folders
         #: The command line of the server.
         self.argv: list[str] = ["main.py", "--cpu"]
@@ -252,6 +251,17 @@ class NodeRegistry:
 def shipped(name: str) -> Any:
     """Return the decoded content of the package's JSON file with this name."""
     return json.loads(files(__package__).joinpath(f"{name}.json").read_text(encoding="utf-8"))
+
+
+def recorded(name: str) -> dict[str, Any]:
+    """Return the recorded definitions in a file; raise LookupError unless they fit the classes."""
+    definitions: dict[str, Any] = shipped(name)
+    if unmatched := sorted(CLASSES.keys() ^ definitions.keys()):
+        raise LookupError(
+            f"{', '.join(unmatched)} must be in both builtin_nodes.py and {name}.json; "
+            "comfy_client/testing/README.rst says how to record a definition"
+        )
+    return definitions
 
 
 def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import pytest
 from PIL import Image
@@ -27,6 +27,8 @@ from comfy_client.testing import (
     send_event,
     send_text,
 )
+from comfy_client.testing.argument_checks import Version
+from comfy_client.testing.builtin_nodes import CLASSES
 from comfy_client.testing.scripting import PromptHooks
 from tests.helpers.bare import (
     LIMIT,
@@ -37,6 +39,18 @@ from tests.helpers.graphs import canvas, node, picture, png, txt2img
 from tests.helpers.patches import tell_time
 
 # -- nodes of the server ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("version", get_args(Version))
+def test_a_class_without_recorded_definition_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, version: Version
+) -> None:
+    """As is a definition without class; neither is left out silently."""
+    file = "definitions_0.28.json" if version == "new" else "definitions.json"
+    monkeypatch.setitem(CLASSES, "ImageFade", CLASSES["ImageInvert"])
+    monkeypatch.delitem(CLASSES, "ImageBlend")
+    with pytest.raises(LookupError, match=f"ImageBlend, ImageFade must be in both .* {file};"):
+        ComfyServer(version=version).start()
 
 
 def test_pixels_are_those_of_the_real_server(api):
