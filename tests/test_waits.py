@@ -44,7 +44,7 @@ ALLOWED = {
     ("batch.items", "self._news.get(timeout=max(0.0, seconds))"): "callers wait for half a second",
     ("batch.map_loop", "acquire(timeout=left)"): "called in slices",
     ("cli.completion", "answers.get(timeout=limit)"): "the shell waits no longer either",
-    ("cli.pooling", "ended.get(timeout=runtime.SLICE)"): "a slice",
+    ("cli.several_servers", "ended.get(timeout=runtime.SLICE)"): "a slice",
     ("cli.server_commands", "inbox.get(timeout=runtime.SLICE)"): "a slice",
     ("cli.watch_command", "inbox.get(timeout=runtime.SLICE)"): "a slice",
     (

@@ -16,19 +16,19 @@ Modules:
     decorators: Types of options that several commands share.
     target: Resolution of options, environment and profiles to a server and its credentials.
     profiles: The config file.
-    pooling: A pool of the servers that the options name.
-    loading: Workflows and node definitions from files, or from a server when they are needed.
-    past_prompts: Prompts that a server knows, as workflows.
+    several_servers: Lists from one server or several, and a pool of the servers that the options
+        name.
+    workflow_source: Workflows and node definitions from files, or from a server when they are
+        needed; completion of ``--set``, ``--axis`` and ``--input``.
+    prompt_records: Prompts that a server knows, of hosted ones too, and their workflows.
     input_options: Conversion of ``--set``, ``--input``, ``--seed`` and ``--axis`` to values.
     extra_data: ``--extra-data``, and the API key for partner nodes.
     results: Waiting for a prompt, saving its files, printing its outputs.
-    listing: Lists from one server or several, and tables, as wide as the terminal.
-    printing: Output of lines and JSON on stdout, of notes on stderr; ``--output`` and ``--open``.
+    printing: Output of lines, tables and JSON on stdout, of notes on stderr; ``--output`` and
+        ``--open``.
     completion: Completion of names that only a server knows.
-    input_completion: Completion of ``--set``, ``--axis`` and ``--input``.
     shells: Completion in bash, zsh and fish.
     exits: Exit statuses, error messages, and advice: commands for the servers of this one.
     stop_signals: The signals that stop a command.
-    hosted_jobs: Jobs of a hosted server, in place of its queue and history.
-    mine: The mark of prompts of this installation, and events of those with ``--detach``.
+    own_prompts: The mark of prompts of this installation, and events of those with ``--detach``.
 """

@@ -24,9 +24,9 @@ from click.shell_completion import CompletionItem
 from ..values import T
 from .decorators import complete_files, paths
 from .exits import Mistake
-from .hosted_jobs import is_hosted, listed
 from .printing import ago
 from .profiles import load_config
+from .prompt_records import is_hosted, listed
 from .server_options import ServerOptions
 
 if TYPE_CHECKING:

@@ -208,6 +208,9 @@ class SilentExit(click.ClickException):
         self.status = status
 
 
+#: The errors of a command that was stopped: by a signal, or by the user at a question.
+STOPPED: Final = (KeyboardInterrupt, click.Abort)
+
 #: The first matching class counts.
 _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (AuthenticationError, Exit.UNAUTHORISED),
@@ -218,8 +221,7 @@ _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (JobNotFound, Exit.LOST),
     (SubmitUncertain, Exit.LOST),
     (JobInterrupted, Exit.STOPPED),
-    (KeyboardInterrupt, Exit.STOPPED),
-    (click.Abort, Exit.STOPPED),
+    *((kind, Exit.STOPPED) for kind in STOPPED),
     (JobTimeout, Exit.TIMEOUT),
     (TimeoutError, Exit.TIMEOUT),
     (TransportError, Exit.UNREACHABLE),
@@ -290,7 +292,7 @@ def worst(statuses: Iterable[Exit]) -> Exit:
 
 def message_of(error: BaseException) -> str:
     """Return an error's message without control characters."""
-    if isinstance(error, KeyboardInterrupt | click.Abort):
+    if isinstance(error, STOPPED):
         return "stopped by Ctrl-C, SIGTERM or SIGHUP"
     if isinstance(error, click.ClickException):
         return error.format_message()
@@ -397,7 +399,7 @@ def _code_of(error: BaseException) -> str:
     match error:
         case Mistake() | click.UsageError():
             return "usage"
-        case KeyboardInterrupt() | click.Abort():
+        case _ if isinstance(error, STOPPED):
             return "stopped"
         case ModuleNotFoundError():
             return "missing_extra"

@@ -15,9 +15,9 @@ from .completion import complete_texts
 from .decorators import Decorator
 from .exits import Mistake, known_server
 from .input_options import mistakes, text_of
-from .mine import mark
-from .past_prompts import PromptSource
+from .own_prompts import mark
 from .printing import note
+from .prompt_records import PromptSource
 
 if TYPE_CHECKING:
     from ..workflow import Workflow

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 #: The key of the click context that says that standard input has been read.
 _KEY: Final = "comfy_client.standard_input"
 #: The most bytes of a file.
-_MOST: Final = 64 << 20
+_MOST_OF_FILE: Final = 64 << 20
 
 
 def claim_standard_input() -> None:
@@ -67,12 +67,12 @@ def text_of(value: str) -> str:
     if not name:
         raise ValueError("a file name or - must follow @; @@ stands for @")
     if name == "-":
-        content = read_standard_input(_MOST + 1)
+        content = read_standard_input(_MOST_OF_FILE + 1)
     else:
         with Path(name).expanduser().open("rb") as file:
-            content = file.read(_MOST + 1)
-    if len(content) > _MOST:
-        raise ValueError(f"{value:.200}: larger than {_MOST >> 20} MiB")
+            content = file.read(_MOST_OF_FILE + 1)
+    if len(content) > _MOST_OF_FILE:
+        raise ValueError(f"{value:.200}: larger than {_MOST_OF_FILE >> 20} MiB")
     try:
         return content.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:

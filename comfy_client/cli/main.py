@@ -22,7 +22,7 @@ from . import (
     watch_command,
     workflow_commands,
 )
-from .exits import Exit
+from .exits import STOPPED, Exit
 from .printing import command, emit, end_stdout, log_more, plain_logs, report, safe_streams
 from .server_options import ServerOptions, of_servers, with_json
 from .stop_signals import ending_as_by_ctrl_c
@@ -147,8 +147,7 @@ class Commands(click.Group):
             raise  # a closed pipe: click exits quietly
         except (
             click.ClickException,
-            click.Abort,
-            KeyboardInterrupt,
+            *STOPPED,
             ComfyError,
             ModuleNotFoundError,
             OSError,
@@ -164,8 +163,8 @@ class Commands(click.Group):
                 return super().invoke(ctx)
             except BrokenPipeError:
                 return end_stdout()
-            # Here, as hints name the command's servers; click would print an empty line for Ctrl-C.
-            except (KeyboardInterrupt, ComfyError) as exc:
+            # Here, as hints name the command's servers; click prints an empty line if stopped.
+            except (*STOPPED, ComfyError) as exc:
                 return report(exc, ctx.ensure_object(ServerOptions).json)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -1,6 +1,7 @@
 """Output of commands: results on stdout as text or JSON lines, everything else on stderr.
 
-Files and URLs, too: the options ``--output`` and ``--open``.
+Files and URLs, too: the options ``--output`` and ``--open``.  Tables are whole in pipes and files,
+and as wide as the window on a terminal.
 """
 
 from __future__ import annotations
@@ -8,21 +9,26 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
+import unicodedata
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
+from ..values import is_uuid
 from .decorators import Decorator
 from .exits import (
+    STOPPED,
     Exit,
     SilentExit,
     error_object,
@@ -88,7 +94,7 @@ def report(error: BaseException, as_json: bool, server: str | None = None) -> Ex
         return exit_of(error)
     if isinstance(error, click.UsageError):
         error.show()
-    elif not isinstance(error, KeyboardInterrupt | click.Abort):  # needs no message
+    elif not isinstance(error, STOPPED):  # needs no message
         status = "interrupted" if exit_of(error) is Exit.STOPPED else "failed"
         click.echo(colored(f"Error: {_lines(message_of(error))}", status, "Error:"), err=True)
         hint = hint_of(error, server)
@@ -232,7 +238,7 @@ class _PlainLogs(logging.Handler):
 def _above_bars() -> contextlib.AbstractContextManager[None]:
     """Context manager: clear the progress bars of a terminal, and draw them again at the end."""
     tqdm = sys.modules.get("tqdm")
-    # Without a bar, leave tqdm's lock alone: a Ctrl-C may have left it to the main thread.
+    # Without a bar, leave tqdm's lock alone: the main thread may have been stopped with it.
     if tqdm is None or not getattr(tqdm.tqdm, "_instances", None):
         return contextlib.nullcontext()
     bars: contextlib.AbstractContextManager[None] = tqdm.tqdm.external_write_mode(sys.stderr)
@@ -322,7 +328,7 @@ def is_terminal() -> bool:
 
 
 #: The kinds of files that are opened; others could make this machine run a program.
-_SHOWN: Final = frozenset({"image", "video", "audio"})
+_OPENED: Final = frozenset({"image", "video", "audio"})
 
 open_option: Decorator = click.option(
     "--open",
@@ -341,7 +347,7 @@ def open_first(result: Result, paths: list[Path]) -> None:
     shown = [
         (item.type == "temp", target)
         for item, target in zip(result.files, targets, strict=True)
-        if item.media in _SHOWN and target is not None
+        if item.media in _OPENED and target is not None
     ]
     if shown:
         _open(min(shown, key=lambda one: one[0])[1])  # saved files before previews
@@ -363,7 +369,7 @@ def _open(target: str) -> None:
 
 
 def _start(opener: str, target: str) -> None:
-    """Start the opener in its own session, so that Ctrl-C here does not end the viewer.
+    """Start the opener in its own session, so that the end of the command does not end the viewer.
 
     The viewer gets none of the variables for ComfyUI, as they hold keys and passwords.
     """
@@ -381,3 +387,115 @@ def has_display(environment: Mapping[str, str], platform: str = sys.platform) ->
     if platform in ("darwin", "win32"):
         return True
     return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+# -- tables -----------------------------------------------------------------------------
+
+#: The characters of a UUID at least, and of a whole one.
+_SHORT_ID: Final = 8
+_UUID: Final = 36
+#: The fewest characters of a column that is cut: ``succeeded`` stays whole.
+_FEWEST: Final = 9
+#: The mark after an id of this installation; see ``queue``.
+_MINE: Final = "*"
+_GAP: Final = "  "
+_CUT: Final = "..."
+
+
+def table(rows: Sequence[Sequence[object]], head: Sequence[str], *, is_short: bool = True) -> None:
+    """Print rows as aligned columns below a heading; cells below ``STATUS`` are colored.
+
+    On a terminal, UUIDs below ``ID`` are abbreviated if ``is_short``, and the widest columns are
+    cut so that no row is broken, the first one last.  If that leaves less than 9 characters of one,
+    the last columns are left out.  Ids are neither cut nor left out.
+    """
+    cells = [[harmless(str(cell)) for cell in row] for row in rows]
+    columns = [list(column) for column in zip(head, *cells, strict=True)]
+    if is_terminal():
+        if is_short:
+            columns = [_abbreviated(each) if each[0] == "ID" else each for each in columns]
+        columns = _fitting(columns, shutil.get_terminal_size().columns)
+    padded = [[*_padded(column)] for column in columns]
+    for row in zip(*padded, strict=True):
+        click.echo(_GAP.join(row).rstrip())
+
+
+def _padded(column: Sequence[str]) -> Iterator[str]:
+    """Yield the cells of a column, all as wide as the widest one."""
+    width = max(map(_width, column))
+    for cell in column:
+        shown = cell + " " * (width - _width(cell))
+        yield colored(shown, cell) if column[0] == "STATUS" else shown
+
+
+def _fitting(columns: list[list[str]], room: int) -> list[list[str]]:
+    """Return the columns, shortened to a number of characters in a row; ids stay as they are."""
+    heads = [column[0] for column in columns]
+    fewest = heads.index("ID") + 1 if "ID" in heads else 1
+    natural = [max(map(_width, column)) for column in columns]
+    least = [
+        width if head == "ID" else min(_FEWEST, width)
+        for head, width in zip(heads, natural, strict=True)
+    ]
+    shown = len(columns)
+    while shown > fewest and _row(least[:shown], shown < len(columns)) > room:
+        shown -= 1
+    widths = [
+        max(low, min(width, room)) for low, width in zip(least, natural[:shown], strict=False)
+    ]
+    while _row(widths, shown < len(columns)) > room and (
+        loose := [at for at, width in enumerate(widths) if width > least[at]]
+    ):
+        widths[max(loose, key=lambda at: (at > 0, widths[at]))] -= 1
+    cut = [
+        [_cut(cell, width) for cell in column]
+        for column, width in zip(columns, widths, strict=False)
+    ]
+    rest = [] if shown == len(columns) else [[_CUT, *itertools.repeat("", len(columns[0]) - 1)]]
+    return [*cut, *rest]
+
+
+def _row(widths: Sequence[int], is_cut: bool) -> int:
+    """Return the width of a row, with the mark of columns that are left out."""
+    widths = [*widths, len(_CUT)] if is_cut else widths
+    return sum(widths) + len(_GAP) * (len(widths) - 1)
+
+
+def _abbreviated(column: Sequence[str]) -> list[str]:
+    """Return a column of ids with UUIDs as short as commands understand them, and all different.
+
+    Another id stays whole, as all of it may be the beginning of one more.
+    """
+    head, *marked = column
+    ids = {each.removesuffix(_MINE) for each in marked}
+    length = next(n for n in range(_SHORT_ID, _UUID + 1) if len({*_begun(ids, n)}) == len(ids))
+    shown = _begun((each.removesuffix(_MINE) for each in marked), length)
+    return [
+        head,
+        *(f"{one}{_MINE * each.endswith(_MINE)}" for one, each in zip(shown, marked, strict=True)),
+    ]
+
+
+def _begun(ids: Iterable[str], length: int) -> Iterator[str]:
+    """Yield the beginnings of UUIDs, and other ids as they are."""
+    return (each[:length] if is_uuid(each) else each for each in ids)
+
+
+def _cut(text: str, width: int) -> str:
+    """Return the beginning of a text, with dots if something is left out."""
+    if _width(text) <= width:
+        return text
+    room = width - len(_CUT)
+    widths = itertools.accumulate(map(_width, text))
+    kept = sum(1 for _ in itertools.takewhile(lambda taken: taken <= room, widths))
+    return f"{text[:kept]}{_CUT}"
+
+
+def _width(text: str) -> int:
+    """Return how many columns of a terminal a text takes; East Asian wide characters take two."""
+    if text.isascii():
+        return len(text)
+    return sum(
+        0 if unicodedata.combining(char) else 2 if unicodedata.east_asian_width(char) in "WF" else 1
+        for char in text
+    )

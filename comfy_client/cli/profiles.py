@@ -32,7 +32,7 @@ KEYS: Final[Mapping[str, type]] = {
 }
 _SECRETS: Final = ("token", "login")
 #: The most bytes that are read of a file.
-_MOST: Final = 1 << 20
+_MOST_OF_CONFIG: Final = 1 << 20
 
 
 def config_path() -> Path:
@@ -74,7 +74,7 @@ def load_config() -> Config:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            content = file.read(_MOST)
+            content = file.read(_MOST_OF_CONFIG)
     except (FileNotFoundError, NotADirectoryError):
         return Config(path)
     except OSError as exc:  # a folder, or another user's file

@@ -11,14 +11,21 @@ import attrs
 import click
 
 from ..errors import JobFailed, NotSupported
-from . import hosted_jobs
 from .completion import complete_ids, complete_queued
 from .decorators import Decorator, complete_files, moment
 from .exits import Exit, Mistake, SilentExit, known_server
-from .hosted_jobs import cancelled, is_hosted
-from .listing import Columns, Row, for_each, print_rows, table_of
-from .mine import Mine, is_mine, receiving, why_unknown
+from .own_prompts import Mine, is_mine, receiving, why_unknown
 from .printing import ago, command, confirm, emit, note, open_option, say, yes_option
+from .prompt_records import (
+    LATEST_SEARCHED,
+    cancelled,
+    full_id,
+    full_ids,
+    is_hosted,
+    is_queued,
+    past,
+    refuse_empty,
+)
 from .results import (
     check_out,
     out_option,
@@ -29,18 +36,13 @@ from .results import (
     wait_for,
 )
 from .server_options import ServerOptions, of_server, of_servers
+from .several_servers import Columns, Row, for_each, print_rows, table_of
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..jobs.job import Job
     from ..jobs.result import Result
     from ..models import HistoryEntry, Queue, QueueItem
-
-#: Length of an id, and of the shortest abbreviation.
-_WHOLE: Final = 36
-_SHORTEST: Final = 4
-#: The number of latest prompts in which abbreviations are looked up.
-_LATEST: Final = 200
 
 id_argument: Decorator = click.argument("prompt_id", metavar="ID", shell_complete=complete_ids)
 
@@ -221,7 +223,7 @@ class Wanted:
     @property
     def is_among_latest(self) -> bool:
         """Whether abbreviations of the listed ids are looked up far enough; see ``full_ids``."""
-        return self.limit <= _LATEST and not self.is_filter
+        return self.limit <= LATEST_SEARCHED and not self.is_filter
 
     def read(self, api: ComfyApi) -> list[Row]:
         """Return the JSON objects of the prompts that pass the filter, the newest first.
@@ -231,7 +233,7 @@ class Wanted:
         """
         mine, size = is_mine(), self.limit
         if self.is_filter:
-            size = max(_LATEST, size)
+            size = max(LATEST_SEARCHED, size)
         while True:
             entries = list(api.get_histories(size).values())[::-1]
             found = [one for one in entries if self._fits(one, mine)][: self.limit]
@@ -370,47 +372,6 @@ def _say_traceback(error: BaseException | None) -> None:
         say(line.expandtabs())
 
 
-def full_id(api: ComfyApi, text: str) -> str:
-    """Complete an abbreviated prompt id; return it unchanged if no known id begins with it."""
-    return full_ids(api, [text])[0]
-
-
-def full_ids(api: ComfyApi, texts: Sequence[str], queue: Queue | None = None) -> list[str]:
-    """Complete abbreviated prompt ids like :func:`full_id`, with the same requests for all.
-
-    Args:
-        api: The client of the server that knows the prompts.
-        texts: The ids, whole or abbreviated.
-        queue: The queue, if the caller has read it already.
-    """
-    refuse_empty(texts)
-    if all(len(text) >= _WHOLE for text in texts):
-        return list(texts)
-    if hosted_jobs.is_hosted(api):
-        known = [job_id for job_id, _ in hosted_jobs.listed(api)]
-        return [text if len(text) >= _WHOLE else _completed(text, known) for text in texts]
-    found = api.get_queue(workflows_of=()) if queue is None else queue
-    known = [item.prompt_id for item in (*found.running, *found.pending)]
-    if any(len(text) < _WHOLE and text not in known for text in texts):
-        known += api.get_histories(_LATEST)
-    return [text if len(text) >= _WHOLE else _completed(text, known) for text in texts]
-
-
-def refuse_empty(prompt_ids: Sequence[str]) -> None:
-    """Raise Mistake if one of the ids is empty, such as from an unset variable."""
-    if not all(map(str.strip, prompt_ids)):
-        raise Mistake("the ID is empty")
-
-
-def _completed(text: str, known: Sequence[str]) -> str:
-    matching = [text] if text in known else [one for one in known if one.startswith(text)]
-    if len(text) < _SHORTEST and matching and text not in known:
-        raise Mistake(f"{text} is too short for an ID: give {_SHORTEST} characters or more")
-    if len(matching) > 1:
-        raise Mistake(f"several prompts begin with {text}: {', '.join(matching[:5])}")
-    return matching[0] if matching else text
-
-
 def known_job(api: ComfyApi, text: str) -> Job:
     """Return the job of a prompt; raise NotFound if the server does not know it."""
     one = api.job(full_id(api, text), must_exist=True)
@@ -439,9 +400,9 @@ def download(given: ServerOptions, prompt_id: str, out: str, is_opened: bool) ->
     check_out(out, as_json=given.json)
     with saving_to(out, {}), given.client() as api:
         prompt_id = full_id(api, prompt_id)
-        entry = hosted_jobs.past(api, prompt_id)
+        entry = past(api, prompt_id)
         if entry is None:
-            if hosted_jobs.is_queued(api, prompt_id):
+            if is_queued(api, prompt_id):
                 wait = known_server().command("job", "--wait", id=prompt_id)
                 raise Mistake(f"{prompt_id} has not ended: {wait}")
             known_job(api, prompt_id)

@@ -68,7 +68,7 @@ def wait_for(
 
 
 @contextlib.contextmanager
-def cancelled_by_ctrl_c(find: Callable[[], Job | None]) -> Iterator[None]:
+def cancelled_if_stopped(find: Callable[[], Job | None]) -> Iterator[None]:
     """Context manager: Ctrl-C in the block cancels the prompt; the second Ctrl-C leaves it.
 
     ``find`` returns the job; None: it has not been submitted.

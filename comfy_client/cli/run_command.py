@@ -19,14 +19,12 @@ from .completion import complete_checkpoints, complete_ids, starting
 from .decorators import Decorator, seconds_option
 from .exits import Mistake
 from .extra_data import extra_data_option, prompt_options
-from .input_completion import complete_settings, complete_uploads
 from .input_options import fill
-from .loading import LazyServer, content_of, load_from, workflow_argument
-from .mine import mark, why_unknown
-from .past_prompts import FileOrRecord, PromptSource, carried, file_or_record, record_of
+from .own_prompts import mark, why_unknown
 from .printing import command, emit, note, open_option, say
+from .prompt_records import FileOrRecord, PromptSource, carried, file_or_record, record_of
 from .results import (
-    cancelled_by_ctrl_c,
+    cancelled_if_stopped,
     check_out,
     folder_for,
     out_option,
@@ -37,6 +35,14 @@ from .results import (
     wait_for,
 )
 from .server_options import RUN_LIMIT, ServerOptions, of_server_or_embedded, of_servers
+from .workflow_source import (
+    LazyServer,
+    complete_settings,
+    complete_uploads,
+    content_of,
+    load_from,
+    workflow_argument,
+)
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -185,7 +191,7 @@ def run_workflow(
         show_result(result, out, given.json, getattr(job, "server", None), is_opened=is_opened)
 
 
-#: A function that submits a workflow; Ctrl-C in the block cancels the prompt.
+#: A function that submits a workflow; a signal in the block cancels the prompt.
 _Submit = Callable[["Workflow"], AbstractContextManager["Job"]]
 
 
@@ -275,11 +281,7 @@ _Load = Callable[[PromptSource], Ready]
 
 @contextlib.contextmanager
 def _on_one(
-    given: ServerOptions,
-    read: _Load,
-    out: str | None,
-    waiting: Mapping[str, Any],
-    **options: Any,
+    given: ServerOptions, read: _Load, out: str | None, waiting: Mapping[str, Any], **options: Any
 ) -> Iterator[tuple[Workflow, _Submit]]:
     # Without a socket, so that a later command can receive the events.
     with given.client(RUN_LIMIT, "poll" if waiting["detach"] else "auto") as api:
@@ -291,27 +293,23 @@ def _on_one(
 
 @contextlib.contextmanager
 def _on_any(
-    given: ServerOptions,
-    read: _Load,
-    out: str | None,
-    waiting: Mapping[str, Any],
-    **options: Any,
+    given: ServerOptions, read: _Load, out: str | None, waiting: Mapping[str, Any], **options: Any
 ) -> Iterator[tuple[Workflow, _Submit]]:
-    from . import pooling
+    from . import several_servers
 
-    with pooling.pool_of(given) as servers:
+    with several_servers.pool_of(given) as servers:
         ready = read(servers)
         servers.clients()  # wait for all servers
         options = {**waiting, **ready.options, **options}
         with saving_to(out, ready.workflow.to_dict()):
-            yield ready.workflow, partial(pooling.submitted, servers.pool, **options)
+            yield ready.workflow, partial(several_servers.submitted, servers.pool, **options)
 
 
 @contextlib.contextmanager
 def submitted(api: ComfyApi, workflow: Workflow, **options: Any) -> Iterator[Job]:
-    """Context manager: submit a workflow; Ctrl-C meanwhile or in the block cancels the prompt."""
+    """Context manager: submit a workflow; a signal meanwhile or in the block cancels it."""
     prompt_id = api.generate_id()
-    with cancelled_by_ctrl_c(lambda: api.job(prompt_id)):
+    with cancelled_if_stopped(lambda: api.job(prompt_id)):
         yield api.submit(workflow, prompt_id=prompt_id, **options)
 
 
@@ -449,7 +447,7 @@ def _run(
 ) -> tuple[Result, PreviewEvent | None]:
     """Run the workflow, but cancel it on a timeout; return the result and the last preview, if any.
 
-    The first Ctrl-C cancels it, too.
+    The first signal cancels it, too.
     """
     before = api.poll_status().queue_remaining
     if before:

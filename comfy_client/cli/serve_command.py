@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from .decorators import complete_files, seconds_option
-from .exits import Mistake
+from .exits import STOPPED, Mistake
 from .printing import command
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ def serve(
         previews=not no_previews,
         **options,
     )
-    with contextlib.suppress(KeyboardInterrupt), contextlib.ExitStack() as stack:
+    with contextlib.suppress(*STOPPED), contextlib.ExitStack() as stack:
         stack.callback(server.stop)  # a signal may come during the start
         server.start()
         click.echo(server.url)

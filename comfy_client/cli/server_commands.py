@@ -20,20 +20,19 @@ from ..nearest import nearest
 from .completion import complete_classes, complete_folders, complete_types
 from .decorators import Finite, seconds_option
 from .exits import Exit, Mistake, SilentExit, message_of
-from .listing import (
+from .printing import command, emit, gib, note, say, table
+from .profiles import Config, load_config
+from .server_options import ServerOptions, of_server, of_servers
+from .several_servers import (
     Columns,
     Row,
     has_words,
     print_found,
     print_rows,
     short_server,
-    table,
     table_of,
 )
-from .loading import definitions_option, read_definitions
-from .printing import command, emit, gib, note, say
-from .profiles import Config, load_config
-from .server_options import ServerOptions, of_server, of_servers
+from .workflow_source import definitions_option, read_definitions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi

@@ -20,7 +20,7 @@ from typing import Any, Final
 #: The status of a command that a signal has stopped, as ``Exit.STOPPED``.
 _STOPPED: Final = 130
 #: Seconds after which a signal is sent again.
-_PAUSE: Final = 0.01
+_AGAIN_AFTER: Final = 0.01
 
 
 def end_at_once() -> None:
@@ -60,7 +60,7 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
         threading.Thread(target=send, name="comfy-signal", daemon=True).start()
 
     def send() -> None:
-        time.sleep(_PAUSE)  # the finalizer has ended by then, or its exception is dropped again
+        time.sleep(_AGAIN_AFTER)  # the finalizer has ended, or its exception is dropped again
         with contextlib.suppress(IndexError):  # the block has ended
             number = dropped.pop()
             if hasattr(signal, "pthread_kill"):

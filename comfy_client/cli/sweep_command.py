@@ -17,14 +17,11 @@ import click
 
 from ..errors import ComfyError, WorkflowError
 from .decorators import complete_files, seconds_option
-from .exits import Exit, Mistake, SilentExit, Unsaved, message_of
+from .exits import STOPPED, Exit, Mistake, SilentExit, Unsaved, message_of
 from .extra_data import extra_data_option, prompt_options
-from .hosted_jobs import is_hosted
-from .input_completion import complete_axes
 from .input_options import INPUTS_HINT, InputTypes, mistakes
-from .loading import content_of, workflow_argument
-from .past_prompts import PromptSource, file_or_record
 from .printing import command, emit, note, say
+from .prompt_records import PromptSource, file_or_record, is_hosted
 from .results import (
     as_template,
     download_again,
@@ -36,6 +33,7 @@ from .results import (
 )
 from .run_command import input_option, lazy_server, prepared, seed_option, set_option
 from .server_options import RUN_LIMIT, ServerOptions, file_name_of, of_servers
+from .workflow_source import complete_axes, content_of, workflow_argument
 
 if TYPE_CHECKING:
     from ..batch.row import SweepRow
@@ -186,7 +184,7 @@ def _on_one(given: ServerOptions, read: _ReadSweep) -> Iterator[_Ready]:
 
 @contextlib.contextmanager
 def _on_several(given: ServerOptions, read: _ReadSweep, **options: Any) -> Iterator[_Ready]:
-    from .pooling import pool_of
+    from .several_servers import pool_of
 
     with pool_of(given, **options) as servers:
         ready = read(servers)
@@ -210,8 +208,8 @@ def _run_all(
         with log_filter:
             return runner.sweep(workflow, grid, on_row=printer.show, **options)
     except BaseException as exc:
-        # After Ctrl-C, the sweep itself has named the prompts that its journal resumes.
-        if options["journal"] is None or not isinstance(exc, KeyboardInterrupt):
+        # When it is stopped, the sweep itself has named the prompts that its journal resumes.
+        if options["journal"] is None or not isinstance(exc, STOPPED):
             _end_everywhere(runner, sweep_id, options["journal"])
         if isinstance(exc, ValueError | FileNotFoundError) and not printer.shown:
             raise Mistake(message_of(exc)) from None  # not a journal, for example
@@ -267,7 +265,7 @@ def _without_what_runs() -> Iterator[None]:
 def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | None) -> None:
     from ..client import ComfyApi
     from ..transport.deadline import limited_silence
-    from .pooling import at_once
+    from .several_servers import at_once
 
     def end(api: ComfyApi) -> None:
         try:

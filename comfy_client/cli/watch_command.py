@@ -20,14 +20,13 @@ from ..errors import ComfyError, UnexpectedResponse
 from .completion import complete_ids
 from .decorators import seconds_option
 from .exits import one_line
-from .hosted_jobs import is_hosted
-from .listing import Row, print_rows
-from .mine import Mine, is_mine, receiving
-from .pooling import ask_all
+from .own_prompts import Mine, is_mine, receiving
 from .printing import command, emit, note, say
-from .prompt_commands import entry_object, full_id, known_job, queue_objects
+from .prompt_commands import entry_object, known_job, queue_objects
+from .prompt_records import full_id, is_hosted
 from .results import quiet_option, show_result, wait_for
 from .server_options import ServerOptions, of_servers
+from .several_servers import Row, ask_all, print_rows
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
@@ -158,9 +157,9 @@ class LiveQueue:
 
 
 #: Seconds between two looks at the queue without a status event.
-_LOOK: Final = 5.0
+_QUEUE_INTERVAL: Final = 5.0
 #: The shortest time between two looks: in seconds, and as a multiple of how long the last one took.
-_PAUSE: Final = 0.3
+_LEAST_INTERVAL: Final = 0.3
 _REST: Final = 5.0
 
 
@@ -257,7 +256,8 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
         if now >= due:
             yield from queue.look()
             took = time.monotonic() - now
-            rests_until, due = now + max(_PAUSE, _REST * took), now + max(_LOOK, _REST * took)
+            rests_until = now + max(_LEAST_INTERVAL, _REST * took)
+            due = now + max(_QUEUE_INTERVAL, _REST * took)
         try:
             event = inbox.get(timeout=min(runtime.SLICE, max(0.01, due - time.monotonic())))
         except Empty:

@@ -10,17 +10,16 @@ import click
 
 from .exits import Exit, SilentExit
 from .input_options import addressable, fill
-from .listing import table
-from .loading import (
+from .printing import command, emit, note, output_option, say, table, write
+from .run_command import input_option, seed_option, set_option
+from .server_options import ServerOptions, of_server, of_server_as_text, with_json
+from .workflow_source import (
     DefinitionsIfThere,
     LazyDefinitions,
     definitions_option,
     load,
     workflow_argument,
 )
-from .printing import command, emit, note, output_option, say, write
-from .run_command import input_option, seed_option, set_option
-from .server_options import ServerOptions, of_server, of_server_as_text, with_json
 
 if TYPE_CHECKING:
     from ..workflow import Workflow

@@ -7,10 +7,10 @@
 
 Modules:
     task: :func:`run_workflow`, which runs in a worker, and looks for prompts of lost workers.
-    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI, and its clients.
+    plugin: :class:`ComfyPlugin`, which gives each worker a ComfyUI, and its clients; assignment of
+        servers to workers.
     task_result: :class:`TaskResult`, which is sent to the holder of the future.
     notes: Notes that the scheduler keeps on each task and the server that may have its prompt.
-    assignment: Assignment of servers to workers.  Pure.
 """
 
 from ..errors import needs_extra

@@ -162,7 +162,7 @@ def find_prompt(
             )
         own.check_open()
         check()
-        time.sleep(deadline.left(_PAUSE))
+        time.sleep(deadline.left(_RETRY_INTERVAL))
 
 
 def _ask(own: Clients, place: WorkerServer | None, attempt: Attempt) -> Found | None:
@@ -226,10 +226,10 @@ ATTEMPTS: Final = 3
 MAX_BYTES: Final = 64 << 20
 #: Seconds between two checks of a server that runs a prompt, and between two of whether somebody
 #: still wants its result.
-_LOOK: Final = 1.0
-_GLANCE: Final = 0.25
+_SERVER_INTERVAL: Final = 1.0
+_HOLDER_INTERVAL: Final = 0.25
 #: Seconds between two attempts to reach a server.
-_PAUSE: Final = 0.5
+_RETRY_INTERVAL: Final = 0.5
 #: The longest of the pauses before the servers are asked again that were too busy.
 _LONGEST_PAUSE: Final = 15.0
 #: Seconds for an answer, and for another worker's server to be reachable.
@@ -464,7 +464,7 @@ class _Task:
         """
         attempt, refused = self.notes.read(), {besides}
         until = self.clients.own().parts.poller.free_by(self.deadline)
-        pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6, jitter=0.3)
+        pauses = Backoff(_RETRY_INTERVAL, _LONGEST_PAUSE, factor=1.6, jitter=0.3)
         while True:
             busy: list[Throttled] = []
             for api in self._servers(refused):
@@ -486,7 +486,7 @@ class _Task:
             over = Deadline.after(pause)
             while not over.expired:
                 self._check_wanted()
-                time.sleep(over.left(_GLANCE))
+                time.sleep(over.left(_HOLDER_INTERVAL))
 
     def _submit_when_there(self, api: ComfyApi, attempt: Attempt) -> Job:
         """Wait for the server, then submit; reschedule if other workers can run the task."""
@@ -508,7 +508,7 @@ class _Task:
                     raise Reschedule from None
                 if until.expired or not exc.retryable:
                     raise
-                time.sleep(until.left(_PAUSE))
+                time.sleep(until.left(_RETRY_INTERVAL))
 
     def _submit(self, api: ComfyApi, attempt: Attempt) -> Job:
         place = self.clients.place_of(api.host)
@@ -571,14 +571,14 @@ class _Task:
 
     def _await(self, attempt: Attempt, job: Job, api: ComfyApi) -> None:
         """Wait for a prompt's end; raise JobLost if its server is away too long, or JobTimeout."""
-        until, look = Deadline.after(self.patience), Deadline.after(_LOOK)
+        until, look = Deadline.after(self.patience), Deadline.after(_SERVER_INTERVAL)
         while not job.done() and not self.deadline.expired:
-            wait([job], self.deadline.left(_GLANCE))
+            wait([job], self.deadline.left(_HOLDER_INTERVAL))
             if self.demand.may_cancel(self.clients, job):
                 self._withdraw(attempt, job)
             if job.done() or not look.expired:
                 continue
-            look = Deadline.after(_LOOK)
+            look = Deadline.after(_SERVER_INTERVAL)
             if api.connected or api.ping():
                 until = Deadline.after(self.patience)
             elif until.expired:

@@ -56,7 +56,7 @@ class Moment:
         elapsed: Seconds since the run began.
         left: About how many seconds are left; ``None``: unknown.
         preview: The latest preview; ``None``: there is none.
-        phase: The phase of the run, such as ``waiting``; :class:`Lines` shows each change of it.
+        phase: The phase of the run, such as ``waiting``; :class:`LogBar` shows each change of it.
         ended: How the run ended, in a few words; empty until then.
         notes: Lines below the bar, such as one for each server.
     """
@@ -202,8 +202,8 @@ def _bar(surface: Surface, name: str, delay: float, facts: Mapping[str, object])
     if surface == "terminal":
         return TerminalBar()
     if surface == "lines":
-        return Lines(_print, delay)
-    return Lines(lambda text: log.info("%s: %s", name, text, extra=facts), delay)
+        return LogBar(_print, delay)
+    return LogBar(lambda text: log.info("%s: %s", name, text, extra=facts), delay)
 
 
 class TerminalBar:
@@ -312,7 +312,7 @@ def _has_size() -> bool:
         return True
 
 
-class Lines:
+class LogBar:
     """A progress bar that writes lines of text, one for each 10 % and each change of phase."""
 
     period: float = 0.5

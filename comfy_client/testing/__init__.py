@@ -14,27 +14,27 @@ Modules:
     hosted: Comfy API v2 in front of the server: a proxy, a serverless deployment, Comfy Cloud.
     routes: All routes, the event socket, and the middleware.
     prompt_routes: Routes for prompts, and of the jobs API.
-    catalogue_routes: Routes for node definitions and models.
-    system_routes: Routes for the system, its log and its folders.
+    server_routes: Routes for node definitions and models, the system, its log and its folders.
     files: Routes for uploads, downloads, users and the files of node packs.
     hosts: Filter of requests by ``Host`` and ``Origin``.
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
-    server_state: The parts of a running server; all open event sockets, and what goes to them.
+    server_state: The parts of a running server, the versions it can be; all open event sockets, and
+        what goes to them.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
-    nodes: The node classes of a server, their definitions, their cached outputs.
-    dynamic_prompt: The graph of a prompt, with the nodes that its nodes expand into.
+    nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
+        prompt, with the nodes that its nodes expand into.
     builtin_nodes: ComfyUI's own nodes for pictures, and a simulated sampler.
     node_api: Functions for running nodes.
     images: Batches of pictures, as they pass between nodes; pictures of the simulated sampler.
     folders: The folders of a server.
-    listen_address: The address of a server, and its port, which stays reserved while it is down.
-    server_loop: The event loop, and the TCP connections.
-    active_faults: Faults that are active, and the effects of those that concern messages.
+    server_loop: The event loop, the TCP connections, and the address of a server, whose port stays
+        reserved while it is down.
+    active_faults: Faults that are active, the effects of those that concern messages, and checks of
+        what a test passes to the server.
     received: Records of what a server has received and run, for tests to read.
     wire: Requests of clients, the bytes of answers, WebSocket frames, an open event socket.
-    argument_checks: Checks of what a test passes to the server, and the versions it can choose.
 """
 
 from __future__ import annotations

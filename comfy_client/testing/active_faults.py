@@ -1,4 +1,4 @@
-"""The active faults of a server, and the effects of those that concern messages."""
+"""Active faults of a server, and the effects of those that concern messages; argument checks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import attrs
 
-from .argument_checks import check_count
 from .wire import frame
 
 #: Messages that no server should send, as opcode (1 text, 2 binary) and content.
@@ -203,3 +202,38 @@ def _is_meant(
     is_end = event == "executing" and isinstance(data, dict) and data.get("node") is None
     name = "binary" if isinstance(event, int) else "executing null" if is_end else event
     return fnmatchcase(name, chosen)
+
+
+# -- checks of the arguments of faults, traps and scripts --------------------------------
+
+
+def check_count(name: str, value: Any, least: int = 0, most: int | None = None) -> int:
+    """Return the value unchanged; raise ValueError unless it is a whole number in the range."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number, not {value!r}")
+    if value < least or (most is not None and value > most):
+        limit = f"{least} or more" if most is None else f"{least} to {most}"
+        raise ValueError(f"{name} must be {limit}, not {value}")
+    return value
+
+
+def check_seconds(value: float, subject: str = "seconds are") -> float:
+    """Return the value unchanged; raise ValueError unless it is a number of 0 or more."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{subject} 0 or more, not {value!r}")
+    return value
+
+
+def check_header(name: Any, value: Any) -> None:
+    """Raise ValueError unless name and value are strings that can form one header line."""
+    texts = isinstance(name, str) and isinstance(value, str)
+    if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
+        raise ValueError(f"a header is a name and a string of one line, not {name!r}: {value!r}")
+
+
+def jsonable(name: str, value: Any) -> Any:
+    """Return a value after a round trip through JSON; raise ValueError if that is impossible."""
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise ValueError(f"{name}: {exc}") from None

@@ -15,8 +15,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
-from .active_faults import ActiveFault
-from .argument_checks import check_count, check_header
+from .active_faults import ActiveFault, check_count, check_header
 from .received import Records
 from .server_loop import Connections
 from .server_state import ServerState

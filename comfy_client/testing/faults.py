@@ -29,8 +29,16 @@ from typing import TYPE_CHECKING, Any, cast
 from aiohttp import web
 
 from ..replacing import replace
-from .active_faults import FOREIGN, JUNK, ActiveFaults, Fault
-from .argument_checks import check_count, check_header, check_seconds, jsonable
+from .active_faults import (
+    FOREIGN,
+    JUNK,
+    ActiveFaults,
+    Fault,
+    check_count,
+    check_header,
+    check_seconds,
+    jsonable,
+)
 from .exchange import Exchange, Rule, checked_answer
 from .server_state import ServerState
 from .wire import Answer, EventSocket, Handler, frame, unknown_route

@@ -33,7 +33,7 @@ from .server_state import RouteTable, ServerState
 Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"
 # A real server registers these types globally.
-_KINDS = {".js": "application/javascript; charset=utf-8", ".webp": "image/webp"}
+_CONTENT_TYPES = {".js": "application/javascript; charset=utf-8", ".webp": "image/webp"}
 _NOT_SHOWN = frozenset(
     {
         "text/html",
@@ -88,7 +88,7 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
 
 def _headers(path: Path, is_newest: bool) -> dict[str, str]:
     """Return the headers for a file, which keep browsers from showing HTML and similar types."""
-    kind = _KINDS.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
+    kind = _CONTENT_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
     disposition = f'filename="{path.name}"'
     headers = {}
     if is_newest:

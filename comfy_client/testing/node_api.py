@@ -11,7 +11,7 @@ from .. import runtime
 PreviewTuple = tuple[str, Any, int | None]
 
 #: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
-_PAUSE: Final = 0.1
+_UPDATE_INTERVAL: Final = 0.1
 _PART: Final = 0.005
 
 
@@ -102,7 +102,7 @@ class ProgressBar:
         if self._sent is None or self.current >= self.total:
             return False
         then, value = self._sent
-        is_soon = runtime.monotonic() - then < _PAUSE
+        is_soon = runtime.monotonic() - then < _UPDATE_INTERVAL
         return is_soon or self.current - value < _PART * self.total
 
 

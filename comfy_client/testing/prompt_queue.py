@@ -15,9 +15,16 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..workflow.validate import is_link
-from .dynamic_prompt import DependencyCycleError, NodeInputError, inputs_in, linked_inputs
 from .node_api import Interrupted, context
-from .nodes import Cached, NodeCache, NodeRegistry
+from .nodes import (
+    Cached,
+    DependencyCycleError,
+    NodeCache,
+    NodeInputError,
+    NodeRegistry,
+    inputs_in,
+    linked_inputs,
+)
 from .prompt_run import (
     CallResult,
     MessageSink,

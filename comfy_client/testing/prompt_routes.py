@@ -201,8 +201,8 @@ _SORT_KEYS = ("created_at", "execution_duration")
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _TEXTS = (".txt", ".md", ".json")
 #: Kinds of outputs, and extensions of other files, that the frontend can show.
-_SHOWN = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
-_ALSO_SHOWN = ("3d", "text"), (".usdz", *_TEXTS)
+_SHOWABLE = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
+_ALSO_SHOWABLE = ("3d", "text"), (".usdz", *_TEXTS)
 _EXCERPT = 1024  # characters of a text that represents a job
 
 
@@ -422,7 +422,7 @@ def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
     return form.startswith(("video/", "audio/")) or any(
         kind in kinds or name.endswith(endings)
-        for kinds, endings in ((_SHOWN, _ALSO_SHOWN) if newest else (_SHOWN,))
+        for kinds, endings in ((_SHOWABLE, _ALSO_SHOWABLE) if newest else (_SHOWABLE,))
     )
 
 

@@ -16,9 +16,16 @@ import attrs
 from PIL import Image, ImageOps
 
 from ..workflow.validate import is_link, type_of
-from .dynamic_prompt import DependencyCycleError, DynamicPrompt, inputs_in
 from .node_api import ExecutionBlocker, PreviewTuple
-from .nodes import Cached, CacheKeys, NodeCache, NodeRegistry
+from .nodes import (
+    Cached,
+    CacheKeys,
+    DependencyCycleError,
+    DynamicPrompt,
+    NodeCache,
+    NodeRegistry,
+    inputs_in,
+)
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
 CallResult = tuple[dict[str, Any] | None, Any]

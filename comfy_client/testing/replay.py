@@ -36,7 +36,7 @@ from aiohttp import web
 from ..recording.recorder import FORMAT, KEPT_HEADERS
 from ..recording.secrets import STARS
 from ..values import is_shallow, table_at
-from .argument_checks import check_seconds
+from .active_faults import check_seconds
 from .exchange import Exchange
 from .wire import Answer, EventSocket, Request, cut, frame, never_answer, unknown_route
 
@@ -50,13 +50,13 @@ _NEEDED: Final[Mapping[str, Mapping[str, type]]] = {
     "http": {"method": str, "path": str},
 }
 #: The most bytes of a message.
-_MOST: Final = 1 << 28
+_MOST_OF_MESSAGE: Final = 1 << 28
 #: The range of each number: times in seconds, sizes in bytes, statuses and close codes.
 _RANGES: Final[Mapping[str, tuple[float, float]]] = {
     "t": (0, 1e9),
     "begun": (0, 1e9),
     "len": (0, 2**62),
-    "metadata_len": (0, _MOST),
+    "metadata_len": (0, _MOST_OF_MESSAGE),
     "announced": (0, 2**62),
     "status": (100, 599),
     "refused": (100, 599),
@@ -124,7 +124,7 @@ def _row(line: bytes) -> RecordedRow:
         value = row.get(key)
         if value is not None and not least <= value <= most:  # false for NaN
             raise ValueError(f"no proper {key!r}")
-    if kind == "binary" and row["len"] > _MOST:
+    if kind == "binary" and row["len"] > _MOST_OF_MESSAGE:
         raise ValueError("no proper 'len'")
     for key in ("asked", "headers", "content_type"):
         value = row.get(key) or {}

@@ -13,12 +13,17 @@ import aiohttp
 from aiohttp import web
 
 from ..transport.url import is_loopback_address
-from .catalogue_routes import CATALOGUE_ROUTES, NEWEST_CATALOGUE_ROUTES
 from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
 from .hosts import is_same_site
 from .prompt_routes import JOB_ROUTES, NEWEST_JOB_ROUTES, PROMPT_ROUTES
+from .server_routes import (
+    ASSET_ROUTES,
+    CATALOGUE_ROUTES,
+    INTERNAL_ROUTES,
+    NEWEST_CATALOGUE_ROUTES,
+    SYSTEM_ROUTES,
+)
 from .server_state import RouteHandler, RouteTable, ServerState
-from .system_routes import ASSET_ROUTES, INTERNAL_ROUTES, SYSTEM_ROUTES
 from .wire import EventSocket, Next, encode_message, more_headers
 
 _STATE: Final = web.AppKey("state", ServerState)

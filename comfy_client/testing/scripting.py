@@ -23,8 +23,7 @@ from typing import Any, TypeVar, overload
 
 import attrs
 
-from .active_faults import ActiveFaults, Fault
-from .argument_checks import check_count, check_seconds, jsonable
+from .active_faults import ActiveFaults, Fault, check_count, check_seconds, jsonable
 from .faults import Faults
 from .prompt_queue import Item, PromptQueue
 from .received import Ran, Records

@@ -21,19 +21,18 @@ from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
-from .argument_checks import Version, check_version
 from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosted.gateway import Gateway
 from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, check_hosts, host_filter
-from .listen_address import ListenAddress, ReservedPort
 from .nodes import NodeRegistry, definition_of
 from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
-from .server_state import UPLOAD_SIZE, ServerSettings, ServerState
+from .server_loop import ListenAddress, ReservedPort
+from .server_state import UPLOAD_SIZE, ServerSettings, ServerState, Version, check_version
 from .wire import Next
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops

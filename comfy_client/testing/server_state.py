@@ -11,19 +11,27 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequen
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, get_args
 
 import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFaults
-from .argument_checks import Version
 from .folders import Folders
 from .nodes import NodeRegistry
 from .prompt_queue import Executor, PromptQueue
 from .received import Records
 from .server_loop import Connections, ServerLoop
 from .wire import EventSocket, encode_message
+
+#: Versions: 0.3.75; 0.8.0 with its jobs API; 0.28.1 of July 2026 ("new").
+Version = Literal["0.3.75", "0.8", "new"]
+
+
+def check_version(version: str) -> None:
+    """Raise ValueError unless the version is one of those in :data:`Version`."""
+    if version not in get_args(Version):
+        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
 
 
 class Receiver(Protocol):

@@ -13,7 +13,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.cli.exits import Exit, worst
-from comfy_client.cli.mine import VARIABLE
+from comfy_client.cli.own_prompts import VARIABLE
 from comfy_client.cli.printing import colored
 from comfy_client.cli.watch_command import line_of
 from comfy_client.testing import ComfyServer

@@ -45,7 +45,7 @@ _ASKER = Asker(base="", user=None, has_credentials=False, left_behind=False, is_
 
 @attrs.frozen
 class Version:
-    """What a server can do; as :class:`comfy_client.testing.argument_checks` has it, in short."""
+    """What a server can do; as :class:`comfy_client.testing.active_faults` has it, in short."""
 
     takes_ids: bool = True  # ours, not only its own
     tells_success: bool = True

@@ -207,7 +207,7 @@ OTHERS = (
     ),
     Mutant(
         "X21",
-        "cli/mine.py",
+        "cli/own_prompts.py",
         " and extra.get(DETACHED) is True",
         "",
         "unit/test_cli_following.py",
@@ -239,7 +239,7 @@ OTHERS = (
     ),
     Mutant(
         "X06",
-        "cli/past_prompts.py",
+        "cli/prompt_records.py",
         "or Path(source).exists():",
         "or False:",
         "contract/test_workflow_commands.py::test_a_file_wins_over_the_prompt_of_that_id",

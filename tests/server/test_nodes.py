@@ -27,9 +27,9 @@ from comfy_client.testing import (
     send_event,
     send_text,
 )
-from comfy_client.testing.argument_checks import Version
 from comfy_client.testing.builtin_nodes import CLASSES
 from comfy_client.testing.scripting import PromptHooks
+from comfy_client.testing.server_state import Version
 from tests.helpers.bare import (
     LIMIT,
     ask,

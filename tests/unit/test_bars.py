@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from comfy_client.showing.bars import (
-    Lines,
+    LogBar,
     Moment,
     NotebookBar,
     Preview,
@@ -198,7 +198,7 @@ def test_a_pipe_that_nobody_reads_holds_nothing_up(monkeypatch: pytest.MonkeyPat
 def test_lines_come_for_each_tenth_and_for_the_end() -> None:
     """However often it is asked."""
     lines: list[str] = []
-    bar = Lines(lines.append, 0.0)
+    bar = LogBar(lines.append, 0.0)
     for at in range(1000):
         bar.show(Moment(at / 1000, "KSampler", elapsed=at / 10))
     bar.end(Moment(1.0, elapsed=100, ended="done"), None)
@@ -210,7 +210,7 @@ def test_lines_come_for_each_tenth_and_for_the_end() -> None:
 def test_a_line_is_written_when_a_run_waits_and_when_it_goes_on() -> None:
     """One line each, whatever its place in the queue; a run that does not wait has none of them."""
     lines: list[str] = []
-    bar = Lines(lines.append, 0.0)
+    bar = LogBar(lines.append, 0.0)
     for ahead in (3, 2, 1):
         bar.show(Moment(0.0, f"waiting, {ahead} ahead", phase="waiting"))
     bar.show(Moment(0.0, "KSampler", elapsed=4.0))

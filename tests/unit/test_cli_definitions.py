@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from comfy_client.cli.exits import Mistake
-from comfy_client.cli.loading import DefinitionsIfThere, LazyDefinitions, read_definitions
+from comfy_client.cli.workflow_source import DefinitionsIfThere, LazyDefinitions, read_definitions
 from comfy_client.errors import AuthenticationError, ServerUnreachable
 
 DEFINITIONS = {"Load": {"output": ["MODEL"]}}

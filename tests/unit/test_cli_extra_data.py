@@ -11,8 +11,8 @@ import pytest
 from comfy_client import ComfyApi, Workflow
 from comfy_client.cli.exits import remember
 from comfy_client.cli.extra_data import prompt_options
-from comfy_client.cli.loading import LazyServer
 from comfy_client.cli.main import main
+from comfy_client.cli.workflow_source import LazyServer
 from comfy_client.hosted.servers import CLOUD
 
 KEY = "comfyui-0123456789-secret"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.cli.mine import held, mark, receiving
+from comfy_client.cli.own_prompts import held, mark, receiving
 from comfy_client.testing import ComfyServer
 from tests.conftest import load_workflow
 from tests.helpers.clients import LIMIT

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from comfy_client.cli.exits import Mistake
-from comfy_client.cli.mine import VARIABLE, is_mine, mark, state_path, why_unknown
+from comfy_client.cli.own_prompts import VARIABLE, is_mine, mark, state_path, why_unknown
 from comfy_client.cli.profiles import Config, config_path, load_config
 
 

@@ -6,7 +6,7 @@ import unicodedata
 
 import pytest
 
-from comfy_client.cli import listing
+from comfy_client.cli.printing import table
 
 ACCENT = "e\u0301"
 UUIDS = ["01234567-89ab-4def-8123-456789abcdef", "01234567-89ac-4def-8123-456789abcdef"]
@@ -21,7 +21,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     def show(rows, head, columns: int) -> list[str]:
         monkeypatch.setattr("sys.stdout.isatty", lambda: True)
         monkeypatch.setenv("COLUMNS", str(columns))
-        listing.table(rows, head)
+        table(rows, head)
         return capsys.readouterr().out.splitlines()
 
     return show
@@ -87,7 +87,7 @@ def test_ids_are_neither_cut_nor_left_out(shown) -> None:
 
 def test_a_table_may_have_whole_ids(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
-    listing.table([(UUIDS[0],)], ("ID",), is_short=False)
+    table([(UUIDS[0],)], ("ID",), is_short=False)
     assert capsys.readouterr().out.split() == ["ID", UUIDS[0]]
 
 

@@ -9,8 +9,8 @@ import pytest
 
 from comfy_client import BearerCredentials, EnvCredentials
 from comfy_client.distributed import ComfyPlugin
-from comfy_client.distributed.assignment import WorkerName, checked, host_for, least_taken
 from comfy_client.distributed.notes import digest_of
+from comfy_client.distributed.plugin import WorkerName, checked, host_for, least_taken
 from comfy_client.workflow import Workflow
 
 WORKER = WorkerName("gpu-cluster-7", "tcp://10.0.0.3:41111", "10.0.0.3")

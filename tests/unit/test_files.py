@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from comfy_client import Workflow
 from comfy_client.cli import bug_report
-from comfy_client.cli.mine import mark
+from comfy_client.cli.own_prompts import mark
 from comfy_client.replacing import discard
 from comfy_client.routes.definitions import DefinitionFile
 from comfy_client.transport.local_files import (

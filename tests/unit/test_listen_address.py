@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from comfy_client.testing.listen_address import ReservedPort
+from comfy_client.testing.server_loop import ReservedPort
 
 
 class _WindowsSocket(socket.socket):

@@ -6,9 +6,9 @@
 Each module imports only modules below it in this list.
 
 Modules:
-    gateway: The ports of the surface: start, crash and restart, apart from ComfyUI behind it.
-    surface: All routes of v2, the rules for each request; Comfy Cloud's older routes for reading;
-        the storage of files on a port of its own, to which clients must send no credentials.
+    gateway: The ports of the surface: start, crash and restart, apart from ComfyUI behind it; all
+        routes of v2, the rules for each request; Comfy Cloud's older routes for reading; the
+        storage of files on a port of its own, to which clients must send no credentials.
     job_stream: The events of a job as server-sent events.
     job_routes: Submit, poll, list, workflow, cancel; a job as v2 describes it.
     asset_routes: Uploads and downloads; the URLs of files, and their bytes.

@@ -23,7 +23,7 @@ from .v2_errors import Refusal, examined, invalid, json_body
 
 RETENTION = timedelta(hours=24)
 TERMINAL = frozenset({"succeeded", "canceled", "failed", "expired"})
-_KINDS = {
+_FILE_KINDS = {
     "images": "image",
     "gifs": "video",
     "audio": "audio",
@@ -148,7 +148,7 @@ def _outputs(
     traps = hosted.traps
     for node_id, output in outputs.items():
         for key, items in output.items():
-            kind = _KINDS.get(key)
+            kind = _FILE_KINDS.get(key)
             for item in items if kind and isinstance(items, list) else ():
                 if not isinstance(item, dict) or "filename" not in item:
                     continue

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-from ..argument_checks import check_count, check_seconds
+from ..active_faults import check_count, check_seconds
 
 #: The places that serve Comfy API v2.
 HostedKind = Literal["proxy", "serverless", "cloud"]

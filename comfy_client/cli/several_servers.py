@@ -1,4 +1,8 @@
-"""A pool of the servers that a command's options name."""
+"""One server or several: lists from each, and a pool of all.
+
+One failure does not hide the other results: it is reported, and the command ends with the worst
+status.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 import attrs
+import click
 
 from .. import runtime
-from ..errors import JobTimeout
-from .exits import StillRunning, message_of
-from .printing import note
-from .results import cancelled_by_ctrl_c
+from ..errors import ComfyError, JobTimeout
+from .exits import Exit, SilentExit, StillRunning, message_of, worst
+from .printing import emit, note, report, table
+from .results import cancelled_if_stopped
 from .server_options import RUN_LIMIT, ServerOptions
 
 if TYPE_CHECKING:
@@ -27,11 +32,119 @@ if TYPE_CHECKING:
     from ..workflow import Workflow
 
 #: Seconds between two checks.
-_LOOK: Final = 0.02
+_CHECK_INTERVAL: Final = 0.02
+#: A line of ``--json``.
+Row = dict[str, Any]
+#: The errors that commands report; others are defects.
+_REPORTED: Final = (click.ClickException, ComfyError, OSError, ValueError)
+
+
+def print_rows(
+    given: ServerOptions,
+    read: Callable[[ComfyApi], list[Row]],
+    show: Callable[[list[Row]], object],
+) -> None:
+    """Print the rows of each server, as JSON or by ``show``.
+
+    If the options name several servers, they are asked in parallel, and each row has ``server``.
+    """
+    if not given.is_several:
+        with given.client() as api:
+            rows = read(api)
+        print_found(rows, given, show)
+        return
+    rows, errors = _of_each(given, read)
+    if rows or len(errors) < len(given.each):  # an empty list is an answer, too
+        print_found(rows, given, show)
+    statuses = [report(error, given.json, server=host) for host, error in errors]
+    if statuses:
+        raise SilentExit(worst(statuses))
+
+
+def print_found(rows: list[Row], given: ServerOptions, show: Callable[[list[Row]], object]) -> None:
+    """Show rows, or with ``--json`` print an object for each."""
+    if not given.json:
+        show(rows)
+        return
+    for row in rows:
+        emit(row)
+
+
+def _of_each(
+    given: ServerOptions, read: Callable[[ComfyApi], list[Row]]
+) -> tuple[list[Row], list[tuple[str, Exception]]]:
+    """Return the rows of all servers, in the order of the options, and (host, error) pairs."""
+    found: dict[ComfyApi, list[Row] | Exception] = {}
+
+    def ask(api: ComfyApi) -> None:
+        try:
+            found[api] = read(api)
+        except Exception as exc:  # noqa: BLE001  # reported by the caller, if not a defect
+            found[api] = exc
+
+    with given.clients() as clients:
+        at_once(ask, clients)
+    rows: list[Row] = []
+    errors: list[tuple[str, Exception]] = []
+    for api in clients:
+        answer = found[api]
+        if not isinstance(answer, Exception):
+            rows += [{**row, "server": api.host} for row in answer]
+        elif isinstance(answer, _REPORTED):
+            errors.append((api.host, answer))
+        else:
+            raise answer
+    return rows, errors
+
+
+#: The columns of a table of rows: their heads, and what makes a cell of a row.
+Columns = Mapping[str, Callable[[Row], object]]
+
+
+def table_of(rows: Sequence[Row], columns: Columns, *, is_short: bool = True) -> None:
+    """Print a :func:`table` of rows; the first column is the server, if they name one."""
+    cells = [(*short_server(row), *(cell(row) for cell in columns.values())) for row in rows]
+    head = ("SERVER", *columns) if "server" in rows[0] else tuple(columns)
+    table(cells, head, is_short=is_short)
+
+
+def short_server(row: Row) -> tuple[str, ...]:
+    """Return a tuple with a row's server, without ``http://``; empty if the row names none."""
+    server = row.get("server")
+    return () if server is None else (server.removeprefix("http://"),)
+
+
+def has_words(text: str, words: str) -> bool:
+    """Return whether a text contains all these words, in any order, regardless of case."""
+    return all(word in text.casefold() for word in words.casefold().split())
+
+
+def for_each(items: Sequence[str], call: Callable[[str], object], as_json: bool) -> None:
+    """Call ``call`` with each item.
+
+    The error of a single item is raised.  Errors of several are reported, and in the end SilentExit
+    is raised with the worst status.
+    """
+    if len(items) == 1:
+        call(items[0])
+        return
+    statuses: list[Exit] = []
+    for item in items:
+        try:
+            call(item)
+        except BrokenPipeError:
+            raise
+        except _REPORTED as exc:
+            statuses.append(report(exc, as_json))
+    if statuses:
+        raise SilentExit(worst(statuses))
+
+
+# -- a pool of all -----------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def pool_of(given: ServerOptions, **options: Any) -> Iterator[Several]:
+def pool_of(given: ServerOptions, **options: Any) -> Iterator[AskedPool]:
     """Context manager: yield a pool of the servers that the options name, and shut it down.
 
     On exit, jobs that wait for a server are cancelled; those that run are not waited for.
@@ -41,13 +154,13 @@ def pool_of(given: ServerOptions, **options: Any) -> Iterator[Several]:
     with given.clients(RUN_LIMIT) as clients:
         pool = ComfyPool(clients, **options)
         try:
-            yield Several(pool, given.answer_limit)
+            yield AskedPool(pool, given.answer_limit)
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 @attrs.define
-class Several:
+class AskedPool:
     """A pool of the servers that a command uses; each must answer within ``limit`` seconds."""
 
     pool: ComfyPool
@@ -66,7 +179,7 @@ class Several:
             while any(one.state == "connecting" for one in self.pool.status().servers):
                 if time.monotonic() > end:
                     break
-                time.sleep(_LOOK)
+                time.sleep(_CHECK_INTERVAL)
             ready = {one.host for one in self.pool.status().servers if one.state == "ready"}
             # Empty if all servers have gone away since.
             found = [api for api in self.pool.servers if api.host in ready]
@@ -112,7 +225,7 @@ def ask_all(clients: Sequence[ComfyApi], limit: float) -> None:
 
 
 def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> None:
-    """Call ``call`` with each client, in parallel; Ctrl-C does not wait for the threads."""
+    """Call ``call`` with each client, in parallel; a signal does not wait for the threads."""
     ended: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def work(api: ComfyApi) -> None:
@@ -143,13 +256,13 @@ def submitted(
 ) -> Iterator[PooledJob]:
     """Context manager: submit a workflow; on exit, name its server on stderr.
 
-    With ``detach``, the block begins once a server has queued the prompt.  Ctrl-C meanwhile or in
+    With ``detach``, the block begins once a server has queued the prompt.  A signal meanwhile or in
     the block cancels it.  A prompt that no server has taken when time runs out is cancelled.
     """
     job: PooledJob | None = None
     is_over = False
     try:
-        with cancelled_by_ctrl_c(lambda: job):
+        with cancelled_if_stopped(lambda: job):
             job = pool.submit(workflow, **options)
             if detach:
                 _until_sent(job, timeout)
@@ -177,4 +290,4 @@ def _until_sent(job: PooledJob, timeout: float | None) -> None:
         if job.done() or deadline.expired:
             job.result(0)
             return
-        time.sleep(_LOOK)
+        time.sleep(_CHECK_INTERVAL)

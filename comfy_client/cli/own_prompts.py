@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Any, Final
 from ..replacing import discard, replace
 from ..user_folder import user_folder
 from .exits import Mistake
-from .hosted_jobs import is_hosted
 from .printing import note
+from .prompt_records import is_hosted
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
