@@ -507,7 +507,12 @@ class Reader(Protocol[E_co]):
 
 
 def _reader(cls: type[E], name: str, **fields: Converter) -> Reader[E]:
-    """Return a function that makes an event, converting these fields; others get defaults."""
+    """Return a function that makes an event, converting these fields; others get defaults.
+
+    An event of a prompt has the field ``prompt_id`` in any case.
+    """
+    if issubclass(cls, JobEvent):
+        fields = {"prompt_id": identifier, **fields}
     slots = {field.name: getattr(cls, field.name).__set__ for field in attrs.fields(cls)}
     set_name, set_raw, set_nbytes = (slots.pop(key) for key in ("name", "raw", "nbytes"))
     steps = tuple(
@@ -596,12 +601,11 @@ def _log_entry(item: object) -> LogEntry | None:
 
 
 execution_success: Reader[ExecutionSuccess] = _reader(
-    ExecutionSuccess, "execution_success", prompt_id=identifier, timestamp=whole
+    ExecutionSuccess, "execution_success", timestamp=whole
 )
 execution_error: Reader[ExecutionError] = _reader(
     ExecutionError,
     "execution_error",
-    prompt_id=identifier,
     node_id=identifier,
     node_type=_word,
     exception_type=_word,
@@ -614,7 +618,6 @@ execution_error: Reader[ExecutionError] = _reader(
 execution_interrupted: Reader[ExecutionInterrupted] = _reader(
     ExecutionInterrupted,
     "execution_interrupted",
-    prompt_id=identifier,
     node_id=identifier,
     node_type=_word,
     executed=_ids,
@@ -624,23 +627,14 @@ execution_interrupted: Reader[ExecutionInterrupted] = _reader(
 #: The names that a server's JSON messages may fire, with the functions that make their events.
 FROM_SERVER: Mapping[str, Reader[Event]] = {
     "status": _status,
-    "execution_start": _reader(
-        ExecutionStart, "execution_start", prompt_id=identifier, timestamp=whole
-    ),
-    "execution_cached": _reader(
-        ExecutionCached, "execution_cached", prompt_id=identifier, nodes=_ids, timestamp=whole
-    ),
-    "executing": _reader(
-        Executing, "executing", prompt_id=identifier, node=_node, display_node=identifier
-    ),
-    "progress": _reader(
-        Progress, "progress", prompt_id=identifier, value=number, max=number, node=identifier
-    ),
-    "progress_state": _reader(ProgressState, "progress_state", prompt_id=identifier),
+    "execution_start": _reader(ExecutionStart, "execution_start", timestamp=whole),
+    "execution_cached": _reader(ExecutionCached, "execution_cached", nodes=_ids, timestamp=whole),
+    "executing": _reader(Executing, "executing", node=_node, display_node=identifier),
+    "progress": _reader(Progress, "progress", value=number, max=number, node=identifier),
+    "progress_state": _reader(ProgressState, "progress_state"),
     "executed": _reader(
         Executed,
         "executed",
-        prompt_id=identifier,
         node=identifier,
         display_node=identifier,
         output=table,

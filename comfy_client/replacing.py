@@ -12,7 +12,7 @@ from . import runtime
 
 #: How often a file in use is tried, and the seconds between.
 _TRIES: Final = 4
-_PAUSE: Final = 0.05
+_RETRY_INTERVAL: Final = 0.05
 
 
 def replace(path: Path, target: Path) -> None:
@@ -50,4 +50,4 @@ def _patiently(action: Callable[[], None], target: Path) -> None:
             if not left:
                 text = "another program may have it open"
                 raise PermissionError(exc.errno, text, os.fspath(target)) from exc
-        runtime.sleep(_PAUSE)
+        runtime.sleep(_RETRY_INTERVAL)

@@ -251,6 +251,35 @@ def types_of(module: ast.Module) -> Iterator[str]:
                 yield name
 
 
+#: Modules with growing pauses that are no times of a client, or not yet.
+PAUSES_OF_THEIR_OWN = {
+    "comfy_client.connecting": "the longest one, a second",
+    "comfy_client.distributed.task": "a task on Dask waits for all servers of its cluster",
+    "comfy_client.jobs.execute": "the memory of a server",
+    "comfy_client.jobs.poller": "an unanswered submission",
+    "comfy_client.pool.server_thread": "the longest one of a pool",
+    "comfy_client.transport.resume": "a download",
+}
+
+
+def test_pauses_that_grow_are_fields_of_timing() -> None:
+    """So a client may set them, and a test shortens them by its mark."""
+    numbers = {
+        name
+        for name in MODULES
+        for node in nodes(name)
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "Backoff"
+        for given in (*node.args[:2], *(each.value for each in node.keywords if is_time(each)))
+        if not re.search(r"(timing|intervals)\.\w+$", ast.unparse(given))
+    }
+    assert numbers <= PAUSES_OF_THEIR_OWN.keys()
+
+
+def is_time(given: ast.keyword) -> bool:
+    """Of the arguments of ``Backoff``; the others are a factor, a share and a function."""
+    return given.arg not in ("factor", "jitter", "uniform")
+
+
 def is_type(name: str, value: ast.expr) -> bool:
     if isinstance(value, ast.Attribute) and value.attr == name:  # such as runtime.Event
         return False

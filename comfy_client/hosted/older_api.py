@@ -38,7 +38,7 @@ READ: Final = (
 #: The header with the key.
 KEY_HEADER: Final = "X-API-Key"
 #: How many of the latest jobs are searched for a mark.
-_LOOKED_AT: Final = 20
+_MOST_READ: Final = 20
 
 
 def is_read(method: str, route: str) -> bool:
@@ -120,12 +120,12 @@ class JobSearch:
         """Return the id of the job that was submitted under a key; None if it is not found."""
         with limited_silence(deadline.left(self._routes.http.total_timeout)):
             try:
-                jobs = self._v1.get_jobs(limit=_LOOKED_AT).jobs
+                jobs = self._v1.get_jobs(limit=_MOST_READ).jobs
             except ClientClosed:
                 raise
             except ComfyError:  # the submission can be sent again all the same
                 return None
-            for job in jobs[:_LOOKED_AT]:
+            for job in jobs[:_MOST_READ]:
                 if has_mark(self._graph(job.id, deadline), key):
                     return job.id
         return None

@@ -14,12 +14,12 @@ from ..values import text, texts, texts_by_name
 from ._base import facts_of, read_by_name
 
 #: Seconds between two checks of the memory that is being freed.
-_LOOK: Final = 0.1
+_VRAM_INTERVAL: Final = 0.1
 #: Seconds until the request is repeated, the first time and after that.  ComfyUI notes the request
 #: and wakes its worker.  If the worker is collecting garbage after a prompt, which can take
 #: seconds, it misses this and sleeps until the next prompt.
-_REPEATED: Final = (0.2, 0.4)
-_REPEATED_LATER: Final = 1.0
+_FIRST_REPEATS: Final = (0.2, 0.4)
+_REPEAT_INTERVAL: Final = 1.0
 
 
 class SystemRoutes:
@@ -73,15 +73,15 @@ class SystemRoutes:
         self._http.send_command("POST", "/free", json=body)
         if not wait:
             return
-        for pause in _REPEATED:
+        for pause in _FIRST_REPEATS:
             runtime.sleep(deadline.left(pause))
             self._http.send_command("POST", "/free", json=body)
-        again = Deadline.after(_REPEATED_LATER)
+        again = Deadline.after(_REPEAT_INTERVAL)
         while not deadline.expired:
-            runtime.sleep(deadline.left(_LOOK))
+            runtime.sleep(deadline.left(_VRAM_INTERVAL))
             if again.expired:
                 self._http.send_command("POST", "/free", json=body)
-                again = Deadline.after(_REPEATED_LATER)
+                again = Deadline.after(_REPEAT_INTERVAL)
             now = self._vram()
             if before < now <= last:
                 return
