@@ -7,7 +7,7 @@ Modules:
     references: References to assets in workflows, and names in place of them.  Pure.
     models: Jobs, outputs and events from their JSON, and as ComfyUI's.  Pure.
     dialect: The typed error for each refusal, and the reason why a route of ComfyUI is missing.
-    places: The addresses of files, resolved from URLs in a server's answers.  Pure.
+    file_urls: The addresses of files, resolved from URLs in a server's answers.  Pure.
     routes: The routes below ``/api/v2``, over an ``Http``; errors for refused workflows.
     assets: Uploads of files as assets, which send no bytes that the server has.
     files: Downloads and uploads of files as assets, in storages that are acceptable.

@@ -38,8 +38,8 @@ from ..transport.url import Address
 from ..workflow.graph import brief
 from .assets import AssetUploader, KnownAssets, UploadedAsset, new_hasher
 from .dialect import HOSTED
+from .file_urls import FileAddress, place_of, redirected
 from .models import asset_id, size_of_file, time_of, url_of
-from .places import FilePlace, place_of, redirected
 from .routes import HostedRoutes
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class Storages:
         self._allow_private = allow_private
         self._last: Peer | None = None
 
-    def at(self, place: FilePlace, *, redirected_by_storage: bool) -> Http:
+    def at(self, place: FileAddress, *, redirected_by_storage: bool) -> Http:
         """Return the requests to a storage; raise UnexpectedResponse if a proxy would reach it.
 
         If there is no proxy, the requests themselves raise the error, once the peer is known.
@@ -123,7 +123,7 @@ class Storages:
             judge(named_peer(place.address.host))
         return here
 
-    def _is_acceptable(self, peer: Peer, place: FilePlace, before: Peer | None) -> bool:
+    def _is_acceptable(self, peer: Peer, place: FileAddress, before: Peer | None) -> bool:
         if before is not None:
             return peer.kind == "public" or peer == before
         host, server = place.address.host, self._own.address
@@ -140,7 +140,7 @@ class Storages:
                 self._ask()
         return frozenset(endpoint.peers)
 
-    def _refusal(self, peer: Peer, place: FilePlace, before: Peer | None) -> UnexpectedResponse:
+    def _refusal(self, peer: Peer, place: FileAddress, before: Peer | None) -> UnexpectedResponse:
         host = place.address.netloc
         where = host if peer.host == place.address.host else f"{host} ({peer.host})"
         what = f"GET {place.address.http_url}{place.path}: not sent"
@@ -510,7 +510,7 @@ class _Source:
     file: AssetFile
     deadline: Deadline
     allow_private: bool
-    found: FilePlace | None = attrs.field(default=None, init=False)
+    found: FileAddress | None = attrs.field(default=None, init=False)
 
     @contextlib.contextmanager
     def ask(self, start: int, headers: Mapping[str, str]) -> Iterator[Download]:
@@ -554,10 +554,10 @@ class _Source:
             return NotFound(f"{exc}: {brief(self.file.name)}", **facts_of(exc))
         return exc
 
-    def _places(self) -> Iterator[FilePlace]:
+    def _places(self) -> Iterator[FileAddress]:
         """Yield the places where the file may be; request a fresh URL only once it is needed."""
         file, base = self.file, self.routes.http.address
-        tried: list[FilePlace] = []
+        tried: list[FileAddress] = []
         for place in (self.found, None if self._is_expired else place_of(file.url, base)):
             if place is not None and place not in tried:
                 tried.append(place)
@@ -569,7 +569,9 @@ class _Source:
             if place is not None and place not in tried:
                 tried.append(place)
                 yield place
-        place = FilePlace(attrs.evolve(base, prefix=""), base.prefix + _content_route(file.id), "")
+        place = FileAddress(
+            attrs.evolve(base, prefix=""), base.prefix + _content_route(file.id), ""
+        )
         if place not in tried:
             yield place
 
@@ -591,7 +593,7 @@ class _Source:
 
     @contextlib.contextmanager
     def _follow(
-        self, place: FilePlace, start: int, headers: Mapping[str, str]
+        self, place: FileAddress, start: int, headers: Mapping[str, str]
     ) -> Iterator[Download]:
         """Context manager: yield a download from a place, or from where its redirects lead."""
         own, is_storage = self.routes.http, False

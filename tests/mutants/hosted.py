@@ -35,10 +35,10 @@ HOSTED: tuple[Mutant, ...] = (
     ),
     Mutant(
         "HE04",
-        "hosted/places.py",
+        "hosted/file_urls.py",
         'if login or (before.scheme == "https" and address.scheme != "https"):',
         "if login:",
-        "unit/test_hosted_places.py",
+        "unit/test_hosted_file_urls.py",
         "a file that was asked for over https comes over http",
     ),
     Mutant(

@@ -19,7 +19,7 @@ _SCHEMES: Final = ("http", "https")
 _HAS_SCHEME: Final = re.compile("[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-class FilePlace(NamedTuple):
+class FileAddress(NamedTuple):
     """The address of a file's content.
 
     Attributes:
@@ -33,10 +33,10 @@ class FilePlace(NamedTuple):
     query: str
 
     def __repr__(self) -> str:
-        return f"<FilePlace {self.address.http_url}{self.path}>"
+        return f"<FileAddress {self.address.http_url}{self.path}>"
 
 
-def place_of(url: object, base: Address) -> FilePlace | None:
+def place_of(url: object, base: Address) -> FileAddress | None:
     """Return the address to which a URL leads; None if it is invalid, or leads from https to http.
 
     A path without a host is resolved against scheme, host and port of ``base``, the server's own
@@ -49,7 +49,7 @@ def place_of(url: object, base: Address) -> FilePlace | None:
     return _resolved(str(given), f"{root.http_url}/", root)
 
 
-def redirected(location: object, current: FilePlace) -> FilePlace | None:
+def redirected(location: object, current: FileAddress) -> FileAddress | None:
     """Return the target of a redirect; None if it is invalid, or leads from https to http."""
     given = url_of(location)
     if given is None:
@@ -57,7 +57,7 @@ def redirected(location: object, current: FilePlace) -> FilePlace | None:
     return _resolved(str(given), f"{current.address.http_url}{current.path}", current.address)
 
 
-def _resolved(url: str, base: str, before: Address) -> FilePlace | None:
+def _resolved(url: str, base: str, before: Address) -> FileAddress | None:
     if url.startswith("//"):
         url = f"{before.scheme}:{url}"
     elif not _HAS_SCHEME.match(url):
@@ -71,4 +71,4 @@ def _resolved(url: str, base: str, before: Address) -> FilePlace | None:
         return None
     if login or (before.scheme == "https" and address.scheme != "https"):
         return None
-    return FilePlace(address, parts.path or "/", Sealed(parts.query))
+    return FileAddress(address, parts.path or "/", Sealed(parts.query))

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_client.hosted.places import FilePlace, place_of, redirected
+from comfy_client.hosted.file_urls import FileAddress, place_of, redirected
 from comfy_client.transport.url import parse_host
 
 HTTPS, _ = parse_host("https://gate.example/mounted/api")
@@ -77,11 +77,11 @@ def test_any_text_is_a_place_or_none(url: str) -> None:
 
 def test_a_redirect_is_relative_to_where_it_came_from() -> None:
     """And may go from http to https, but not back."""
-    start = FilePlace(HTTP, "/a/b", "")
-    assert redirected("c?d=1", start) == FilePlace(HTTP, "/a/c", "d=1")
+    start = FileAddress(HTTP, "/a/b", "")
+    assert redirected("c?d=1", start) == FileAddress(HTTP, "/a/c", "d=1")
     secure = redirected("https://storage.example/x", start)
     assert secure is not None
-    assert redirected("/y", secure) == FilePlace(secure.address, "/y", "")
+    assert redirected("/y", secure) == FileAddress(secure.address, "/y", "")
     assert redirected("http://storage.example/x", secure) is None
     assert redirected("http://127.0.0.1:8189/", secure) is None
 
