@@ -466,13 +466,10 @@ class Http:
             # It is cut, or of unknown length: from here on, it may be resumed.
             again = attrs.evolve(first, chunks=_continued(got, error, first))
             answers = iter([contextlib.nullcontext(again)])
+            rest = functools.partial(self.download_once, route, params=params, deadline=deadline)
 
-            def ask(
-                start: int, headers: Mapping[str, str]
-            ) -> contextlib.AbstractContextManager[Download]:
-                return next(answers, None) or self.download_once(
-                    route, params=params, headers=headers, deadline=deadline, start=start
-                )
+            def ask(*at: Any) -> contextlib.AbstractContextManager[Download]:
+                return next(answers, None) or rest(*at)
 
             with resumed(ask, 0, self.resume, self.log) as download:
                 body = io.BytesIO()  # grows in place
@@ -508,25 +505,18 @@ class Http:
             start: The first byte to send; the status is 206 if the server can do that.
         """
         deadline = Deadline.after(MAX_TRANSFER if timeout is None else timeout)
-
-        def ask(
-            start: int, headers: Mapping[str, str]
-        ) -> contextlib.AbstractContextManager[Download]:
-            return self.download_once(
-                route, params=params, headers=headers, deadline=deadline, start=start
-            )
-
+        ask = functools.partial(self.download_once, route, params=params, deadline=deadline)
         return resumed(ask, start, self.resume, self.log)
 
     @contextlib.contextmanager
     def download_once(
         self,
         route: str,
+        start: int = 0,
+        headers: Mapping[str, str] | None = None,
         *,
         deadline: Deadline,
         params: Params | None = None,
-        headers: Mapping[str, str] | None = None,
-        start: int = 0,
         allow: Collection[int] = (),
     ) -> Iterator[Download]:
         """Context manager: request a file once, from the byte ``start`` on, and yield the answer.
