@@ -181,7 +181,6 @@ def test_any_declaration_is_read_without_an_error(declared: Any) -> None:
     assert json.dumps(convert(saved(declared), definitions("0.3.75")).graph)
 
 
-@pytest.mark.long
 def test_each_saved_file_that_names_its_models_is_understood() -> None:
     """All 114 of the 304 files, on a server that has none of them."""
     told = 0

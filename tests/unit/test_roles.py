@@ -354,7 +354,6 @@ def test_a_misspelt_role_is_not_set() -> None:
     assert pickle.loads(pickle.dumps(workflow)) == copy.deepcopy(workflow) == workflow
 
 
-@pytest.mark.long
 def test_each_saved_workflow_answers_or_says_why() -> None:
     """All pairs: a role that is answered can be set, and one that is not has a reason."""
     answered = dict.fromkeys(ROLES, 0)
