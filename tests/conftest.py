@@ -149,6 +149,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before hypothesis, whose option counts for more."""
     # Dask warns of a disk that takes more than a second.
     config.addinivalue_line("filterwarnings", "ignore:Creating scratch directories:UserWarning")
+    # asyncio on Windows accepts a connection though its server is being closed, and leaves it.
+    left = "ignore:unclosed transport <_ProactorSocketTransport fd=-1>:ResourceWarning"
+    config.addinivalue_line("filterwarnings", left)
     if config.getoption("long"):
         settings.load_profile("long")
 

@@ -302,6 +302,7 @@ def test_a_cluster_without_dask_says_what_to_install() -> None:
     assert 'pip install "comfy-client-blocking[dask]"' in run.stderr.splitlines()[-1]
 
 
+@pytest.mark.posix("/proc")
 def test_side_effects_of_an_import_are_detected(tmp_path: Path) -> None:
     """The test above would fail for a module that does."""
     (tmp_path / "busy.py").write_text(

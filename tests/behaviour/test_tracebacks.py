@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import subprocess
 import sys
@@ -58,7 +59,10 @@ def interrupt():
     while not any(name.startswith("comfy_client.") for name in modules()):
         time.sleep(0.01)
     time.sleep(0.2)
-    signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+    else:  # as the console of Windows does it
+        signal.raise_signal(signal.SIGINT)
 """
 WRONG = 'first = 1\nsecond = 2\napi.run({"1": {"class_type": "Nope", "inputs": {}}})\nafter = 3'
 #: However long the call takes to begin on a busy machine.
@@ -118,7 +122,8 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         cells += [DEBUG, WRONG, CELLS["wrong type"][0]]
         refused = f"127.0.0.1:{free_port()}"
         cells = [
-            cell.replace("{file}", str(script)).replace("{refused}", refused) for cell in cells
+            cell.replace("{file}", script.as_posix()).replace("{refused}", refused)
+            for cell in cells
         ]
         run = subprocess.run(
             [sys.executable, "-W", "error", "-c", NOTEBOOK],
@@ -128,7 +133,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             timeout=240,
             check=True,
         )
-    printed = json.loads(run.stdout)
+    printed = [text.replace(os.sep, "/") for text in json.loads(run.stdout)]
     assert printed[0] == ""
     more = ["again", "asked", "wrong", "%tb", "%tb Verbose", "defect"]
     more += ["debug", "whole", "whole, of Python"]

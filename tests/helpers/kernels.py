@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from typing import Any
 
@@ -11,10 +12,11 @@ from nbclient import NotebookClient
 
 
 def execute(notebook: nbformat.NotebookNode, **options: Any) -> None:
-    """Run all cells, in a kernel whose sockets are files.
+    """Run all cells, in a kernel whose sockets are files, but for Windows, which has none.
 
     A kernel chooses TCP ports before it binds them, and another test may take one meanwhile.
     """
     with tempfile.TemporaryDirectory(prefix="k") as folder:  # a socket's path must be short
-        manager = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")
+        files = {"transport": "ipc", "ip": f"{folder}/kernel"}
+        manager = AsyncKernelManager(**(files if os.name == "posix" else {}))
         NotebookClient(notebook, km=manager, timeout=300, **options).execute(cleanup_kc=True)
