@@ -36,7 +36,8 @@ PACKAGE = Path(comfy_client.__file__).parent
 START = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup, under which the tests may run, ignores it
+if hasattr(signal, "SIGHUP"):  # nohup, under which the tests may run, ignores it
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 {first}
 from comfy_client.__main__ import main
 main()

@@ -140,7 +140,8 @@ def test_credentials_come_from_files_the_environment_or_a_profile(
     (comfy_client.home / "login").write_text("me:pass\n")
     with ComfyServer(credentials=("me", "pass")) as server:
         text = f'[profiles.p]\nhost = "{server.url}"\nlogin = "me:pass"\n'
-        text += f'[profiles.f]\nhost = "{server.url}"\nlogin-file = "{comfy_client.home}/login"\n'
+        login = (comfy_client.home / "login").as_posix()
+        text += f'[profiles.f]\nhost = "{server.url}"\nlogin-file = "{login}"\n'
         configure(comfy_client.home, text)
         there = [] if "--profile" in options else ["--host", server.url]
         [info] = comfy_client.json("info", *there, *options, **variables)
@@ -169,7 +170,9 @@ def test_a_certificate_is_trusted_by_its_file_or_not_verified(comfy_client):
         assert "--ca FILE with the CA that signed it (or --insecure" in error["message"]
         assert comfy_client("info", *host, "--ca", "ca.pem").status == 0
         assert comfy_client("info", *host, "--insecure").status == 0
-        configure(folder, f'[profiles.p]\nhost = "{server.url}"\nca = "{folder}/ca.pem"\n')
+        configure(
+            folder, f'[profiles.p]\nhost = "{server.url}"\nca = "{folder.as_posix()}/ca.pem"\n'
+        )
         assert comfy_client("info", "--profile", "p").status == 0
 
 

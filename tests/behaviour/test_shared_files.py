@@ -279,10 +279,10 @@ def test_a_file_that_is_written_while_it_is_sent_is_sent_again_or_an_error(
         if writes < most and sent < size:
             writes += 1
             path.write_bytes(new)
-            os.utime(path, ns=(writes, writes))
+            os.utime(path, (writes, writes))
 
     path.write_bytes(old)
-    os.utime(path, ns=(0, 0))
+    os.utime(path, (0, 0))
     how = {"buffering": 0} if kind == "unbuffered" else {}
     place: Any = os.open(path, os.O_RDONLY) if kind == "without a name" else path
     with open(place, "rb", **how) as file:

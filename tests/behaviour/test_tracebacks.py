@@ -222,6 +222,7 @@ def test_frames_of_callbacks_stay() -> None:
     assert functions == ["test_frames_of_callbacks_stay", "fail"]
 
 
+@pytest.mark.posix("sockets that are files")
 def test_a_kernel_sends_short_tracebacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To Jupyter, VS Code and whatever else shows notebooks."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from typing import Any
 
@@ -12,11 +11,10 @@ from nbclient import NotebookClient
 
 
 def execute(notebook: nbformat.NotebookNode, **options: Any) -> None:
-    """Run all cells, in a kernel whose sockets are files, but for Windows, which has none.
+    """Run all cells, in a kernel whose sockets are files.
 
     A kernel chooses TCP ports before it binds them, and another test may take one meanwhile.
     """
     with tempfile.TemporaryDirectory(prefix="k") as folder:  # a socket's path must be short
-        files = {"transport": "ipc", "ip": f"{folder}/kernel"}
-        manager = AsyncKernelManager(**(files if os.name == "posix" else {}))
+        manager = AsyncKernelManager(transport="ipc", ip=f"{folder}/kernel")
         NotebookClient(notebook, km=manager, timeout=300, **options).execute(cleanup_kc=True)
