@@ -31,7 +31,7 @@ from ..jobs.gallery import gallery
 from ..jobs.handle import SLICE
 from ..jobs.job import Job, cancel_in_time, wait_for_one
 from ..jobs.result import Result
-from ..jobs.waiting import Count, shown_count, surface_of
+from ..jobs.wait_bars import Count, shown_count, surface_of
 from ..reading import reading_until
 from ..redaction import sealed, sealed_workflow
 from ..showing.cells import show_lists

@@ -39,7 +39,7 @@ from ..interrupts import was_stopped
 from ..jobs.job import Job
 from ..jobs.outcomes import lost_error
 from ..jobs.result import Result
-from ..jobs.waiting import Count, shown_count
+from ..jobs.wait_bars import Count, shown_count
 from ..log_records import AnyLog, prompt_facts
 from ..models import HistoryEntry
 from ..recording.secrets import Secrets

@@ -30,8 +30,8 @@ from ..events import Executed, ExecutionInterrupted, ExecutionStart, JobEvent
 from ..jobs.lookup import EarlierPrompts, KnownIds
 from ..jobs.outcomes import deleted, lost
 from ..jobs.poller import LONGEST_PAUSE, Poller
-from ..jobs.prompt import TrackedPrompt
-from ..jobs.state import JobState, Outcome
+from ..jobs.prompt import Prompt
+from ..jobs.state import Outcome, PromptState
 from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import Backoff, Deadline, limited_silence
@@ -129,11 +129,11 @@ class Streams:
         self.turn: runtime.RLock = runtime.RLock()
         self._tracker = tracker
         self._routes = routes
-        self._streams: dict[TrackedPrompt, _Stream] = {}
+        self._streams: dict[Prompt, _Stream] = {}
         self._timing = tracker.timing
         self._has_events = True  # False once the server says that it has no streams
 
-    def open_for(self, known: Sequence[TrackedPrompt]) -> None:
+    def open_for(self, known: Sequence[Prompt]) -> None:
         """Open streams up to the limit of six, for running jobs first, then for the oldest."""
         now = runtime.monotonic()
         for one in [one for one in self._streams if one.state.decided]:
@@ -159,13 +159,13 @@ class Streams:
             except RuntimeError:  # no more threads on this machine
                 stream.is_open, stream.not_before = False, now + self._timing.stream_cap
 
-    def take_polled(self, one: TrackedPrompt, progress: HostedProgress) -> None:
+    def take_polled(self, one: Prompt, progress: HostedProgress) -> None:
         """Publish the progress in the answer to a poll, unless the job has an open stream."""
         stream = self._stream(one)
         if not stream.is_open:
             self.publish(one, stream.translator.take(ServerEvent("progress", progress.raw)))
 
-    def _stream(self, one: TrackedPrompt) -> _Stream:
+    def _stream(self, one: Prompt) -> _Stream:
         found = self._streams.get(one)
         if found is None:
             pauses = Backoff(self._timing.stream_pause, self._timing.stream_cap)
@@ -173,7 +173,7 @@ class Streams:
             found = self._streams.setdefault(one, fresh)
         return found
 
-    def publish(self, one: TrackedPrompt, events: Iterable[JobEvent]) -> None:
+    def publish(self, one: Prompt, events: Iterable[JobEvent]) -> None:
         """Publish those events of a job that were not published yet; none after it has ended."""
         state = one.state
         for event in events:
@@ -186,24 +186,24 @@ class Streams:
                     state.news_by = "event stream"
                     state.check_at = min(due, state.check_at)  # events only add to polling
 
-    def _is_due(self, one: TrackedPrompt, now: float) -> bool:
+    def _is_due(self, one: Prompt, now: float) -> bool:
         state, stream, age = one.state, self._streams.get(one), self._timing.stream
         if state.decided or state.search_by_mark or now - (state.accepted_at or now) < age:
             return False
         return stream is None or not (stream.is_open or stream.is_over or now < stream.not_before)
 
-    def wants(self, one: TrackedPrompt) -> bool:
+    def wants(self, one: Prompt) -> bool:
         """Return whether more events of a job are wanted."""
         return not (one.state.decided or self._tracker.wake.stopped)
 
-    def take(self, one: TrackedPrompt, stream: _Stream, frame: ServerEvent) -> None:
+    def take(self, one: Prompt, stream: _Stream, frame: ServerEvent) -> None:
         """Publish the events in a stream's frame; poll the job if the frame reports its end."""
         self.publish(one, stream.translator.take(frame))
         if frame.status in ENDED:
             stream.has_ended = True
             self._tracker.poll_now(one)  # also if an older answer is on its way
 
-    def end(self, one: TrackedPrompt, stream: _Stream, exc: Exception | None) -> None:
+    def end(self, one: Prompt, stream: _Stream, exc: Exception | None) -> None:
         """Record that a job's stream has ended, normally or with ``exc``, and poll the job."""
         pause = 0.0
         rest = [*stream.translator.rest()]  # if the stream broke, the next one repeats them all
@@ -226,13 +226,13 @@ class Streams:
 
 
 #: Returns the streams of a client and a job's prompt; None once either is no longer in use.
-_Held = Callable[[], tuple[Streams, TrackedPrompt] | None]
+_Held = Callable[[], tuple[Streams, Prompt] | None]
 
 
-def _held(owner: weakref.ref[Streams], prompt: weakref.ref[TrackedPrompt]) -> _Held:
+def _held(owner: weakref.ref[Streams], prompt: weakref.ref[Prompt]) -> _Held:
     """Return a function that follows two weak references, so that it keeps nothing alive."""
 
-    def get() -> tuple[Streams, TrackedPrompt] | None:
+    def get() -> tuple[Streams, Prompt] | None:
         streams, one = owner(), prompt()
         return None if streams is None or one is None else (streams, one)
 
@@ -266,7 +266,7 @@ def _follow(routes: HostedRoutes, prompt_id: str, stream: _Stream, held: _Held) 
         end(None)
 
 
-def _is_news(state: JobState, event: JobEvent) -> bool:
+def _is_news(state: PromptState, event: JobEvent) -> bool:
     """Return False for a start or outputs that were published already; True for other events."""
     if isinstance(event, ExecutionStart):
         return not state.started
@@ -313,7 +313,7 @@ class HostedPoller(Poller):
         self._submission = submission
         self._patience = patience
         self._streams = Streams(tracker, routes)
-        self._known: dict[TrackedPrompt, Evidence] = {}
+        self._known: dict[Prompt, Evidence] = {}
         self._cancels = True  # False once it is certain that cancelling does nothing
 
     # -- submission ------------------------------------------------------------------------
@@ -323,7 +323,7 @@ class HostedPoller(Poller):
         return Deadline(min(deadline.at, Deadline.after(self._patience).at))
 
     def post(
-        self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+        self, one: Prompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
     ) -> models.QueuedPrompt:
         """Submit a prompt as a job, exactly once; return the server's receipt.
 
@@ -357,7 +357,7 @@ class HostedPoller(Poller):
 
     # -- the thread ------------------------------------------------------------------------
 
-    def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
+    def ask(self, known: Sequence[Prompt], due: Sequence[Prompt]) -> None:
         """Request the state of each due job, and open event streams for jobs that need one."""
         for one in [*self._known]:  # a copy, as other threads add jobs
             if one.state.decided:
@@ -382,10 +382,10 @@ class HostedPoller(Poller):
                 pause = evidence.next_pause(runtime.monotonic(), len(known))
                 one.state.check_at = runtime.monotonic() + pause
 
-    def _evidence(self, one: TrackedPrompt) -> Evidence:
+    def _evidence(self, one: Prompt) -> Evidence:
         return self._known.setdefault(one, Evidence(runtime.monotonic(), self.timing))
 
-    def _ask_about(self, one: TrackedPrompt, evidence: Evidence) -> None:
+    def _ask_about(self, one: Prompt, evidence: Evidence) -> None:
         state = one.state
         try:
             job = self._routes.job(state.prompt_id)
@@ -401,14 +401,14 @@ class HostedPoller(Poller):
             self._read_graph(state)
         self._report(one, evidence, job)
 
-    def _read_graph(self, state: JobState) -> None:
+    def _read_graph(self, state: PromptState) -> None:
         """Request the graph of a job that was attached to, which has the titles of its nodes."""
         try:
             state.graph = self._routes.workflow(state.prompt_id)
         except ComfyError as exc:  # a proxy has only those of its own jobs
             self.tracker.log.debug("prompt %s: no graph: %s", state.prompt_id, exc)
 
-    def _report(self, one: TrackedPrompt, evidence: Evidence, job: HostedJob) -> None:
+    def _report(self, one: Prompt, evidence: Evidence, job: HostedJob) -> None:
         """Apply a usable answer about a job: publish its events, and resolve it if it has ended."""
         state, streams = one.state, self._streams
         if job.status in RUNNING:
@@ -431,7 +431,7 @@ class HostedPoller(Poller):
         with streams.turn:
             self.apply(one, change)
 
-    def _note_absence(self, one: TrackedPrompt, evidence: Evidence, why: str) -> None:
+    def _note_absence(self, one: Prompt, evidence: Evidence, why: str) -> None:
         def change(now: float, link: int | None) -> Outcome | None:
             state = one.state
             state.asked(now, link)
@@ -444,7 +444,7 @@ class HostedPoller(Poller):
         with self._streams.turn:
             self.apply(one, change)
 
-    def _note_error(self, one: TrackedPrompt, evidence: Evidence, exc: ComfyError) -> None:
+    def _note_error(self, one: Prompt, evidence: Evidence, exc: ComfyError) -> None:
         """Record a failed request about a job; give the job up after too many, or too long."""
         now, tracker, state = runtime.monotonic(), self.tracker, one.state
         self.trouble, self.troubled_at = copy.copy(exc), now
@@ -464,7 +464,7 @@ class HostedPoller(Poller):
                 f"prompt {state.prompt_id} may go on: api.job({state.prompt_id!r}) waits for it"
             )
             with self._streams.turn:
-                tracker.resolve(one, Outcome(event, error, has_record=False, is_final=False))
+                tracker.end(one, Outcome(event, error, has_record=False, is_final=False))
 
     def give_up(self, exc: Exception) -> None:
         """Count a bug in this library, such as ``exc``, as an unusable answer about each job."""
@@ -473,7 +473,7 @@ class HostedPoller(Poller):
 
     # -- stopping --------------------------------------------------------------------------
 
-    def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:
+    def cancel(self, one: Prompt, *, force: bool) -> bool:
         """Cancel a job, and wait until it ends or is seen to go on; ``force`` has no effect.
 
         Return True if the job ended by being cancelled; False if it had ended before, ended in
@@ -505,7 +505,7 @@ class HostedPoller(Poller):
         self._watch(one, evidence, was_queued=job.status == "queued")
         return isinstance(state.end_event, ExecutionInterrupted)
 
-    def _watch(self, one: TrackedPrompt, evidence: Evidence, *, was_queued: bool) -> None:
+    def _watch(self, one: Prompt, evidence: Evidence, *, was_queued: bool) -> None:
         """Wait until a cancelled job has ended; raise if it goes on or does not end in time."""
         state, told_at = one.state, runtime.monotonic()
         deadline = Deadline.after(self.timing.hosted_stop)

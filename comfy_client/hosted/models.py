@@ -25,7 +25,7 @@ from ..events import (
     execution_interrupted,
 )
 from ..jobs.outcomes import SENDER, sends_pictures, success
-from ..jobs.state import JobState, Outcome
+from ..jobs.state import Outcome, PromptState
 from ..redaction import Sealed
 from ..to_dict import AsDict
 from ..values import (
@@ -479,7 +479,7 @@ def started(prompt_id: str) -> JobEvent:
     return _event("execution_start", prompt_id)
 
 
-def outcome(job: HostedJob, state: JobState) -> Outcome | None:
+def outcome(job: HostedJob, state: PromptState) -> Outcome | None:
     """Return the outcome of a job; None if it has not ended, or has expired.
 
     The time that it took, and remarks about missing outputs, are added to ``state``.
@@ -513,7 +513,7 @@ def outcome(job: HostedJob, state: JobState) -> Outcome | None:
     return None
 
 
-def _savers(state: JobState) -> Iterator[str]:
+def _savers(state: PromptState) -> Iterator[str]:
     """Yield the ids of the wanted output nodes that save a file whenever they run."""
     wanted = sinks(state.graph) if state.targets is None else state.targets
     return (node_id for node_id in wanted if class_of(state.graph, node_id) in _SAVERS)

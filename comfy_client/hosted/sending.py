@@ -30,7 +30,7 @@ from ..errors import (
     UnexpectedResponse,
 )
 from ..jobs.poller import time_left
-from ..jobs.state import JobState
+from ..jobs.state import PromptState
 from ..jobs.tracker import Tracker
 from ..routes.prompts import EXTRA_DATA_KEY
 from ..transport.deadline import Backoff, Deadline, limited_silence
@@ -108,7 +108,7 @@ class Submission:
     def send(
         self,
         tracker: Tracker,
-        state: JobState,
+        state: PromptState,
         graph: Mapping[str, Any],
         partner_key: str | None,
         deadline: Deadline,
@@ -144,7 +144,7 @@ class Submission:
     def _settle(
         self,
         tracker: Tracker,
-        state: JobState,
+        state: PromptState,
         post: Callable[..., str],
         witness: str | None,
         until: Deadline,

@@ -18,7 +18,7 @@ Modules:
     poller: All requests about prompts, and the thread that polls if events are missing.
     describe: The progress of a prompt, in numbers and in words.
     handle: :class:`JobHandle`, which does the work of a job.
-    waiting: Waits on the screen: a bar for one job or for many.
+    wait_bars: Waits on the screen: a bar for one job or for many.
     job: :class:`Job`, a thin future, and the callbacks of a prompt.
     submit: Submission, exactly once, and attaching to a prompt.
     execute: The parts of a client, and the work of its methods for workflows and jobs.

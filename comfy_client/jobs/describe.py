@@ -15,7 +15,7 @@ from .outcomes import JobStatus
 from .poller import Poller
 from .progress import NodeTimes, fraction_of, seconds_left
 from .result import Result
-from .state import JobState
+from .state import PromptState
 from .tracker import Order, Tracker
 
 #: How many seconds after the last news an answer must come to be named: it had no news.
@@ -74,7 +74,7 @@ class JobSnapshot(AsDict):
     error: BaseException | None
 
 
-def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
+def progress_of(state: PromptState, times: NodeTimes) -> JobProgress:
     """Return the progress of a prompt that has not ended."""
     node_id, last = state.node, state.step
     step = last if last is not None and last.node == node_id else None
@@ -90,12 +90,12 @@ def progress_of(state: JobState, times: NodeTimes) -> JobProgress:
     )
 
 
-def elapsed(state: JobState) -> float | None:
+def elapsed(state: PromptState) -> float | None:
     """Return how many seconds a prompt has run so far or, if ended, in all; None if unknown."""
     return state.elapsed(runtime.monotonic())
 
 
-def queue_position(state: JobState, tracker: Tracker) -> int | None:
+def queue_position(state: PromptState, tracker: Tracker) -> int | None:
     """Return the highest possible number of prompts ahead of a prompt; None if unknown."""
     if state.running_since is not None:
         return 0
@@ -115,7 +115,7 @@ def _order(tracker: Tracker) -> Order:
     return ledger.order
 
 
-def why(state: JobState, status: str, poller: Poller) -> str:
+def why(state: PromptState, status: str, poller: Poller) -> str:
     """Describe in one sentence the state of an unfinished prompt and the age of the last news."""
     tracker = poller.tracker
     now = runtime.monotonic()
@@ -142,7 +142,7 @@ def why(state: JobState, status: str, poller: Poller) -> str:
     return "; ".join([*words, news + _link(state, poller)])
 
 
-def _node(state: JobState, tracker: Tracker) -> str:
+def _node(state: PromptState, tracker: Tracker) -> str:
     progress = progress_of(state, tracker.times)
     is_heard = not state.lacks_events or state.submitter == tracker.connection.client_id
     nowhere = "no node yet" if is_heard else "no progress, as another client submitted it"
@@ -152,7 +152,7 @@ def _node(state: JobState, tracker: Tracker) -> str:
     return text
 
 
-def _link(state: JobState, poller: Poller) -> str:
+def _link(state: PromptState, poller: Poller) -> str:
     connection = poller.tracker.connection
     if poller.trouble is not None and poller.troubled_at >= state.posted_at:
         return f"; the server does not answer ({poller.trouble})"

@@ -55,7 +55,7 @@ from .poller import Poller
 from .result import Result
 from .submit import attach, submit, when_free
 from .tracker import Tracker
-from .waiting import Count, shown_count, surface_of
+from .wait_bars import Count, shown_count, surface_of
 
 if TYPE_CHECKING:
     from ..stats import ClientStats
@@ -65,7 +65,7 @@ log: logging.Logger = logging.getLogger("comfy_client")
 AnyJob = TypeVar("AnyJob", bound=Job)
 
 #: Seconds between two checks of the memory: the first pause, and the longest one.
-_PAUSE: Final = 0.1
+_FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 1.0
 #: Names of the events that bring previews.
 _PREVIEWS: Final = ("b_preview", "b_preview_with_metadata")
@@ -370,7 +370,7 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
     ids = spellings(prompt_id)
 
     def is_known() -> bool:
-        return any(_is_known(tracker, tracker.renamed.get(one) or one) for one in ids)
+        return any(_is_known(tracker, tracker.renamed.get(name) or name) for name in ids)
 
     while not (is_known() or tracker.announced.isdisjoint(ids)):
         if tracker.wake.wait_stopped(0.01):
@@ -392,10 +392,10 @@ def check_existence(poller: Poller, prompt_id: str) -> None:
 
 def _is_known(tracker: Tracker, prompt_id: str) -> bool:
     """Return whether this client submitted a prompt, or the server has reported it."""
-    one, ending = tracker.get(prompt_id), tracker.ended.get(prompt_id)
-    if one is None:
+    prompt, ending = tracker.get(prompt_id), tracker.ended.get(prompt_id)
+    if prompt is None:
         return ending is not None and ending.has_record
-    state = one.state
+    state = prompt.state
     is_seen = state.ahead is not None or state.running_since is not None
     return not state.attached or is_seen or state.end_event is not None
 
@@ -485,12 +485,12 @@ def wait_for_vram(
     if nbytes < 0:
         raise ValueError("VRAM must be 0 or more bytes")
     deadline = Deadline.after(timeout)
-    pauses = Backoff(_PAUSE, _LONGEST_PAUSE, factor=1.6, jitter=0.0)
+    pauses = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE, factor=1.6, jitter=0.0)
     while True:
         found: models.Device | None = None
         trouble: ComfyError | None = None
         try:
-            with limited_silence(max(_PAUSE, deadline.left(poller.timing.question))):
+            with limited_silence(max(_FIRST_PAUSE, deadline.left(poller.timing.question))):
                 found = _device(routes.get_system_stats().devices, device)
         except ComfyError as exc:
             if not is_away(exc):
@@ -595,7 +595,7 @@ def _free_all(
         extra={**prompt_facts(failed.prompt_id, tags), "server": routes.host},
     )
     try:
-        with limited_silence(max(_PAUSE, limits.left(timing.question))):
+        with limited_silence(max(_FIRST_PAUSE, limits.left(timing.question))):
             freed = limits.left(timing.freed)
             routes.free_memory(unload_models=True, free_memory=True, wait=freed)
     except ClientClosed:

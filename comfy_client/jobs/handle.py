@@ -28,9 +28,9 @@ from ..transport.deadline import Deadline, check_timeout
 from ..transport.failures import is_away
 from .outcomes import STATUS_OF_EVENT, JobStatus, keeps_running
 from .poller import Poller
-from .prompt import Ending, JobEvents, TrackedPrompt
+from .prompt import Ending, JobEvents, Prompt
 from .result import Result
-from .state import JobState
+from .state import PromptState
 from .tracker import Tracker
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ class Limits:
 class Source:
     """A prompt as the source of a job's news, with the client of its server."""
 
-    prompt: TrackedPrompt
+    prompt: Prompt
     routes: Routes  # keeps the client alive, which ends the job
     poller: Poller
 
@@ -73,24 +73,24 @@ class JobHandle:
     Attributes:
         source: The source of its news; a pool changes the source when the job moves.
         events: Its events, for all readers.
-        alarms: Functions that are called when the job ends; each must be quick.
+        on_end: Functions that are called when the job ends; each must be quick.
         is_done: Whether it has ended, and its result or error is known.
     """
 
-    def __init__(self, prompt: TrackedPrompt, routes: Routes, poller: Poller) -> None:
+    def __init__(self, prompt: Prompt, routes: Routes, poller: Poller) -> None:
         self.source: Source = Source(prompt, routes, poller)
         self.events: JobEvents = prompt.events
         self.begin()
 
     def begin(self) -> None:
         """Reset the handle to the state of a job that has not ended."""
-        self.alarms: list[Callable[[], object]] = []
+        self.on_end: list[Callable[[], object]] = []
         self._last_words: list[Callable[[], object]] = []  # called at the end, before it is done
         self._ending: Ending | None = None
         self.is_done: bool = False
 
     @property
-    def state(self) -> JobState:
+    def state(self) -> PromptState:
         """The state of the prompt; changed by the tracker alone."""
         return self.source.prompt.state
 
@@ -264,17 +264,17 @@ class JobHandle:
         value = None if self._ending is None else self._ending.value
         return value if isinstance(value, BaseException) else None
 
-    def finish(self, ending: Ending) -> None:
+    def record_end(self, ending: Ending) -> None:
         """Record the end of the job, and wake all threads that wait for it."""
         self._ending = ending
         self.events.sinks = ()
         while self._last_words:
             self._last_words.pop()()
         self.is_done = True
-        for alarm in tuple(self.alarms):
+        for call in tuple(self.on_end):
             with contextlib.suppress(RuntimeError):  # another job may have released its lock
-                alarm()
-        self.alarms.clear()  # later callers see that it is done
+                call()
+        self.on_end.clear()  # later callers see that it is done
 
     def outcome(self, limits: Limits, tick: Callable[[], float] | None = None) -> Result:
         """Wait for the job to end and for its callbacks; return the result or raise the error.
@@ -314,18 +314,18 @@ class JobHandle:
         return first_end([self], seconds)
 
     @contextlib.contextmanager
-    def at_end(self, alarm: Callable[[], object]) -> Iterator[None]:
-        """Context manager: call ``alarm`` if the job ends, in any thread; it must be quick."""
-        self.alarms.append(alarm)
+    def at_end(self, call: Callable[[], object]) -> Iterator[None]:
+        """Context manager: call a function if the job ends, in any thread; it must be quick."""
+        self.on_end.append(call)
         try:
             yield
         finally:
             with contextlib.suppress(ValueError):  # already removed in the child of a fork
-                self.alarms.remove(alarm)
+                self.on_end.remove(call)
 
     def when_ended(self, call: Callable[[], object]) -> None:
         """Call a function once the job has ended, in any thread, maybe twice; it must be quick."""
-        self.alarms.append(call)
+        self.on_end.append(call)
         if self.is_done:
             call()
 
@@ -458,16 +458,15 @@ def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
     thread has taken.
     """
     check_may_wait()
-    alarm = runtime.Lock()
-    alarm.acquire()
-    end = alarm.release
+    ended = runtime.Lock()  # released by the first job that ends
+    ended.acquire()
     try:
         for handle in handles:
-            handle.alarms.append(end)
+            handle.on_end.append(ended.release)
         if not any(handle.is_done for handle in handles):
-            runtime.in_slices(partial(alarm.acquire, True), max(0.0, seconds))
+            runtime.in_slices(partial(ended.acquire, True), max(0.0, seconds))
     finally:
         for handle in handles:
             with contextlib.suppress(ValueError):
-                handle.alarms.remove(end)
+                handle.on_end.remove(ended.release)
     return any(handle.is_done for handle in handles)

@@ -37,14 +37,14 @@ from .handle import JobHandle, Limits, first_end
 from .outcomes import JobStatus
 from .prompt import Ending, Waiter
 from .result import NodeOutput, Result, output_of
-from .waiting import go_on_drawing, surface_of, watched
+from .wait_bars import go_on_drawing, surface_of, watched
 
 if TYPE_CHECKING:
     from .describe import JobProgress
 
 #: The share of the time for a cancel after which a silent server is given up, so that its silence
 #: is known when the time is up.
-_SHARE: Final = 0.9
+_SHARE_FOR_SILENCE: Final = 0.9
 #: On Ctrl-C during a wait, let the prompt run, or cancel it.
 OnInterrupt = Literal["leave", "cancel"]
 
@@ -211,7 +211,7 @@ class Job(KnownAttributes, Future[Result]):
         finish: Callable[[Any], None] = super().set_result if is_success else super().set_exception
         with contextlib.suppress(RuntimeError):  # Ctrl-C in a ``wait`` may have released its lock
             finish(None)  # the handle has the result or the error
-        self.handle.finish(ending)
+        self.handle.record_end(ending)
         if self._callbacks:
             # User code may be slow, so do not run it in the socket's thread.
             thread = runtime.Thread(target=self._call_back, name="comfy-callbacks", daemon=True)
@@ -364,7 +364,7 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
     def cancel() -> None:
         for job in jobs:
             try:
-                with limited_silence(_SHARE * seconds):
+                with limited_silence(_SHARE_FOR_SILENCE * seconds):
                     said.append(job.cancel())
             except ComfyError as exc:
                 if is_left.is_set():  # the caller has gone on, and may have closed the client
@@ -387,9 +387,9 @@ def cancel_in_time(jobs: Sequence[Job]) -> list[bool]:
 
 
 #: Seconds between two checks of the place in the queue, which no event of a prompt reports.
-_LOOK: Final = 0.25
+_QUEUE_PAUSE: Final = 0.25
 #: Seconds after which the place is computed again, although nothing seems to have changed.
-_RECOUNT: Final = 2.0
+_RECOUNT_AFTER: Final = 2.0
 
 #: Calls a callback with its arguments, and handles its exceptions in some way.
 Call = Callable[..., object]
@@ -498,7 +498,7 @@ class Caller:
         return math.inf
 
     def _due_in(self) -> float:
-        pause = _LOOK if self._awaits_start else math.inf
+        pause = _QUEUE_PAUSE if self._awaits_start else math.inf
         if self._held:
             now = runtime.monotonic()
             pause = min(pause, *(max(0.0, self._free_at[kind] - now) for kind in self._held))
@@ -522,7 +522,7 @@ class Caller:
         elif self._to.on_queue is not None:
             news, now = self._job.handle.queue_news(), runtime.monotonic()
             seen, at = self._counted
-            if news is None or (news == seen and now < at + _RECOUNT):
+            if news is None or (news == seen and now < at + _RECOUNT_AFTER):
                 return
             self._counted = (news, now)
             position = self._job.queue_position

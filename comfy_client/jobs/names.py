@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 from ..transport.local_files import distinct_names, folded, path_text, safe_name
 
 #: The most characters of one value in a name, as file systems allow 255 bytes in all.
-_MOST: Final = 80
+_LONGEST_NAME: Final = 80
 
 _PIECE: Final = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _WIDTH: Final = re.compile(r"(.+):0?([1-9])", re.DOTALL)
@@ -167,4 +167,4 @@ def _text(value: Any, width: int) -> str:
         text = str(value)
     else:
         text = json.dumps(value, default=str)
-    return _SEPARATORS.sub("_", text)[:_MOST].strip()
+    return _SEPARATORS.sub("_", text)[:_LONGEST_NAME].strip()

@@ -214,7 +214,7 @@ def _without(secrets: Secrets, event: ExecutionError, graph: Mapping[str, Any]) 
 
 def _name(secrets: Secrets, said: str | None, graph: Mapping[str, Any]) -> str | None:
     """Return a name with secrets hidden, unless it is in the graph or a built-in exception."""
-    if said is None or said in graph or said in _KINDS:
+    if said is None or said in graph or said in _EXCEPTION_NAMES:
         return said
     if any(class_of(graph, node_id) == said for node_id in graph):
         return said
@@ -222,7 +222,7 @@ def _name(secrets: Secrets, said: str | None, graph: Mapping[str, Any]) -> str |
 
 
 #: Names of exceptions, which are shown even if a password equals one.
-_KINDS: Final = frozenset(
+_EXCEPTION_NAMES: Final = frozenset(
     name
     for name, kind in vars(builtins).items()
     if isinstance(kind, type) and issubclass(kind, BaseException)

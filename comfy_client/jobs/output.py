@@ -549,7 +549,7 @@ def _display(data: bytes, name: str, media: str) -> None:
     if media == "image":
         kind = {"jpg": "jpeg"}.get(ending, ending)
         shown: object = (
-            display.Image(data, format=kind) if kind in _SHOWN else pillow_image(data, name)
+            display.Image(data, format=kind) if kind in _DISPLAYABLE else pillow_image(data, name)
         )
     elif media == "video":
         shown = display.Video(data, embed=True, mimetype=_MIME.get(ending, "video/mp4"))
@@ -559,5 +559,5 @@ def _display(data: bytes, name: str, media: str) -> None:
 
 
 #: The formats that :class:`IPython.display.Image` embeds; others are converted.
-_SHOWN: Final = frozenset({"png", "jpeg", "gif", "webp"})
+_DISPLAYABLE: Final = frozenset({"png", "jpeg", "gif", "webp"})
 _MIME: Final = {"webm": "video/webm", "mov": "video/quicktime", "mkv": "video/x-matroska"}

@@ -36,8 +36,8 @@ from ..transport.deadline import LONGEST, Backoff, Deadline, limited_silence, re
 from ..transport.failures import is_away
 from ..transport.http import Http
 from .lookup import EarlierPrompts, KnownIds, find, find_earlier
-from .prompt import TrackedPrompt
-from .state import JobState, Outcome, QueueSnapshot
+from .prompt import Prompt
+from .state import Outcome, PromptState, QueueSnapshot
 from .stopping import Stops, stop_by_id
 from .tracker import Tracker, WakeUp
 
@@ -140,10 +140,12 @@ class Poller:
         return Deadline.after(self.timing.throttled) if math.isinf(deadline.at) else deadline
 
     def post(
-        self, one: TrackedPrompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
+        self, prompt: Prompt, body: Mapping[str, Any], deadline: Deadline, *, resubmit: bool
     ) -> models.QueuedPrompt:
         """Send a prompt; if no answer comes, find out whether the server has it."""
-        return post(self.tracker, self._definitions, one.state, body, deadline, resubmit=resubmit)
+        return post(
+            self.tracker, self._definitions, prompt.state, body, deadline, resubmit=resubmit
+        )
 
     def search(self, prompt_id: str, client_id: str, deadline: Deadline) -> str | None:
         """Return the server's id of a prompt, found by its id or mark; None if it is not there.
@@ -160,15 +162,15 @@ class Poller:
         """Return whether the history has a prompt that was not found in the queue before."""
         return self.tracker.routes().get_history(prompt_id) is not None
 
-    def cancel(self, one: TrackedPrompt, *, force: bool) -> bool:
+    def cancel(self, prompt: Prompt, *, force: bool) -> bool:
         """Stop one prompt and no other; return False if it was neither pending nor running."""
         tracker = self.tracker
         deadline = Deadline.after(self.timing.look_up)
-        while tracker.is_posting(one) and not deadline.expired:
+        while tracker.is_posting(prompt) and not deadline.expired:
             runtime.sleep(0.01)  # another thread is submitting it
-        if one.state.search_by_mark:  # submitted without an answer, or just attached
-            self.find(one)
-        state = one.state  # it may have been merged with another
+        if prompt.state.search_by_mark:  # submitted without an answer, or just attached
+            self.find(prompt)
+        state = prompt.state  # it may have been merged with another
         with tracker.lock:
             # Set before the request, as Ctrl-C may come right after the answer.  A running prompt
             # reports its end itself.
@@ -182,8 +184,8 @@ class Poller:
             state.cancelled = before
             return False
         tracker.monitor.forget()
-        self.stops.watch(one, force=force)
-        tracker.poll_now(one)
+        self.stops.watch(prompt, force=force)
+        tracker.poll_now(prompt)
         return True
 
     def delete_pending(self, prompt_ids: Collection[str], seconds: float = math.inf) -> bool:
@@ -198,7 +200,7 @@ class Poller:
             return None  # after a Ctrl-C during the start, another thread was started
         tracker, timing = self.tracker, self.timing
         now = runtime.monotonic()
-        known = [one for one in tracker.outstanding if one.state.accepted_at is not None]
+        known = [prompt for prompt in tracker.outstanding if prompt.state.accepted_at is not None]
         self._redial_if_deaf(known, now)
         stops_at = self.stops.repeat()
         with tracker.lock:
@@ -209,31 +211,33 @@ class Poller:
                     return None
                 return min(timing.silence, timing.deaf)
             self._idle_since = 0.0
-        due = [one for one in known if one.state.check_at <= now]
+        due = [prompt for prompt in known if prompt.state.check_at <= now]
         if due and now >= self.tracker.not_before:
-            due.sort(key=lambda one: one.state.check_at)  # prompts that failed last time come last
+            due.sort(
+                key=lambda prompt: prompt.state.check_at
+            )  # prompts that failed last time come last
             self.ask(known, due)
-            for one in known:
-                if one.state.wanted_at >= now:  # wanted since, so the answers may be too old
-                    self.tracker.poll_soon(one.state)
-        states = [one.state for one in tracker.outstanding]
+            for prompt in known:
+                if prompt.state.wanted_at >= now:  # wanted since, so the answers may be too old
+                    self.tracker.poll_soon(prompt.state)
+        states = [prompt.state for prompt in tracker.outstanding]
         times = [state.check_at for state in states if state.accepted_at is not None]
         soon = max(self.tracker.not_before, min(times, default=now + timing.deaf))
         return min(timing.deaf, max(self.least_pause, min(soon, stops_at) - runtime.monotonic()))
 
-    def _redial_if_deaf(self, known: Sequence[TrackedPrompt], now: float) -> None:
+    def _redial_if_deaf(self, known: Sequence[Prompt], now: float) -> None:
         """Reconnect a socket that did not report this client's own submissions."""
         generation = self.tracker.connection.generation
         changes = [
-            (one.state.posted_at, one.state.accepted_at or now)
-            for one in known
-            if one.state.generation == generation
+            (prompt.state.posted_at, prompt.state.accepted_at or now)
+            for prompt in known
+            if prompt.state.generation == generation
         ]
         self.tracker.deafness.redial_if_deaf(changes, now)
 
-    def ask(self, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]) -> None:
+    def ask(self, known: Sequence[Prompt], due: Sequence[Prompt]) -> None:
         """Make the requests for due prompts; a failure counts only for prompts that it concerns."""
-        about: Sequence[TrackedPrompt] = due
+        about: Sequence[Prompt] = due
         try:
             for each in self._questions(self.tracker.routes(), known, due):
                 about = each
@@ -246,35 +250,35 @@ class Poller:
             self._put_off(about, UnexpectedResponse(_nonsense(exc)))
 
     def _questions(
-        self, routes: Routes, known: Sequence[TrackedPrompt], due: Sequence[TrackedPrompt]
-    ) -> Iterator[Sequence[TrackedPrompt]]:
+        self, routes: Routes, known: Sequence[Prompt], due: Sequence[Prompt]
+    ) -> Iterator[Sequence[Prompt]]:
         """Make the requests of a pass; before each, yield the prompts that it is about."""
-        for one in due:
-            yield [one]
-            if one.state.attached and not one.state.http_checked:
+        for prompt in due:
+            yield [prompt]
+            if prompt.state.attached and not prompt.state.http_checked:
                 # Many of these have ended, which the history shows without the queue's graphs.
-                self._look_for_end(routes, one)
-        due = [one for one in due if not one.state.decided]
+                self._look_for_end(routes, prompt)
+        due = [prompt for prompt in due if not prompt.state.decided]
         yield due
-        followed = {one for one in due if self._is_followed(one)}
-        unseen = [one for one in due if one not in followed]
+        followed = {prompt for prompt in due if self._is_followed(prompt)}
+        unseen = [prompt for prompt in due if prompt not in followed]
         snapshot: QueueSnapshot | None = None
         trouble: ComfyError | None = None
         stale = self.tracker.monitor.stale()
         if stale is not None and unseen and all(map(_may_wait, unseen)):
             yield from self._use_stale_snapshot(routes, unseen, stale)
-            due = [one for one in due if one in followed]
+            due = [prompt for prompt in due if prompt in followed]
         elif unseen:
             snapshot, trouble = self._look_at_queue(routes, known, unseen)
         # The snapshot shows other prompts, too, which need no request of their own soon.
-        others = [one for one in known if snapshot and self._is_concerned(one, snapshot)]
+        others = [prompt for prompt in known if snapshot and self._is_concerned(prompt, snapshot)]
         followed -= set(others)
-        unsure: list[TrackedPrompt] = []  # not in the history, while the queue cannot be read
+        unsure: list[Prompt] = []  # not in the history, while the queue cannot be read
         try:
-            for one in dict.fromkeys([*due, *others]):
-                yield [one]  # only its own record may be unreadable
-                if not self._ask_history(routes, one, snapshot, followed=one in followed):
-                    unsure.append(one)
+            for prompt in dict.fromkeys([*due, *others]):
+                yield [prompt]  # only its own record may be unreadable
+                if not self._ask_history(routes, prompt, snapshot, followed=prompt in followed):
+                    unsure.append(prompt)
             self.trouble = None
         finally:
             if trouble is not None and unsure:
@@ -282,7 +286,7 @@ class Poller:
                 self._put_off(unsure, trouble, counts=False)
 
     def _look_at_queue(
-        self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
+        self, routes: Routes, known: Sequence[Prompt], unseen: Sequence[Prompt]
     ) -> tuple[QueueSnapshot | None, ComfyError | None]:
         """Return a snapshot of the queue or None, and the error of requesting the queue or None."""
         try:
@@ -297,60 +301,60 @@ class Poller:
         return None, trouble
 
     def _snapshot(
-        self, routes: Routes, known: Sequence[TrackedPrompt], unseen: Sequence[TrackedPrompt]
+        self, routes: Routes, known: Sequence[Prompt], unseen: Sequence[Prompt]
     ) -> QueueSnapshot:
         """Return a snapshot of the queue; it is the last one if that is still valid."""
         monitor = self.tracker.monitor
         snapshot = monitor.cached()
         if snapshot is not None and all(
-            one.state.prompt_id in snapshot and (one.state.graph or one.state.http_checked)
-            for one in unseen
+            prompt.state.prompt_id in snapshot and (prompt.state.graph or prompt.state.http_checked)
+            for prompt in unseen
         ):
-            first = snapshot.first_of({one.state.prompt_id for one in known})
+            first = snapshot.first_of({prompt.state.prompt_id for prompt in known})
             if first is None or routes.get_history(first) is None:
                 return snapshot
             if self.tracker.link is not None:
                 self.tracker.deafness.expect(monitor.at, runtime.monotonic())
-        unread = [one.state.prompt_id for one in known if not one.state.graph]
+        unread = [prompt.state.prompt_id for prompt in known if not prompt.state.graph]
         return monitor.refresh(routes, unread)
 
     def _ask_history(
-        self, routes: Routes, one: TrackedPrompt, snapshot: QueueSnapshot | None, *, followed: bool
+        self, routes: Routes, prompt: Prompt, snapshot: QueueSnapshot | None, *, followed: bool
     ) -> bool:
         """Ask for a prompt's record unless it is queued; return False if its state stays unknown.
 
         With ``followed``, the socket reports the prompt's state, so the queue is not needed.
         """
-        state = one.state
+        state = prompt.state
         asked = state.prompt_id
         waits = not followed and snapshot is not None and asked in snapshot
         entry = None if waits else routes.get_history(asked)
         if snapshot is None and entry is None and not followed:
             return False
-        if entry is None and not waits and state.search_by_mark and self.find(one):
-            state = one.state
+        if entry is None and not waits and state.search_by_mark and self.find(prompt):
+            state = prompt.state
             asked = state.prompt_id
             entry = routes.get_history(asked)
             waits = entry is None and snapshot is not None and asked in snapshot
         if entry is None and followed and not state.awaits_history:
-            self.apply(one, state.asked)
+            self.apply(prompt, state.asked)
         elif waits and snapshot is not None:
-            self.apply(one, partial(state.apply_queue, snapshot))
+            self.apply(prompt, partial(state.apply_queue, snapshot))
         else:
-            self._apply_history(one, entry, asked)
+            self._apply_history(prompt, entry, asked)
         self._backoff.reset()
         return True
 
-    def _look_for_end(self, routes: Routes, one: TrackedPrompt) -> None:
-        asked = one.state.prompt_id
+    def _look_for_end(self, routes: Routes, prompt: Prompt) -> None:
+        asked = prompt.state.prompt_id
         entry = routes.get_history(asked)
         if entry is not None:
-            self._apply_history(one, entry, asked)
+            self._apply_history(prompt, entry, asked)
             self._backoff.reset()
 
     def _use_stale_snapshot(
-        self, routes: Routes, unseen: Sequence[TrackedPrompt], stale: QueueSnapshot
-    ) -> Iterator[Sequence[TrackedPrompt]]:
+        self, routes: Routes, unseen: Sequence[Prompt], stale: QueueSnapshot
+    ) -> Iterator[Sequence[Prompt]]:
         """Check prompts without a new queue request; yield each before its history request.
 
         The history is asked for the prompts next in the queue, until :data:`AHEAD` of them are
@@ -359,36 +363,38 @@ class Poller:
         """
         running = 0
 
-        def place(one: TrackedPrompt) -> tuple[float, float]:
-            return stale.place(one.state.prompt_id), one.state.posted_at
+        def place(prompt: Prompt) -> tuple[float, float]:
+            return stale.place(prompt.state.prompt_id), prompt.state.posted_at
 
-        for one in sorted(unseen, key=place):  # in the order of their ends
-            yield [one]
-            self._look_for_end(routes, one)
-            running += not one.state.decided
+        for prompt in sorted(unseen, key=place):  # in the order of their ends
+            yield [prompt]
+            self._look_for_end(routes, prompt)
+            running += not prompt.state.decided
             if running == AHEAD:
                 break
-        for one in unseen:
-            state = one.state
+        for prompt in unseen:
+            state = prompt.state
             if state.decided:
                 continue
             if state.prompt_id in stale:
-                self.apply(one, lambda now, link, state=state: state.apply_queue(stale, now, link))
+                self.apply(
+                    prompt, lambda now, link, state=state: state.apply_queue(stale, now, link)
+                )
             else:
                 soon = runtime.monotonic() + self.timing.silence_cap
                 state.check_at = min(self.tracker.monitor.rests_until, soon)
 
-    def _is_followed(self, one: TrackedPrompt) -> bool:
+    def _is_followed(self, prompt: Prompt) -> bool:
         """Return whether the socket reports a prompt's state, so that the queue is not needed."""
-        state = one.state
+        state = prompt.state
         if state.awaits_history or state.missed_at is not None:
             return state.awaits_history
         is_recent = runtime.monotonic() - self.tracker.monitor.at < self.timing.follow
         return state.started and is_recent and state.is_whole(self.tracker.link)
 
-    def _is_concerned(self, one: TrackedPrompt, snapshot: QueueSnapshot) -> bool:
+    def _is_concerned(self, prompt: Prompt, snapshot: QueueSnapshot) -> bool:
         """Return whether a queue snapshot lists a prompt, or no longer lists one that started."""
-        state = one.state
+        state = prompt.state
         if state.decided or state.awaits_history:
             return False
         ran = state.started and not state.cancelled
@@ -398,26 +404,24 @@ class Poller:
 
     def apply(
         self,
-        one: TrackedPrompt,
+        prompt: Prompt,
         change: Callable[[float, int | None], Outcome | None] | Callable[[float, int | None], None],
     ) -> Outcome | None:
         """Apply a change to the state of a prompt, and end the prompt if there is an outcome."""
         tracker = self.tracker
         self.answered_at = runtime.monotonic()
         with tracker.lock:
-            if tracker.get(one.state.prompt_id) is not one:
+            if tracker.get(prompt.state.prompt_id) is not prompt:
                 return None  # it has ended meanwhile, or was merged with another
             outcome = change(runtime.monotonic(), tracker.link)
-        tracker.ledger.log_start(one.state)
+        tracker.ledger.log_start(prompt.state)
         if outcome is not None:
-            tracker.resolve(one, outcome)
+            tracker.end(prompt, outcome)
         return outcome
 
-    def _apply_history(
-        self, one: TrackedPrompt, entry: models.HistoryEntry | None, asked: str
-    ) -> None:
+    def _apply_history(self, prompt: Prompt, entry: models.HistoryEntry | None, asked: str) -> None:
         """Apply the history record that was found under the id ``asked``, or None if none was."""
-        state, tracker = one.state, self.tracker
+        state, tracker = prompt.state, self.tracker
 
         def change(now: float, link: int | None) -> Outcome | None:
             if entry is None and state.prompt_id != asked:
@@ -432,26 +436,24 @@ class Poller:
                     ending.due = 0.0
             return outcome
 
-        self.apply(one, change)
+        self.apply(prompt, change)
 
-    def find(self, one: TrackedPrompt) -> bool:
+    def find(self, prompt: Prompt) -> bool:
         """Look for a prompt under another id, by its mark; return whether its id has changed.
 
         The search ends unless the prompt may still be on its way.
         """
-        state = one.state
+        state = prompt.state
         before = state.prompt_id
         deadline = Deadline.after(self.timing.look_up)
         found = self.search(before, state.client_id, deadline)
         if found is not None and found != before:
-            self.tracker.merge(one, found)
+            self.tracker.merge(prompt, found)
         with self.tracker.lock:
             state.search_by_mark = found is None and state.lost_delay is not None
-        return one.state.prompt_id != before
+        return prompt.state.prompt_id != before
 
-    def _put_off(
-        self, some: Sequence[TrackedPrompt], exc: ComfyError, *, counts: bool = True
-    ) -> None:
+    def _put_off(self, some: Sequence[Prompt], exc: ComfyError, *, counts: bool = True) -> None:
         """Postpone requests about prompts after a failed one, for longer after each failure.
 
         Only prompts that HTTP keeps refusing, and without any other source of news, are given up.
@@ -474,8 +476,8 @@ class Poller:
             most = 0
         monitor, now = tracker.monitor, runtime.monotonic()
         self._note_who_is_heard()
-        for one in some:
-            state = one.state
+        for prompt in some:
+            state = prompt.state
             if most and now - max(state.heard_at, monitor.status_at) > self.timing.mute:
                 tracker.deafness.expect(now - self.timing.mute, now)  # there is no other sign
             # By then, a new socket would have reported running prompts.
@@ -492,14 +494,16 @@ class Poller:
                     is_over=monitor.remaining == 0 or is_gone or is_mute,
                 )
             if outcome is not None:
-                tracker.resolve(one, outcome)
+                tracker.end(prompt, outcome)
 
     def _note_who_is_heard(self) -> None:
         """Record when news of each prompt came; news of a prompt also counts for those after it."""
         with self.tracker.lock:
             latest = 0.0
-            for one in sorted(self.tracker.outstanding, key=lambda one: one.state.posted_at):
-                state = one.state
+            for prompt in sorted(
+                self.tracker.outstanding, key=lambda prompt: prompt.state.posted_at
+            ):
+                state = prompt.state
                 if state.news_by == "socket":
                     latest = max(latest, state.news_at)
                 state.heard_at = max(state.heard_at, state.news_at, latest)
@@ -535,9 +539,9 @@ def _poll(owner: weakref.ref[Poller], wake: WakeUp) -> None:
         wake.wait(delay)
 
 
-def _may_wait(one: TrackedPrompt) -> bool:
+def _may_wait(prompt: Prompt) -> bool:
     """Return whether a prompt's first request is already done, or is not urgent."""
-    return one.state.http_checked or not one.state.attached
+    return prompt.state.http_checked or not prompt.state.attached
 
 
 def _refusal(exc: Exception) -> ComfyError | None:
@@ -563,7 +567,7 @@ def time_left(deadline: Deadline, most: float) -> float:
 def post(
     tracker: Tracker,
     definitions: NodeDefinitions,
-    state: JobState,
+    state: PromptState,
     body: Mapping[str, Any],
     deadline: Deadline,
     *,
@@ -611,7 +615,7 @@ def post(
         tracker.log.warning(said, state.prompt_id, extra=state.named)
 
 
-def _behind_a_page(http: Http, state: JobState, timing: Timing) -> str | None:
+def _behind_a_page(http: Http, state: PromptState, timing: Timing) -> str | None:
     """Return the id of a prompt that the server has although a proxy's page answered, or None."""
     deadline = Deadline.after(timing.question)
     try:
@@ -631,7 +635,7 @@ def _uncertain(prompt_id: str, cause: ComfyError) -> SubmitUncertain:
 
 
 def _look_up(
-    tracker: Tracker, state: JobState, cause: ComfyError, seconds: float
+    tracker: Tracker, state: PromptState, cause: ComfyError, seconds: float
 ) -> tuple[str | None, bool]:
     """Find out whether the server has a prompt whose submission got no response.
 

@@ -14,7 +14,7 @@ from ..locks import shared_lock
 from ..values import MAX_ID_LENGTH
 from ..workflow import class_of, sinks
 from ..workflow.graph import links_of, needed, origin
-from .state import JobState
+from .state import PromptState
 
 #: The most nodes, and the most classes, whose times are remembered.
 REMEMBERED: Final = 1000
@@ -179,7 +179,7 @@ def _steps(graph: Mapping[str, Any], node_id: str) -> int:
     return min(steps, MOST) if isinstance(steps, int) else 0
 
 
-def fraction_of(state: JobState, times: NodeTimes) -> float:
+def fraction_of(state: PromptState, times: NodeTimes) -> float:
     """Return the completed fraction of a prompt, 0 to 1; it never falls."""
     done = fraction(
         state.graph,
@@ -193,7 +193,7 @@ def fraction_of(state: JobState, times: NodeTimes) -> float:
     return state.fraction
 
 
-def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) -> float | None:
+def seconds_left(state: PromptState, times: NodeTimes, now: float, ran_for: float) -> float | None:
     """Estimate the remaining seconds of a prompt; None if unknown.
 
     The estimate starts from earlier times of its nodes, and gives the prompt's own pace more weight
@@ -219,7 +219,7 @@ def seconds_left(state: JobState, times: NodeTimes, now: float, ran_for: float) 
     return left
 
 
-def _weights_of(state: JobState, times: NodeTimes) -> Mapping[str, float]:
+def _weights_of(state: PromptState, times: NodeTimes) -> Mapping[str, float]:
     """Return the costs of the nodes that run, computed again when the known facts change."""
     known = (state.graph, state.cached, state.targets, state.node_errors)
     if any(one is not other for one, other in zip(known, state.weighed[0], strict=True)):

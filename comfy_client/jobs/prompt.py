@@ -21,7 +21,7 @@ from ..transport.http import Http
 from ..workflow.seeds import seeds_of
 from .outcomes import JobStatus, error_of, status_of
 from .result import Result, make_result
-from .state import JobState, Outcome
+from .state import Outcome, PromptState
 
 #: The most events that are kept until prompt ids are known; the client limits their bytes, too.
 ORPHANS: Final = 1000
@@ -206,24 +206,24 @@ class Waiter:
 
 
 @attrs.define(eq=False, repr=False)
-class TrackedPrompt:
+class Prompt:
     """A prompt whose end the client waits for; each job has one.
 
     Attributes:
-        state: Its known state.
+        state: Its known state; another object that is about the same prompt shares it.
         events: Its events, for all readers.
         waiters: Its job, and other jobs that were found to be about the same prompt.
         on_fork: Called in the child of a fork, to end its jobs there.
         early: Its end, if that came before the submission was answered.
     """
 
-    state: JobState
+    state: PromptState
     events: JobEvents
     waiters: list[Waiter] = attrs.field(factory=list)
     on_fork: list[Callable[[], None]] = attrs.field(factory=list)
     early: Ending | None = None
 
-    def settle(self, end: Ending | Result | BaseException) -> None:
+    def end(self, end: Ending | Result | BaseException) -> None:
         """End all jobs that wait for the prompt."""
         ending = Ending.of(end)
         waiters, self.waiters = self.waiters, []  # breaks a cycle
@@ -232,7 +232,7 @@ class TrackedPrompt:
             if not waiter.job.done():
                 waiter.end(ending.copied() if number else ending)
 
-    def join(self, other: TrackedPrompt) -> None:
+    def join(self, other: Prompt) -> None:
         """Hand the jobs over to another object for the same prompt, and share its state."""
         other.state.graph = other.state.graph or self.state.graph
         other.state.output_names = other.state.output_names or self.state.output_names
@@ -259,8 +259,8 @@ class Orphans:
     """
 
     def __init__(self, nbytes: int) -> None:
-        self.posting: set[TrackedPrompt] = set()
-        self.unsure: set[TrackedPrompt] = set()
+        self.posting: set[Prompt] = set()
+        self.unsure: set[Prompt] = set()
         self.events: Newest[JobEvent] = Newest(ORPHANS, nbytes)
 
     def keep(self, event: JobEvent) -> None:
@@ -273,7 +273,7 @@ class Orphans:
         if not self._misses_id():
             self.events.clear()
 
-    def of(self, state: JobState) -> list[JobEvent]:
+    def of(self, state: PromptState) -> list[JobEvent]:
         """Return the kept events of a prompt; if any were dropped, mark them as incomplete."""
         if self.events.forgotten:
             state.generation = None
@@ -286,11 +286,11 @@ class Orphans:
     def _misses_id(self) -> bool:
         """Return whether the server may have a prompt of the client under an unknown id."""
         if self.unsure:
-            self.unsure = {one for one in self.unsure if one.state.is_searched_for}
+            self.unsure = {prompt for prompt in self.unsure if prompt.state.is_searched_for}
         return bool(self.posting or self.unsure)
 
 
-def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) -> Ending:
+def ending_of(state: PromptState, outcome: Outcome, http: Http, files: FileRoutes) -> Ending:
     """Return the end of a prompt; ``files`` downloads its outputs.
 
     The data that the state releases at the end are taken from it now.
@@ -305,7 +305,9 @@ def ending_of(state: JobState, outcome: Outcome, http: Http, files: FileRoutes) 
     return Ending(outcome.status, make)
 
 
-def _error(state: JobState, event: ExecutionError | ExecutionInterrupted, http: Http) -> JobError:
+def _error(
+    state: PromptState, event: ExecutionError | ExecutionInterrupted, http: Http
+) -> JobError:
     # A server may repeat secrets of the client, former ones included, and of the workflow.
     secrets = http.identity.secrets()
     secrets.add_named(state.graph)
@@ -313,7 +315,7 @@ def _error(state: JobState, event: ExecutionError | ExecutionInterrupted, http: 
 
 
 def _result(
-    state: JobState,
+    state: PromptState,
     outcome: Outcome,
     frames: Sequence[tuple[str, str, memoryview]],
     files: FileRoutes,

@@ -81,7 +81,7 @@ class QueueSnapshot:
     @cached_property
     def _places(self) -> Mapping[str, int]:
         """The place of each prompt in the queue, by prompt id."""
-        return {one: place for place, one in enumerate((*self.running, *self.pending))}
+        return {prompt_id: place for place, prompt_id in enumerate((*self.running, *self.pending))}
 
     def place(self, prompt_id: str) -> float:
         """Return a prompt's place in the queue, running ones included; infinite if absent."""
@@ -97,7 +97,7 @@ class QueueSnapshot:
 
     def first_of(self, prompt_ids: Collection[str]) -> str | None:
         """Return which of these prompts will end first; None if the queue has none of them."""
-        ours = (one for one in (*self.running, *self.pending) if one in prompt_ids)
+        ours = (each for each in (*self.running, *self.pending) if each in prompt_ids)
         return next(ours, None)
 
 
@@ -138,7 +138,7 @@ Counted = Literal["submitted", "attached", "before"]
 
 
 # Not an attrs class, as so many fields would take a tenth of the import time.
-class JobState:
+class PromptState:
     """The state of a prompt; changed under the lock of the ``Tracker``."""
 
     # Its submission.
@@ -592,18 +592,18 @@ _REPLACED: Final = (Progress, ProgressState, ExecutionCached)
 MAY_END: Final = (Executing, EndEvent)
 
 #: The method that applies each kind of event; other kinds only count as news.
-_APPLY: Final[Mapping[type, Callable[[JobState, Any, float, int | None], Outcome | None]]] = {
-    ProgressState: JobState._progress_state,
-    Progress: JobState._progress,
-    ProgressText: JobState._progress_text,
-    PreviewEvent: JobState._preview,
-    Executing: JobState._executing,
-    Executed: JobState._executed,
-    ExecutionStart: JobState._start,
-    ExecutionCached: JobState._cached,
-    UnknownEvent: JobState._unknown,
-    ExecutionSuccess: JobState._end,
-    ExecutionError: JobState._end,
-    ExecutionInterrupted: JobState._end,
-    JobLostEvent: JobState._end,
+_APPLY: Final[Mapping[type, Callable[[PromptState, Any, float, int | None], Outcome | None]]] = {
+    ProgressState: PromptState._progress_state,
+    Progress: PromptState._progress,
+    ProgressText: PromptState._progress_text,
+    PreviewEvent: PromptState._preview,
+    Executing: PromptState._executing,
+    Executed: PromptState._executed,
+    ExecutionStart: PromptState._start,
+    ExecutionCached: PromptState._cached,
+    UnknownEvent: PromptState._unknown,
+    ExecutionSuccess: PromptState._end,
+    ExecutionError: PromptState._end,
+    ExecutionInterrupted: PromptState._end,
+    JobLostEvent: PromptState._end,
 }

@@ -16,9 +16,9 @@ from ..errors import ClientClosed, ComfyError, NotSupported, UnexpectedResponse
 from ..events import Event, Executing
 from ..routes import Routes
 from ..transport.http import Http
-from .prompt import TrackedPrompt
+from .prompt import Prompt
 from .queue_monitor import heeds_id
-from .state import JobState
+from .state import PromptState
 from .tracker import Tracker
 
 #: How often an interrupt is repeated.
@@ -109,26 +109,26 @@ class Stops:
 
     def __init__(self, tracker: Tracker) -> None:
         self._tracker = tracker
-        self._stops: dict[TrackedPrompt, _Stop] = {}
+        self._stops: dict[Prompt, _Stop] = {}
 
-    def watch(self, one: TrackedPrompt, *, force: bool = False) -> None:
+    def watch(self, prompt: Prompt, *, force: bool = False) -> None:
         """Watch a prompt that the server has agreed to stop; repeat the request if it runs on."""
-        known = self._stops.get(one)
+        known = self._stops.get(prompt)
         if known is not None:
             known.force = known.force or force
             return
-        self._stops[one] = stop = _Stop(force, self._next())
+        self._stops[prompt] = stop = _Stop(force, self._next())
 
         def hear(event: Event) -> None:
             if isinstance(event, Executing) and event.node is not None and not stop.node_began:
                 stop.node_began = True
                 self._tracker.wake.set()
 
-        one.events.sinks = (*one.events.sinks, hear)
+        prompt.events.sinks = (*prompt.events.sinks, hear)
 
-    def has(self, one: TrackedPrompt) -> bool:
+    def has(self, prompt: Prompt) -> bool:
         """Return whether a prompt was told to stop and has not ended."""
-        return one in self._stops
+        return prompt in self._stops
 
     def removing(
         self, prompt_ids: Iterable[str] | None, *, running: bool = False
@@ -146,19 +146,19 @@ class Stops:
         # Decide now, as the queue may lack them before the answer comes.  A server may also have a
         # prompt before it answers its submission.
         there = [
-            one
-            for one in known
-            if one is not None
-            and (_is_there(one.state) or (prompt_ids is not None and tracker.is_posting(one)))
+            prompt
+            for prompt in known
+            if prompt is not None
+            and (_is_there(prompt.state) or (prompt_ids is not None and tracker.is_posting(prompt)))
         ]
 
         def removed() -> None:
             tracker.monitor.forget()
-            for one in there:
-                one.state.cancelled = one.state.running_since is None
+            for prompt in there:
+                prompt.state.cancelled = prompt.state.running_since is None
                 if running:
-                    self.watch(one)
-                tracker.poll_now(one)
+                    self.watch(prompt)
+                tracker.poll_now(prompt)
 
         return removed
 
@@ -183,20 +183,20 @@ class Stops:
         Called in the poller's thread.
         """
         now = runtime.monotonic()
-        for one, stop in list(self._stops.items()):
-            if one.state.decided or not stop.left:
-                self._stops.pop(one, None)
+        for prompt, stop in list(self._stops.items()):
+            if prompt.state.decided or not stop.left:
+                self._stops.pop(prompt, None)
             elif stop.node_began and stop.again_at <= now:
-                self._send(one, stop)
+                self._send(prompt, stop)
         stops = list(self._stops.values())  # a copy, as other threads add some
         began = [stop.again_at for stop in stops if stop.node_began]
         return min(began, default=float("inf"))
 
-    def _send(self, one: TrackedPrompt, stop: _Stop) -> None:
+    def _send(self, prompt: Prompt, stop: _Stop) -> None:
         stop.node_began = False  # first, as a node that begins during the request counts again
         stop.left -= 1
-        prompt_id = one.state.prompt_id
-        log, named = self._tracker.log, one.state.named
+        prompt_id = prompt.state.prompt_id
+        log, named = self._tracker.log, prompt.state.named
         said = "prompt %s goes on after it was told to stop; telling it again"
         log.debug(said, prompt_id, extra=named)
         try:
@@ -211,7 +211,7 @@ class Stops:
         return runtime.monotonic() + self._tracker.timing.stop_again
 
 
-def _is_there(state: JobState) -> bool:
+def _is_there(state: PromptState) -> bool:
     """Return whether a prompt is pending or running, as far as is known."""
     has_it = state.accepted_at is not None and not state.search_by_mark
     return has_it and state.missed_at is None and not state.decided

@@ -23,7 +23,7 @@ from .handle import SLICE, JobHandle
 from .job import Job
 from .lookup import spellings
 from .poller import Poller, time_left
-from .prompt import TrackedPrompt
+from .prompt import Prompt
 from .tracker import Tracker
 
 
@@ -48,22 +48,22 @@ def submit(
     """
     tracker = poller.tracker
     try:
-        one, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
-        job = Job(JobHandle(one, routes, poller))
+        prompt, body = prepare(tracker, workflow, prompt_id, wants_previews, options, strict=strict)
+        job = Job(JobHandle(prompt, routes, poller))
         if keep_events:
-            one.events.keep_all()
+            prompt.events.keep_all()
         if begun is not None:
             begun(job)
-        send = partial(_send, poller, one, body, deadline, resubmit=resubmit)
+        send = partial(_send, poller, prompt, body, deadline, resubmit=resubmit)
         try:
             if waits:
                 when_free(poller, deadline, send)
             else:
                 send()
         except BaseException as exc:
-            _note_unsent(tracker, one, exc)
+            _note_unsent(tracker, prompt, exc)
             raise
-        if one.state.node_errors:
+        if prompt.state.node_errors:
             warn_or_refuse(job, tracker.http, strict=strict)
     except ComfyError as exc:
         tracker.publish(ErrorEvent(name="queue_error", error=exc))
@@ -109,13 +109,13 @@ def prepare(
     options: PromptOptions,
     *,
     strict: bool,
-) -> tuple[TrackedPrompt, Mapping[str, Any]]:
+) -> tuple[Prompt, Mapping[str, Any]]:
     """Return a new prompt, not yet registered, and the body of its ``POST /prompt``.
 
     Draws the random seeds, and has the secrets in the body masked from now on.
     """
     prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
-    prompt = make_prompt(
+    made = make_prompt(
         tracker.http,
         workflow,
         client_id=tracker.connection.client_id,
@@ -124,25 +124,25 @@ def prepare(
         strict=strict,
         **options,
     )
-    one = tracker.new(prompt_id, prompt.graph)
-    method = prompt.body["extra_data"].get("preview_method")
-    one.state.tags = options.get("tags") or {}
-    one.state.node_errors = prompt.left_out
-    one.state.output_names = {**workflow.output_names}
-    one.state.targets = prompt.body.get("partial_execution_targets")
-    one.state.wants_previews = method is not None and method != "none"
-    return one, prompt.body
+    prompt = tracker.new(prompt_id, made.graph)
+    method = made.body["extra_data"].get("preview_method")
+    prompt.state.tags = options.get("tags") or {}
+    prompt.state.node_errors = made.left_out
+    prompt.state.output_names = {**workflow.output_names}
+    prompt.state.targets = made.body.get("partial_execution_targets")
+    prompt.state.wants_previews = method is not None and method != "none"
+    return prompt, made.body
 
 
 def _send(
     poller: Poller,
-    one: TrackedPrompt,
+    prompt: Prompt,
     body: Mapping[str, Any],
     deadline: Deadline,
     *,
     resubmit: bool,
 ) -> None:
-    tracker, state = poller.tracker, one.state
+    tracker, state = poller.tracker, prompt.state
     connection = tracker.connection
     if connection.state is not State.CONNECTED:
         connection.start()
@@ -153,42 +153,42 @@ def _send(
     state.generation = tracker.link
     state.posted_at = runtime.monotonic()
     try:
-        tracker.add(one, posting=True)
-        tracker.accept(one, poller.post(one, body, deadline, resubmit=resubmit))
+        tracker.add(prompt, posting=True)
+        tracker.accept(prompt, poller.post(prompt, body, deadline, resubmit=resubmit))
     except Throttled:  # nothing runs, so it may be sent again
-        tracker.remove(one)
+        tracker.remove(prompt)
         raise
     except (ComfyError, ValueError) as exc:
-        if tracker.refuse(one, exc):
+        if tracker.refuse(prompt, exc):
             # Another thread may have attached to it.  A copy, so that a job keeps no frames.
-            one.settle(one.early or copy.copy(exc))
+            prompt.end(prompt.early or copy.copy(exc))
             raise
-        tracker.accept(one, models.QueuedPrompt(state.prompt_id))
+        tracker.accept(prompt, models.QueuedPrompt(state.prompt_id))
     except BaseException:  # Ctrl-C or an alarm: it may be queued, and others may wait for it
         with tracker.lock:
             state.may_have_arrived(runtime.monotonic())
-            early = one.early
+            early = prompt.early
         if early is not None:
-            tracker.ledger.settle(one, early)
+            tracker.end_waits(prompt, early)
         tracker.ledger.log_end(state)  # it may have waited for the line of the submission
         tracker.wake.set()
         raise
     finally:
-        tracker.answered(one)
-        if one.waiters:
+        tracker.answered(prompt)
+        if prompt.waiters:
             poller.start()
     if connection.state is not State.CONNECTED:
         connection.nudge()
 
 
-def _note_unsent(tracker: Tracker, one: TrackedPrompt, exc: BaseException) -> None:
+def _note_unsent(tracker: Tracker, prompt: Prompt, exc: BaseException) -> None:
     """End the job of a prompt that certainly was not sent, unless it has ended."""
-    if not one.waiters or tracker.get(one.state.prompt_id) is one:
+    if not prompt.waiters or tracker.get(prompt.state.prompt_id) is prompt:
         return
-    what = f"prompt {one.state.prompt_id} was not sent: the wait for its server was interrupted"
+    what = f"prompt {prompt.state.prompt_id} was not sent: the wait for its server was interrupted"
     error = copy.copy(exc) if isinstance(exc, ComfyError) else ComfyError(what)
-    tracker.refuse(one, error)
-    one.settle(error)
+    tracker.refuse(prompt, error)
+    prompt.end(error)
 
 
 def attach(
@@ -224,25 +224,25 @@ def attach(
         if ending is not None and not ending.is_final:
             ending = None
         prompt_id = prompt_id if ending is None else ending.event.prompt_id or prompt_id
-        one = tracker.new(prompt_id, graph)
-        state = one.state
+        prompt = tracker.new(prompt_id, graph)
+        state = prompt.state
         state.output_names = output_names or {}
         state.tags = tags or {}
         state.client_id = tracker.posted_as.get(prompt_id) or tracker.connection.client_id
         state.attach(runtime.monotonic(), lost_delay, None if ending is None else ending.event)
-        job = Job(JobHandle(one, routes, poller))
-        tracker.add(one)
+        job = Job(JobHandle(prompt, routes, poller))
+        tracker.add(prompt)
         tracker.ledger.count(state, "attached" if ending is None else "before")
     if ending is not None:
-        one.events.receive(ending.event)
+        prompt.events.receive(ending.event)
     if ending is not None and not ending.has_record:
-        tracker.resolve(one, state.as_reported(tracker.link))
+        tracker.end(prompt, state.as_reported(tracker.link))
     else:
         poller.start()
-        tracker.poll_now(one)
+        tracker.poll_now(prompt)
     if waits:
         poller.wait_until(  # the state may be another's, after a merge
-            lambda: one.state.http_checked or not one.state.attached or job.done(),
+            lambda: prompt.state.http_checked or not prompt.state.attached or job.done(),
             tracker.timing.question,
         )
     return job

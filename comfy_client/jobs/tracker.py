@@ -3,8 +3,8 @@
 The socket is fast, HTTP is authoritative.  The end of a prompt is decided once, by the first
 evidence of either: its end event, or the queue and then the history over HTTP (in this order,
 since a prompt may move from one to the other between two requests).
-:class:`~comfy_client.jobs.state.JobState` computes the outcome; this module has the registry, the
-lock, the counters, and :meth:`Tracker.resolve`, which alone ends a job.
+:class:`~comfy_client.jobs.state.PromptState` computes the outcome; this module has the registry,
+the lock, the counters, and :meth:`Tracker.end`, which alone ends a job.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ from ..transport.http import Http
 from ..transport.websocket import Connection, EventHandler, State
 from .outcomes import JobStatus, too_large, with_finality
 from .progress import NodeTimes, fraction_of
-from .prompt import Ending, JobEvents, Orphans, TrackedPrompt, ending_of
+from .prompt import Ending, JobEvents, Orphans, Prompt, ending_of
 from .queue_monitor import DeafnessCheck, QueueMonitor
 from .result import Result
-from .state import MAY_END, Counted, JobState, Outcome
+from .state import MAY_END, Counted, Outcome, PromptState
 
 #: The most characters of an error in a log line.
-_SHOWN: Final = 500
+_LONGEST_ERROR: Final = 500
 
 _ENDS: Final = ("succeeded", "failed", "interrupted", "lost", "unknown")
 
@@ -96,16 +96,16 @@ def _end_of(event: JobEvent) -> EndEvent | None:
     return event if isinstance(event, EndEvent) and event.is_end else None
 
 
-def _end_elsewhere(one: TrackedPrompt, ending: _EndRecord, link: int | None) -> Outcome | None:
+def _end_elsewhere(prompt: Prompt, ending: _EndRecord, link: int | None) -> Outcome | None:
     """Apply an end that was reported before the response with the prompt's id came.
 
     Return the outcome, or None to await the record in the history.
     """
-    one.state.end_event = ending.event
-    one.events.receive(ending.event)
+    prompt.state.end_event = ending.event
+    prompt.events.receive(ending.event)
     if not ending.has_record:
-        return one.state.as_reported(link)
-    one.state.awaits_history, one.state.check_at = True, 0.0
+        return prompt.state.as_reported(link)
+    prompt.state.awaits_history, prompt.state.check_at = True, 0.0
     return None
 
 
@@ -160,18 +160,18 @@ class Order:
 
     changes: int
     numbers: list[float]
-    running: TrackedPrompt | None
+    running: Prompt | None
 
     @classmethod
-    def of(cls, prompts: Iterable[TrackedPrompt], changes: int) -> Order:
+    def of(cls, prompts: Iterable[Prompt], changes: int) -> Order:
         """Compute the order of these prompts."""
         numbers, running = [], None
-        for one in prompts:
-            if one.state.running_since is not None:
-                running = running or one
+        for prompt in prompts:
+            if prompt.state.running_since is not None:
+                running = running or prompt
                 numbers.append(float("-inf"))
-            elif one.state.number is not None:
-                numbers.append(one.state.number)
+            elif prompt.state.number is not None:
+                numbers.append(prompt.state.number)
         return cls(changes, sorted(numbers), running)
 
     def around(self, number: float | None) -> tuple[int, int]:
@@ -201,27 +201,27 @@ class Ledger:
 
     # -- counting, with the lock -----------------------------------------------------------
 
-    def count(self, state: JobState, kind: Counted) -> None:
+    def count(self, state: PromptState, kind: Counted) -> None:
         """Count a prompt as submitted or attached, once."""
         if state.counted is None:
             state.counted = kind
             self.counts[kind] += 1
             self.changes += 1
 
-    def count_end(self, state: JobState, status: JobStatus) -> None:
+    def count_end(self, state: PromptState, status: JobStatus) -> None:
         """Count the end of a prompt, maybe before its submission was answered."""
         self.count(state, "submitted")
         if state.counted != "before":
             self.counts[status] += 1
         self.changes += 1
 
-    def count_refused(self, state: JobState) -> None:
+    def count_refused(self, state: PromptState) -> None:
         """Count a submission that failed, unless its prompt has been counted."""
         if state.counted is None:
             self.counts["refused"] += 1
             state.counted = "before"
 
-    def uncount(self, state: JobState) -> None:
+    def uncount(self, state: PromptState) -> None:
         """Remove a prompt from the counts, as it was found to be the same as another."""
         if state.counted is not None:
             self.counts[state.counted] -= 1
@@ -238,7 +238,7 @@ class Ledger:
 
     # -- logging, without the lock -----------------------------------------------------------
 
-    def log_submitted(self, state: JobState) -> None:
+    def log_submitted(self, state: PromptState) -> None:
         """Log a submission in the submitting thread, then a start or end that has come already."""
         if self._log.isEnabledFor(logging.INFO):
             _write(self._log, state, "submitted", "submitted", number=state.number)
@@ -246,7 +246,7 @@ class Ledger:
         self.log_start(state)
         self.log_end(state)
 
-    def log_start(self, state: JobState) -> None:
+    def log_start(self, state: PromptState) -> None:
         """Log the start of a prompt, once, if it has begun to run."""
         if state.start_logged or state.running_since is None or not state.submission_logged:
             return
@@ -260,16 +260,15 @@ class Ledger:
             words = "" if waited is None else f", {waited:.1f} s after its submission"
             self._later(_write, self._log, state, "started", f"started{words}", waited=waited)
 
-    def settle(self, one: TrackedPrompt, ending: Ending) -> None:
-        """Log the end of a prompt, unless only the client was closed, and end all waits for it."""
+    def note_end(self, prompt: Prompt, ending: Ending) -> None:
+        """Log the end of a prompt once its submission is logged, unless only the client closed."""
         if self._log.isEnabledFor(logging.INFO) and not ending.is_of_client:
-            seconds = one.state.elapsed(runtime.monotonic())
-            one.state.last_line = partial(_write_end, self._log, one.state, ending, seconds)
-            if one.state.submission_logged:
-                self.log_end(one.state)
-        one.settle(ending)
+            seconds = prompt.state.elapsed(runtime.monotonic())
+            prompt.state.last_line = partial(_write_end, self._log, prompt.state, ending, seconds)
+            if prompt.state.submission_logged:
+                self.log_end(prompt.state)
 
-    def log_end(self, state: JobState) -> None:
+    def log_end(self, state: PromptState) -> None:
         """Log the end of a prompt, once, if it has ended."""
         if state.last_line is None:
             return
@@ -305,12 +304,12 @@ def log_connection(log: AnyLog, event: ConnectionEvent, host: str, waiting: int)
         log.warning("%s: connected again", host)
 
 
-def _write(log: AnyLog, state: JobState, step: str, words: str, **facts: Any) -> None:
+def _write(log: AnyLog, state: PromptState, step: str, words: str, **facts: Any) -> None:
     extra = {**state.named, "prompt_event": step, **facts}
     log.info("prompt %s: %s", state.prompt_id, words, extra=extra)
 
 
-def _write_end(log: AnyLog, state: JobState, ending: Ending, seconds: float | None) -> None:
+def _write_end(log: AnyLog, state: PromptState, ending: Ending, seconds: float | None) -> None:
     end, status, prompt_id = ending.value, ending.status, state.prompt_id
     after = "" if seconds is None else f" after {seconds:.1f} s"
     facts: dict[str, Any] = {**state.named, "prompt_event": "ended"}
@@ -322,7 +321,7 @@ def _write_end(log: AnyLog, state: JobState, ending: Ending, seconds: float | No
         log.info("prompt %s: %s%s, %s", prompt_id, status, after, words, extra=facts)
         return
     facts["error_code"] = end.code if isinstance(end, ComfyError) else None
-    said = f"{end!s:.{_SHOWN}}".partition("\n")[0]
+    said = f"{end!s:.{_LONGEST_ERROR}}".partition("\n")[0]
     log.info("prompt %s: %s%s: %s", prompt_id, status, after, said, extra=facts)
 
 
@@ -383,7 +382,7 @@ class Tracker:
         self.posted_as: dict[str, str] = {}
         self.not_before: float = 0.0
         self.cancels_jobs = True
-        self._tracked: dict[str, TrackedPrompt] = {}
+        self._tracked: dict[str, Prompt] = {}
         self._orphans = Orphans(budget.most // 2)
         self._attached = 0  # prompts whose events may go to another client
         self._running: tuple[str, str] | None = None  # prompt and node that were named last
@@ -405,99 +404,99 @@ class Tracker:
     # -- the registry ----------------------------------------------------------------------
 
     @property
-    def outstanding(self) -> tuple[TrackedPrompt, ...]:
+    def outstanding(self) -> tuple[Prompt, ...]:
         """The prompts that have not ended."""
         with self.lock:
             return tuple(self._tracked.values())
 
-    def new(self, prompt_id: str, graph: Mapping[str, Any]) -> TrackedPrompt:
+    def new(self, prompt_id: str, graph: Mapping[str, Any]) -> Prompt:
         """Return a new tracked prompt, which is not in the registry yet."""
-        state = JobState(prompt_id, graph, self.budget, self.timing)
+        state = PromptState(prompt_id, graph, self.budget, self.timing)
         state.news_at = runtime.monotonic()
-        return TrackedPrompt(state, JobEvents(self.budget))
+        return Prompt(state, JobEvents(self.budget))
 
     def job(self, prompt_id: str) -> Future[Result] | None:
         """Return the job of a prompt that has not ended, or ended recently and is still kept."""
-        one = self._tracked.get(prompt_id)
-        if one is not None:
-            return one.waiters[0].job
+        prompt = self._tracked.get(prompt_id)
+        if prompt is not None:
+            return prompt.waiters[0].job
         ending = self.ended.get(prompt_id)
         return None if ending is None or not ending.is_final else ending.job()
 
-    def get(self, prompt_id: str) -> TrackedPrompt | None:
+    def get(self, prompt_id: str) -> Prompt | None:
         """Return the prompt with that id; None if it has ended or is not followed."""
         return self._tracked.get(prompt_id)
 
-    def is_posting(self, one: TrackedPrompt) -> bool:
+    def is_posting(self, prompt: Prompt) -> bool:
         """Return whether a prompt's submission has not been answered yet."""
-        return one in self._orphans.posting
+        return prompt in self._orphans.posting
 
     def is_ours(self, prompt_id: str | None) -> bool:
         """Return whether a prompt is one of this client's, was one recently, or may be one."""
         return prompt_id in self._tracked or prompt_id in self.ended or bool(self._orphans.posting)
 
-    def add(self, one: TrackedPrompt, *, posting: bool = False) -> None:
+    def add(self, prompt: Prompt, *, posting: bool = False) -> None:
         """Start to follow a prompt; raise ``ValueError`` if another has its id."""
-        state = one.state
+        state = prompt.state
         with self.lock:
             if self.wake.stopped:
                 raise ClientClosed
             if state.prompt_id in self._tracked:
                 raise ValueError(f"prompt {state.prompt_id} is outstanding already")
-            self._tracked[state.prompt_id] = one
+            self._tracked[state.prompt_id] = prompt
             self._attached += state.attached
             if posting:
                 for register in (self.ended, self.renamed):
                     if state.prompt_id in register.entries:  # another prompt had this id
                         register.pop(state.prompt_id)
-                self._orphans.posting.add(one)
+                self._orphans.posting.add(prompt)
                 self.posted_as[state.prompt_id] = state.client_id
                 if len(self.posted_as) > REMEMBERED:
                     del self.posted_as[next(iter(self.posted_as))]
 
-    def answered(self, one: TrackedPrompt) -> None:
+    def answered(self, prompt: Prompt) -> None:
         """Record that a submission has got its response, or will never get one."""
         with self.lock:
-            if one.state.search_by_mark and self._tracked.get(one.state.prompt_id) is one:
-                self._orphans.unsure.add(one)
-            self._orphans.posting.discard(one)
+            if prompt.state.search_by_mark and self._tracked.get(prompt.state.prompt_id) is prompt:
+                self._orphans.unsure.add(prompt)
+            self._orphans.posting.discard(prompt)
             self._forget_orphans()
 
     def _forget_orphans(self) -> None:
         if self._orphans.events.nbytes:  # which is seldom
             self._orphans.drop()
 
-    def remove(self, one: TrackedPrompt) -> None:
+    def remove(self, prompt: Prompt) -> None:
         """Stop following a prompt."""
         with self.lock:
-            self._orphans.unsure.discard(one)
-            if self._tracked.get(one.state.prompt_id) is one:
-                del self._tracked[one.state.prompt_id]
-                self._attached -= one.state.attached
+            self._orphans.unsure.discard(prompt)
+            if self._tracked.get(prompt.state.prompt_id) is prompt:
+                del self._tracked[prompt.state.prompt_id]
+                self._attached -= prompt.state.attached
 
-    def refuse(self, one: TrackedPrompt, exc: Exception) -> bool:
+    def refuse(self, prompt: Prompt, exc: Exception) -> bool:
         """Give up a prompt whose submission failed; return False if the server accepted it."""
         with self.lock:
-            if one.state.was_taken and isinstance(exc, SubmitUncertain | UnexpectedResponse):
+            if prompt.state.was_taken and isinstance(exc, SubmitUncertain | UnexpectedResponse):
                 return False
-            self.remove(one)
-            self.ledger.count_refused(one.state)
+            self.remove(prompt)
+            self.ledger.count_refused(prompt.state)
             return True
 
-    def rename(self, one: TrackedPrompt, prompt_id: str) -> None:
+    def rename(self, prompt: Prompt, prompt_id: str) -> None:
         """Follow a prompt under the id that the server gave it."""
         with self.lock:
-            self._tracked.pop(one.state.prompt_id, None)
-            self.renamed.put(one.state.prompt_id, prompt_id)
-            one.state.prompt_id = prompt_id
-            if one.state.decided:
+            self._tracked.pop(prompt.state.prompt_id, None)
+            self.renamed.put(prompt.state.prompt_id, prompt_id)
+            prompt.state.prompt_id = prompt_id
+            if prompt.state.decided:
                 self._tracked.pop(prompt_id, None)  # a job that is attached to it ends, too
             else:
-                self._tracked[prompt_id] = one
+                self._tracked[prompt_id] = prompt
 
-    def accept(self, one: TrackedPrompt, receipt: models.QueuedPrompt) -> None:
+    def accept(self, prompt: Prompt, receipt: models.QueuedPrompt) -> None:
         """Record that the server has queued a prompt, perhaps under another id."""
-        state = one.state
+        state = prompt.state
         outcome = None
         with self.lock:
             state.accept(receipt, runtime.monotonic(), self.link)
@@ -505,48 +504,49 @@ class Tracker:
             if receipt.prompt_id != state.prompt_id:
                 other = self._tracked.get(receipt.prompt_id)  # another thread found it in the queue
                 ending = self.ended.get(receipt.prompt_id)
-                self.rename(one, receipt.prompt_id)
-                outcome = self._apply_orphans(one)
+                self.rename(prompt, receipt.prompt_id)
+                outcome = self._apply_orphans(prompt)
                 if other is not None:
                     self._attached -= other.state.attached
                     self.ledger.uncount(other.state)
-                    other.join(one)
+                    other.join(prompt)
                 elif ending is not None and ending.is_final:
-                    outcome = outcome or _end_elsewhere(one, ending, self.link)
+                    outcome = outcome or _end_elsewhere(prompt, ending, self.link)
                     self.ledger.uncount(state)
-            early = one.early
+            early = prompt.early
         self.ledger.log_submitted(state)
         if outcome is not None:
-            self.resolve(one, outcome)
+            self.end(prompt, outcome)
         elif early is not None:
-            self.ledger.settle(one, early)
+            self.end_waits(prompt, early)
         if state.check_at == 0.0 or self.link is None:
             self.wake.set()  # the thread may be in a long sleep
 
-    def _apply_orphans(self, one: TrackedPrompt) -> Outcome | None:
+    def _apply_orphans(self, prompt: Prompt) -> Outcome | None:
         """Apply events from before the id of their prompt was known; return the outcome."""
-        events = self._orphans.of(one.state)
+        events = self._orphans.of(prompt.state)
         outcomes = (
-            self._apply(one, with_finality(each, one.state.graph), _end_of(each)) for each in events
+            self._apply(prompt, with_finality(each, prompt.state.graph), _end_of(each))
+            for each in events
         )
         return next(filter(None, outcomes), None)
 
-    def merge(self, one: TrackedPrompt, prompt_id: str) -> None:
+    def merge(self, prompt: Prompt, prompt_id: str) -> None:
         """Rename a prompt to the id under which it was found, or merge it with that id's prompt."""
         outcome = None
         with self.lock:
             other = self._tracked.get(prompt_id)
-            if one.state.decided or other is one:
+            if prompt.state.decided or other is prompt:
                 return
             if other is None:
-                self.rename(one, prompt_id)
-                outcome = self._apply_orphans(one)
+                self.rename(prompt, prompt_id)
+                outcome = self._apply_orphans(prompt)
             else:
-                self.remove(one)
-                self.ledger.uncount(one.state)
-                one.join(other)
+                self.remove(prompt)
+                self.ledger.uncount(prompt.state)
+                prompt.join(other)
         if outcome is not None:
-            self.resolve(one, outcome)
+            self.end(prompt, outcome)
 
     # -- the handler of the event thread -----------------------------------------------------
 
@@ -564,35 +564,35 @@ class Tracker:
             if event.prompt_id is None and isinstance(event, PreviewEvent | ProgressText):
                 event = _attributed(event, self._running)
             prompt_id = event.prompt_id
-            one = None if prompt_id is None else self._tracked.get(prompt_id)
+            prompt = None if prompt_id is None else self._tracked.get(prompt_id)
             if prompt_id is not None and isinstance(event, _NAMES_NODE):
                 self._running = (prompt_id, event.node) if event.node else None
-            if one is not None:
-                if end is not None and one.state.end_event is not None:
+            if prompt is not None:
+                if end is not None and prompt.state.end_event is not None:
                     return  # only one end event each, whatever the server sends
                 if isinstance(event, PreviewEvent):
-                    event = with_finality(event, one.state.graph)
-                outcome = self._apply(one, event, end)
+                    event = with_finality(event, prompt.state.graph)
+                outcome = self._apply(prompt, event, end)
             elif end is not None and (prompt_id in self.ended or self._orphans.has_end(prompt_id)):
                 return  # receivers have already had this event
-            if prompt_id and (one is None or one.state.attached):
+            if prompt_id and (prompt is None or prompt.state.attached):
                 self._orphans.keep(event)
             if end is not None:  # under the lock, as another thread may then end all waits
                 self.publish(event)
         if end is None:
             self.publish(event)
-        if one is not None and not one.state.start_logged:
-            self.ledger.log_start(one.state)
-        if one is not None and outcome is not None:
-            self.resolve(one, outcome)
+        if prompt is not None and not prompt.state.start_logged:
+            self.ledger.log_start(prompt.state)
+        if prompt is not None and outcome is not None:
+            self.end(prompt, outcome)
         elif self.budget.used > self.budget.most:
             self._keep_to_budget()
 
     def skipped(self) -> None:
         """Distrust the events of all prompts, as a message could not be read."""
         with self.lock:
-            for one in self._tracked.values():
-                one.state.generation = None
+            for prompt in self._tracked.values():
+                prompt.state.generation = None
 
     def connection_changed(self, event: Event) -> None:
         """Handle a change or an error of the connection."""
@@ -606,9 +606,9 @@ class Tracker:
     def client_id_changed(self) -> None:
         """Treat all prompts as attached, as their client id no longer has a socket."""
         with self.lock:
-            for one in self._tracked.values():
-                self._attached += not one.state.attached
-                one.state.attached = True
+            for prompt in self._tracked.values():
+                self._attached += not prompt.state.attached
+                prompt.state.attached = True
 
     def poll_queue(self) -> None:
         """Ask for the length of the queue, and publish a ``status`` event if it changed."""
@@ -629,22 +629,22 @@ class Tracker:
         with self.lock:
             # Immediately if the queue is quiet, but not for each prompt of a busy queue.
             soon = max(runtime.monotonic(), self.monitor.at + self.timing.job_poll_cap)
-            for one in self._tracked.values():
-                if one.state.attached and departed >= one.state.leaves_at:
-                    self.poll_soon(one.state, soon)
+            for prompt in self._tracked.values():
+                if prompt.state.attached and departed >= prompt.state.leaves_at:
+                    self.poll_soon(prompt.state, soon)
 
-    def _apply(self, one: TrackedPrompt, event: JobEvent, end: EndEvent | None) -> Outcome | None:
+    def _apply(self, prompt: Prompt, event: JobEvent, end: EndEvent | None) -> Outcome | None:
         """Apply an event to its prompt, with the lock held; return the outcome or None.
 
         ``end`` is the event if it ends the prompt.
         """
-        state = one.state
+        state = prompt.state
         if state.decided:
             return None
         if end is not None:
             state.end_event = end
-            self._remember(one, end)
-        one.events.receive(event)
+            self._remember(prompt, end)
+        prompt.events.receive(event)
         link = self.link if isinstance(event, MAY_END) else None
         outcome = state.apply_event(event, runtime.monotonic(), link)
         if state.awaits_history and isinstance(event, Executing) and state.accepted_at is not None:
@@ -653,17 +653,17 @@ class Tracker:
 
     # -- when to ask -------------------------------------------------------------------------
 
-    def poll_soon(self, state: JobState, at: float = 0.0) -> None:
+    def poll_soon(self, state: PromptState, at: float = 0.0) -> None:
         """Schedule an HTTP request about a prompt for the moment ``at`` or earlier."""
         if state.accepted_at is not None and at <= state.check_at:
             state.check_at = at
             self.wake.set()
 
-    def poll_now(self, one: TrackedPrompt) -> None:
+    def poll_now(self, prompt: Prompt) -> None:
         """Ask about a prompt immediately, since a caller waits or the server has just answered."""
         self.not_before = 0.0
-        one.state.wanted_at = runtime.monotonic()
-        self.poll_soon(one.state)
+        prompt.state.wanted_at = runtime.monotonic()
+        self.poll_soon(prompt.state)
 
     def poll_all_soon(self) -> None:
         """Ask about all prompts soon, as the socket was connected or lost."""
@@ -674,31 +674,33 @@ class Tracker:
             # A link that breaks often must not cause a request each time.
             soon = self.monitor.at + self.timing.link
             interval = self.timing.link if runtime.monotonic() < soon else self.timing.job_poll
-            for one in self._tracked.values():
-                one.state.interval = interval
-                self.poll_soon(one.state, soon)
+            for prompt in self._tracked.values():
+                prompt.state.interval = interval
+                self.poll_soon(prompt.state, soon)
 
     # -- the end -----------------------------------------------------------------------------
 
-    def resolve(self, one: TrackedPrompt, outcome: Outcome | Exception) -> None:
+    def end(self, prompt: Prompt, outcome: Outcome | Exception) -> None:
         """End a prompt, once: receivers get its end event, then all waits for it end.
 
         An exception in place of an outcome only ends the waits, as the prompt's end is unknown.
         """
         news = None
         with self.lock:
-            one = self._tracked.get(one.state.prompt_id, one)  # it may have been merged meanwhile
-            state = one.state
+            prompt = self._tracked.get(
+                prompt.state.prompt_id, prompt
+            )  # it may have been merged meanwhile
+            state = prompt.state
             if state.decided:
                 return
             state.ended_at = runtime.monotonic()
             end = self._ending_of(state, outcome)
             if isinstance(outcome, Outcome) and state.end_event is None:
                 state.end_event = outcome.event
-                one.events.receive(outcome.event)
+                prompt.events.receive(outcome.event)
                 if state.prompt_id not in self.ended:
                     news = outcome.event
-                self._remember(one, outcome.event, outcome)
+                self._remember(prompt, outcome.event, outcome)
             state.decided = True
             self.ledger.count_end(state, end.status)
             if state.is_whole(self.link):  # otherwise events may be missing
@@ -713,24 +715,27 @@ class Tracker:
                 self.publish(news)
         with self.lock:
             if state.accepted_at is None:  # the submission's answer is still to come
-                one.early = end
+                prompt.early = end
                 return
-        self.ledger.settle(one, end)
+        self.end_waits(prompt, end)
 
-    def _remember(
-        self, one: TrackedPrompt, event: EndEvent, outcome: Outcome | None = None
-    ) -> None:
+    def end_waits(self, prompt: Prompt, ending: Ending) -> None:
+        """Log the end of a prompt, and end all waits for it."""
+        self.ledger.note_end(prompt, ending)
+        prompt.end(ending)
+
+    def _remember(self, prompt: Prompt, event: EndEvent, outcome: Outcome | None = None) -> None:
         """Remember the end event of a prompt, so that receivers get it only once."""
         has_record = outcome is None or outcome.has_record
         is_final = outcome is None or outcome.is_final
         due = 0.0
         if has_record and not event.recovered:
             due = runtime.monotonic() + self.timing.record
-        job = weakref.ref(one.waiters[0].job) if one.waiters else _nobody
+        job = weakref.ref(prompt.waiters[0].job) if prompt.waiters else _nobody
         ending = _EndRecord(event, job, has_record, is_final, due)
-        self.ended.put(one.state.prompt_id, ending, event.nbytes)
+        self.ended.put(prompt.state.prompt_id, ending, event.nbytes)
 
-    def _ending_of(self, state: JobState, outcome: Outcome | Exception) -> Ending:
+    def _ending_of(self, state: PromptState, outcome: Outcome | Exception) -> Ending:
         if isinstance(outcome, Exception):
             return Ending.of(outcome)
         if outcome.lacks_previews and not self._hinted:
@@ -745,20 +750,20 @@ class Tracker:
             return
         with self.lock:
             all_of_them = self.outstanding
-            if sum(one.state.nbytes for one in all_of_them) <= most:
+            if sum(prompt.state.nbytes for prompt in all_of_them) <= most:
                 return  # receivers hold the rest
-            largest = max(all_of_them, key=lambda one: one.state.nbytes)
+            largest = max(all_of_them, key=lambda prompt: prompt.state.nbytes)
         event, error = too_large(largest.state.prompt_id, most)
-        self.resolve(largest, Outcome(event, error, has_record=False, is_final=False))
+        self.end(largest, Outcome(event, error, has_record=False, is_final=False))
 
     def close(self) -> None:
         """Stop the polling thread, and end all waits with :class:`ClientClosed`."""
         self.wake.set(stop=True)
-        in_full(partial(self.resolve, one, ClientClosed()) for one in self.outstanding)
+        in_full(partial(self.end, prompt, ClientClosed()) for prompt in self.outstanding)
 
     def after_fork(self) -> None:
         """End all waits in the child of a fork, as these prompts are the parent's."""
-        for one in list(self._tracked.values()):
-            one.events.reset()
-            for end in one.on_fork:
+        for prompt in list(self._tracked.values()):
+            prompt.events.reset()
+            for end in prompt.on_fork:
                 end()

@@ -234,7 +234,7 @@ class PooledHandle(JobHandle):
             state.end_event = state.end_event or event
             if self.claim_end(self):
                 self.events.receive(event)
-        self._prompt.settle(outcome)
+        self._prompt.end(outcome)
 
     def abandon(self) -> None:
         """Give the job up in the child of a fork: it belongs to the parent."""

@@ -110,7 +110,7 @@ def seal(
 
 
 @attrs.frozen(eq=False, repr=False)
-class Prompt:
+class PreparedPrompt:
     """A prompt to submit."""
 
     body: Mapping[str, Any]  #: The body of ``POST /prompt``.
@@ -163,7 +163,7 @@ def make_prompt(
     wants_previews: bool = False,
     strict: bool = False,
     **options: Unpack[PromptOptions],
-) -> Prompt:
+) -> PreparedPrompt:
     """Build a prompt from a workflow, and register the secrets in its body with ``http``."""
     graph, part, left_out = _checked(workflow, strict)
     draw_wanted(graph)  # changes a copy, which shares its nodes with the part
@@ -195,7 +195,7 @@ def make_prompt(
         body["front"] = True
     elif number and number != -1:
         body["number"] = number
-    return Prompt(body, graph, left_out)
+    return PreparedPrompt(body, graph, left_out)
 
 
 def _checked(

@@ -18,8 +18,8 @@ from comfy_client.errors import ComfyError
 from comfy_client.hosted.assets import KnownAssets
 from comfy_client.hosted.job_poller import HostedPoller
 from comfy_client.hosted.models import HostedJob, ServerEvent
-from comfy_client.jobs.prompt import JobEvents, TrackedPrompt
-from comfy_client.jobs.state import JobState
+from comfy_client.jobs.prompt import JobEvents, Prompt
+from comfy_client.jobs.state import PromptState
 from tests.helpers.clients import LIMIT, threads, until
 from tests.helpers.hosted import embedded, picture
 
@@ -68,7 +68,7 @@ def test_an_end_that_a_stream_tells_during_a_question_is_asked_about_again(api: 
     assert one.state.wanted_at > 0.0
 
 
-class WatchedState(JobState):
+class WatchedState(PromptState):
     """A state that calls a function when it is asked whether its prompt has ended."""
 
     call: Callable[[], object] | None = None
@@ -90,7 +90,7 @@ def test_cancel_from_another_thread_while_the_poller_looks_is_safe(api: HostedAp
     tracker = api.parts.tracker
     poller = poller_of(api, LateRoutes())
     state = WatchedState(ID, {}, tracker.budget, tracker.timing)
-    tracker.add(TrackedPrompt(state, JobEvents(tracker.budget)))
+    tracker.add(Prompt(state, JobEvents(tracker.budget)))
     poller.give_up(ComfyError("no answer"))
 
     def add() -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from comfy_client import ComfyApi, ComfyPool, JobFailed, JobTimeout, Result
 from comfy_client.jobs.job import Job
-from comfy_client.jobs.waiting import Count, shown_count
+from comfy_client.jobs.wait_bars import Count, shown_count
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.graphs import txt2img
@@ -307,7 +307,7 @@ def test_a_wait_within_another_one_draws_no_second_bar(
     seen = []
     for _ in api.map(WORKFLOW, points(2), in_flight=1):
         job = held(api, record)
-        with opened_when(record, lambda job=job: job.handle.alarms):  # somebody waits
+        with opened_when(record, lambda job=job: job.handle.on_end):  # somebody waits
             job.result()
         seen.append(notebook.last)
     assert all("ax0" in one for one in seen)

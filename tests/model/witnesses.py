@@ -239,8 +239,8 @@ class Scene:
         self._asks_at = 0.0  # when the thread that asks wakes up by itself
         self._holds = False  # the event thread stops before its next verdict
         self._verdict: Callable[[], None] | None = None  # there it stands
-        self._resolve = self.tracker.resolve
-        self.tracker.resolve = self._resolve_or_hold  # type: ignore[method-assign]
+        self._end = self.tracker.end
+        self.tracker.end = self._end_or_hold  # type: ignore[method-assign]
         self._submissions = self._others = 0
         stage.at_point, stage.idle = self._at_point, self._idle
 
@@ -366,12 +366,12 @@ class Scene:
 
         self._alone("asking", tick)
 
-    def _resolve_or_hold(self, one: Any, outcome: Any) -> None:
+    def _end_or_hold(self, one: Any, outcome: Any) -> None:
         if self._holds and self.stage.current() is self._events:
             self._holds = False
-            self._verdict = partial(self._resolve, one, outcome)
+            self._verdict = partial(self._end, one, outcome)
         else:
-            self._resolve(one, outcome)
+            self._end(one, outcome)
 
     # -- what our user does ------------------------------------------------------------------
 

@@ -58,8 +58,8 @@ JOBS = (
     Mutant(
         "J08",
         "jobs/tracker.py",
-        "if end is not None and one.state.end_event is not None:",
-        "if end is not None and one.state.decided:",
+        "if end is not None and prompt.state.end_event is not None:",
+        "if end is not None and prompt.state.decided:",
         "hostile/test_values.py",
         "a job that succeeded may fail, or tell its end twice",
     ),
@@ -74,8 +74,8 @@ JOBS = (
     Mutant(
         "J11",
         "jobs/tracker.py",
-        "            for one in self._tracked.values():\n"
-        "                one.state.generation = None\n",
+        "            for prompt in self._tracked.values():\n"
+        "                prompt.state.generation = None\n",
         "            pass\n",
         "behaviour/test_bad_frames.py",
         "an output in a message that could not be read is missing from the result",
@@ -91,7 +91,7 @@ JOBS = (
     Mutant(
         "J13",
         "jobs/tracker.py",
-        "                one.state.attached = True\n",
+        "                prompt.state.attached = True\n",
         "",
         "unit/test_tracker.py",
         "the end of jobs from before a renewed client id is noticed seconds late",
@@ -255,8 +255,8 @@ JOBS = (
     Mutant(
         "N13",
         "jobs/tracker.py",
-        "if one.state.decided or other is one:",
-        "if other is one:",
+        "if prompt.state.decided or other is prompt:",
+        "if other is prompt:",
         "unit/test_tracker.py",
         "a job that has ended is outstanding again, and asked about for ever",
     ),
@@ -296,7 +296,7 @@ JOBS = (
     Mutant(
         "N18",
         "jobs/tracker.py",
-        "            if sum(one.state.nbytes for one in all_of_them) <= most:\n"
+        "            if sum(prompt.state.nbytes for prompt in all_of_them) <= most:\n"
         "                return  # receivers hold the rest\n",
         "",
         "unit/test_tracker.py",
@@ -322,7 +322,7 @@ JOBS = (
     Mutant(
         "N21",
         "jobs/poller.py",
-        "if tracker.get(one.state.prompt_id) is not one:",
+        "if tracker.get(prompt.state.prompt_id) is not prompt:",
         "if False:",
         "unit/test_poller.py",
         "what HTTP says late is applied to a job that has ended",
@@ -469,7 +469,7 @@ JOBS = (
     Mutant(
         "K02",
         "jobs/poller.py",
-        "if one.state.wanted_at >= now:",
+        "if prompt.state.wanted_at >= now:",
         "if False:",
         "unit/test_poller.py",
         "what a caller wants while the thread asks waits for the next silence",
@@ -478,7 +478,7 @@ JOBS = (
         "K03",
         "jobs/poller.py",
         "                state.check_at = min(self.tracker.monitor.rests_until, soon)\n",
-        "                self._apply_history(one, None, state.prompt_id)\n",
+        "                self._apply_history(prompt, None, state.prompt_id)\n",
         "unit/test_poller.py",
         "a prompt that waits at a slow server is called lost, since an older list lacks it",
     ),
@@ -493,14 +493,14 @@ JOBS = (
     Mutant(
         "K05",
         "jobs/stopping.py",
-        "if one.state.decided or not stop.left:",
+        "if prompt.state.decided or not stop.left:",
         "if not stop.left:",
         "unit/test_tracker.py",
         "each prompt that was cancelled is kept for as long as the client lives",
     ),
     Mutant(
         "K06",
-        "jobs/waiting.py",
+        "jobs/wait_bars.py",
         "left = elapsed / (done - self._before) * max",
         "left = elapsed / done * max",
         "behaviour/test_waits_shown.py",
@@ -582,7 +582,7 @@ JOBS = (
     Mutant(
         "K27",
         "jobs/tracker.py",
-        "if one.state.decided:\n                self._tracked.pop(prompt_id, None)  # a job",
+        "if prompt.state.decided:\n                self._tracked.pop(prompt_id, None)  # a job",
         "if False:\n                self._tracked.pop(prompt_id, None)  # a job",
         "unit/test_tracker.py",
         "a prompt that ended before its answer is asked about for ever",
@@ -646,8 +646,8 @@ JOBS = (
     Mutant(
         "K36",
         "jobs/handle.py",
-        "        self.alarms.append(call)\n        if self.is_done:\n            call()\n",
-        "        self.alarms.append(call)\n",
+        "        self.on_end.append(call)\n        if self.is_done:\n            call()\n",
+        "        self.on_end.append(call)\n",
         "unit/test_tracker.py",
         "as_completed waits for ever for a job that ends as it looks",
     ),

@@ -64,7 +64,7 @@ class Called:
         self.one.state.running_since = self.clock.now
 
     def end(self, outcome: Any = RESULT) -> None:
-        self.one.settle(outcome)
+        self.one.end(outcome)
         self.caller.end()
 
 

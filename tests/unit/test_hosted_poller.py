@@ -33,7 +33,7 @@ from comfy_client.hosted.job_poller import MOST_STREAMS, HostedPoller, check_opt
 from comfy_client.hosted.models import HostedJob, HostedJobs, ServerEvent
 from comfy_client.hosted.sending import Submission, label_of
 from comfy_client.jobs.handle import JobHandle
-from comfy_client.jobs.prompt import TrackedPrompt
+from comfy_client.jobs.prompt import Prompt
 from comfy_client.models import QueuedPrompt
 from comfy_client.timing import Timing
 from tests.helpers.clients import LIMIT, threads, until
@@ -115,7 +115,7 @@ class World:
     poller: HostedPoller
     clock: Clock
 
-    def follow(self, prompt_id: str = "key", job_id: str = "job-1") -> tuple[TrackedPrompt, Job]:
+    def follow(self, prompt_id: str = "key", job_id: str = "job-1") -> tuple[Prompt, Job]:
         """A job that the server has accepted."""
         tracker = self.poller.tracker
         one = tracker.new(prompt_id, GRAPH)
@@ -339,7 +339,7 @@ def passing(world: World, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None
     return script
 
 
-def cancel(world: World, one: TrackedPrompt) -> bool:
+def cancel(world: World, one: Prompt) -> bool:
     return world.poller.cancel(one, force=False)
 
 

@@ -38,7 +38,7 @@ from comfy_client.hosted.sending import (
     key_in,
     label_of,
 )
-from comfy_client.jobs.state import JobState
+from comfy_client.jobs.state import PromptState
 from comfy_client.log_records import ServerLog
 from comfy_client.routes.prompts import EXTRA_DATA_KEY
 from comfy_client.timing import Timing
@@ -176,7 +176,7 @@ def send(clock: Clock) -> Send:
         tracker: Any = SimpleNamespace(
             http=place.http, wake=clock, log=ServerLog("http://gpu:8189"), timing=Timing()
         )
-        state = JobState(key, graph, Budget(1 << 20), Timing())
+        state = PromptState(key, graph, Budget(1 << 20), Timing())
         return one.send(tracker, state, graph, None, Deadline(), patience).prompt_id
 
     return do

@@ -24,7 +24,7 @@ from comfy_client.hosted.models import (
     output_of,
     unmarked,
 )
-from comfy_client.jobs.state import JobState
+from comfy_client.jobs.state import PromptState
 from comfy_client.timing import Timing
 
 GRAPH: dict[str, Any] = {
@@ -52,8 +52,8 @@ def ended(**facts: Any) -> HostedJob:
     return HostedJob.from_json({"id": "j", "status": "succeeded", **facts})
 
 
-def state(graph: dict[str, Any] = GRAPH) -> JobState:
-    return JobState("p", graph, Budget(1 << 20), Timing())
+def state(graph: dict[str, Any] = GRAPH) -> PromptState:
+    return PromptState("p", graph, Budget(1 << 20), Timing())
 
 
 # -- marks ----------------------------------------------------------------------------------------

@@ -31,9 +31,9 @@ from comfy_client.jobs.handle import JobHandle, Limits
 from comfy_client.jobs.job import Callbacks, Job, cancelling, wait
 from comfy_client.jobs.outcomes import lost
 from comfy_client.jobs.progress import NodeTimes, fraction_of
-from comfy_client.jobs.prompt import Ending, JobEvents, TrackedPrompt
+from comfy_client.jobs.prompt import Ending, JobEvents, Prompt
 from comfy_client.jobs.result import make_result
-from comfy_client.jobs.state import JobState
+from comfy_client.jobs.state import PromptState
 from comfy_client.jobs.tracker import Order
 from comfy_client.pool.pooled_job import PooledHandle, PooledJob
 from comfy_client.timing import Timing
@@ -71,7 +71,7 @@ def tracked(prompt_id="the-id", graph=GRAPH, tracker=None):
     """A prompt, and the job of it."""
     tracker = tracker or Tracker()
     budget = tracker.budget
-    one = TrackedPrompt(JobState(prompt_id, graph, budget, tracker.timing), JobEvents(budget))
+    one = Prompt(PromptState(prompt_id, graph, budget, tracker.timing), JobEvents(budget))
     never = {"answered_at": 0.0, "troubled_at": 0.0}
     poller = SimpleNamespace(tracker=tracker, timing=tracker.timing, trouble=None, **never)
     return one, Job(JobHandle(one, None, poller))
@@ -128,7 +128,7 @@ def test_a_job_does_not_travel(job):
 
 def test_a_job_that_has_ended_has_its_result(tracker, one, job):
     """Receivers are waited for before."""
-    one.settle(RESULT)
+    one.end(RESULT)
     assert job.result(0) is RESULT
     assert job.exception(0) is None
     assert tracker.flushed == 1
@@ -137,7 +137,7 @@ def test_a_job_that_has_ended_has_its_result(tracker, one, job):
 
 def test_a_job_that_failed_raises(one, job):
     """Each time."""
-    one.settle(JobFailed("broken", prompt_id="the-id"))
+    one.end(JobFailed("broken", prompt_id="the-id"))
     for _ in range(2):
         with pytest.raises(JobFailed, match="broken"):
             job.result()
@@ -146,7 +146,7 @@ def test_a_job_that_failed_raises(one, job):
 
 def test_an_error_that_is_a_timeout_is_no_timeout_of_the_wait(one, job):
     """What the job ended in comes through as it is."""
-    one.settle(JobTimeout("its own", prompt_id="the-id"))
+    one.end(JobTimeout("its own", prompt_id="the-id"))
     with pytest.raises(JobTimeout, match="its own"):
         job.result(5)
     assert isinstance(job.exception(5), JobTimeout)
@@ -154,7 +154,7 @@ def test_an_error_that_is_a_timeout_is_no_timeout_of_the_wait(one, job):
 
 def test_a_wait_ends_with_the_job(one, job):
     """Not with the next slice of waiting."""
-    threading.Timer(0.05, one.settle, (RESULT,)).start()
+    threading.Timer(0.05, one.end, (RESULT,)).start()
     assert job.result(30) is RESULT
     assert list(as_completed([job], 5)) == [job]
 
@@ -167,7 +167,7 @@ def test_a_result_is_made_once_and_by_the_thread_that_asks(one, job):
         made.append(threading.get_ident())
         return make_result("the-id", GRAPH, {})
 
-    one.settle(Ending("succeeded", make))
+    one.end(Ending("succeeded", make))
     assert (job.done(), job.status, job.progress.fraction) == (True, "succeeded", 1.0)
     assert made == []
     assert job.result(0) is job.result(0) is next(as_completed([job], 5)).result()
@@ -181,7 +181,7 @@ def test_jobs_of_one_prompt_share_its_result_and_not_its_error(tracker):
         one, job = tracked(tracker=tracker)
         other, second = tracked(tracker=tracker)
         other.join(one)
-        one.settle(end)
+        one.end(end)
         ends = [item.handle.result or item.handle.error for item in (job, second)]
         assert ends[0] is end
         assert (ends[1] is end) == (end is RESULT)
@@ -198,7 +198,7 @@ def test_a_result_that_cannot_be_made_is_an_error_for_who_asks(one, job):
             raise found
         return found
 
-    one.settle(Ending("succeeded", make))
+    one.end(Ending("succeeded", make))
     with pytest.raises(MemoryError):
         job.result(5)
     assert isinstance(job.exception(5), MemoryError)
@@ -213,7 +213,7 @@ def test_an_interrupt_names_a_job_that_runs_on_and_no_other(one, job, posted_at,
     job.handle.warn_that_it_runs = lambda: named.append(job)
     one.state.posted_at = posted_at
     if ended:
-        one.settle(RESULT)
+        one.end(RESULT)
     with pytest.raises(KeyboardInterrupt), cancelling("leave", job):
         raise KeyboardInterrupt
     assert named == [job] * said
@@ -230,8 +230,8 @@ def test_an_interrupted_wait_of_concurrent_futures_keeps_no_job_from_its_end(one
     job._waiters.append(SimpleNamespace(add_result=add_result))  # as ``wait`` does
     waiter = threading.Thread(target=job.result)
     waiter.start()
-    until(lambda: job.handle.alarms)
-    one.settle(RESULT)
+    until(lambda: job.handle.on_end)
+    one.end(RESULT)
     assert told.wait(30)
     waiter.join(30)
     assert not waiter.is_alive()
@@ -249,7 +249,7 @@ def test_callbacks_run_in_order_in_their_own_thread(one, job, caplog):
     job.add_done_callback(broken)
     job.add_done_callback(lambda _: done.set())
     with caplog.at_level(logging.ERROR):
-        one.settle(RESULT)
+        one.end(RESULT)
         assert done.wait(30)
     assert seen == [(job, "comfy-callbacks")]
     assert "mine" in caplog.text
@@ -268,7 +268,7 @@ def test_a_callback_that_adds_others_has_each_called_once(one, job):
 
     job.add_done_callback(adding)
     job.add_done_callback(lambda _: done.set())
-    one.settle(RESULT)
+    one.end(RESULT)
     assert done.wait(30)
     assert seen == ["added", "adding"]
 
@@ -296,7 +296,7 @@ def test_callbacks_that_are_equal_are_each_called_once(one, job):
     job.add_done_callback(slow)
     job.add_done_callback(Equal("first"))
     job.add_done_callback(lambda _: done.set())
-    one.settle(RESULT)
+    one.end(RESULT)
     ready.set()
     assert done.wait(30)
     assert seen == ["added", "first"]
@@ -331,7 +331,7 @@ def test_a_job_by_another_id_ends_with_it(one):
     one.events.receive(SUCCESS)
     third, late = tracked("by-a-third", {})
     third.join(one)
-    one.settle(RESULT)
+    one.end(RESULT)
     assert (twin.prompt_id, twin.graph) == ("the-id", GRAPH)
     assert twin.result(0) is late.result(0) is RESULT
     assert list(events) == list(late.events()) == [SUCCESS]
@@ -359,7 +359,7 @@ def test_each_of_two_jobs_of_one_prompt_has_an_error_of_its_own(one, job):
     """Whoever raises it adds a traceback to it, maybe in another thread."""
     other, twin = tracked("by-another-id", {})
     other.join(one)
-    one.settle(JobFailed("broken", prompt_id="the-id"))
+    one.end(JobFailed("broken", prompt_id="the-id"))
     assert str(job.exception(0)) == str(twin.exception(0))
     assert job.exception(0) is not twin.exception(0)
 
@@ -369,7 +369,7 @@ def test_a_job_that_has_ended_is_gone_with_its_user():
     one, job = tracked()
     other, twin = tracked("by-another-id", {})
     other.join(one)
-    one.settle(RESULT)
+    one.end(RESULT)
     gone = [weakref.ref(job), weakref.ref(twin)]
     gc.disable()
     try:
@@ -453,7 +453,7 @@ def test_progress_of_a_job_never_falls(course):
         seen.append(job.progress.fraction)
     assert seen == sorted(seen)
     assert all(0 <= fraction < 1 for fraction in seen)
-    one.settle(RESULT)
+    one.end(RESULT)
     assert job.progress.fraction == 1.0
 
 
@@ -534,7 +534,7 @@ def test_events_are_handed_to_the_one_that_waits(one, job):
     one.events.keep_all()
     for event in events:
         one.events.receive(event)
-    one.settle(RESULT)
+    one.end(RESULT)
     all_of_them, steps, pictures = [], [], []
     result = wait(
         job,
@@ -611,7 +611,7 @@ def test_under_pressure_the_least_important_of_the_earlier_events_go_first(track
 
 def test_a_verdict_without_an_event_ends_the_wait(one, job):
     """As when the client is closed."""
-    threading.Timer(0.05, one.settle, (JobFailed("no", prompt_id="the-id"),)).start()
+    threading.Timer(0.05, one.end, (JobFailed("no", prompt_id="the-id"),)).start()
     with pytest.raises(JobFailed):
         wait(job, Limits(30), Callbacks(on_event=lambda event: None))
 
@@ -621,7 +621,7 @@ def test_a_blocked_node_does_not_end_the_wait(one, job):
     blocked = execution_error({"prompt_id": "the-id", "exception_type": "ExecutionBlocked"})
     for event in (blocked, progress(2), SUCCESS):
         one.events.receive(event)
-    one.settle(RESULT)
+    one.end(RESULT)
     got = []
     wait(job, Limits(5), Callbacks(on_event=got.append))
     assert [e.name for e in got] == ["execution_error", "progress", "execution_success"]

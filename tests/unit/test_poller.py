@@ -29,7 +29,7 @@ from comfy_client.jobs.handle import JobHandle
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import success
 from comfy_client.jobs.poller import LONGEST_PAUSE
-from comfy_client.jobs.prompt import TrackedPrompt
+from comfy_client.jobs.prompt import Prompt
 from comfy_client.jobs.state import Outcome
 from comfy_client.models import HistoryEntry, JobPage, Queue, QueuedPrompt, QueueStatus
 from comfy_client.transport.websocket import State
@@ -66,7 +66,7 @@ class Asked(ComfyApi):
     def poll_status(self, timeout: float = 1.0) -> QueueStatus:
         return QueueStatus(queue_remaining=1)
 
-    def follow(self, prompt_id: str) -> tuple[TrackedPrompt, Job]:
+    def follow(self, prompt_id: str) -> tuple[Prompt, Job]:
         """A prompt that the server has taken, and its job."""
         tracker = self.parts.poller.tracker
         one = tracker.new(prompt_id, {})
@@ -75,7 +75,7 @@ class Asked(ComfyApi):
         tracker.accept(one, QueuedPrompt(prompt_id))
         return one, job
 
-    def ask(self, *prompts: TrackedPrompt) -> None:
+    def ask(self, *prompts: Prompt) -> None:
         """Have the thread ask about these."""
         for one in prompts:
             self.parts.poller.tracker.poll_now(one)
@@ -167,7 +167,7 @@ def test_an_answer_from_before_the_end_is_not_told_after_it(
     asked = []
 
     def end_meanwhile() -> Queue:
-        api.parts.poller.tracker.resolve(one, Outcome(success("ours")))
+        api.parts.poller.tracker.end(one, Outcome(success("ours")))
         return RUNNING
 
     api.queue, api.history = end_meanwhile, asked.append

@@ -20,7 +20,7 @@ from comfy_client.events import (
     execution_interrupted,
     execution_success,
 )
-from comfy_client.jobs.state import JobState, QueueSnapshot
+from comfy_client.jobs.state import PromptState, QueueSnapshot
 from comfy_client.models import HistoryEntry, QueuedPrompt
 from comfy_client.timing import Timing
 
@@ -35,7 +35,7 @@ TIMING = Timing(lost=2.0, history=3.0, silence=5.0, look_up=10.0)
 
 def a_state(graph=GRAPH, **known):
     facts = {"generation": LINK, "posted_at": 0.0, "accepted_at": 0.0, **known}
-    state = JobState("the-id", graph, Budget(1 << 30), TIMING)
+    state = PromptState("the-id", graph, Budget(1 << 30), TIMING)
     for name, value in facts.items():
         setattr(state, name, value)
     return state

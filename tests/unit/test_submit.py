@@ -17,8 +17,8 @@ from comfy_client.event_queue import Budget
 from comfy_client.jobs import poller as submission
 from comfy_client.jobs.lookup import find, find_earlier
 from comfy_client.jobs.poller import post, time_left
-from comfy_client.jobs.prompt import TrackedPrompt
-from comfy_client.jobs.state import JobState
+from comfy_client.jobs.prompt import Prompt
+from comfy_client.jobs.state import PromptState
 from comfy_client.log_records import ServerLog
 from comfy_client.models import Features, Queue, QueuedPrompt
 from comfy_client.routes.definitions import NodeDefinitions
@@ -39,10 +39,10 @@ RECEIPT = QueuedPrompt.from_json(ANSWER)
 
 
 def a_prompt(**known):
-    state = JobState("the-id", GRAPH, Budget(1 << 20), Timing())
+    state = PromptState("the-id", GRAPH, Budget(1 << 20), Timing())
     for name, value in {"client_id": "me", **known}.items():
         setattr(state, name, value)
-    return TrackedPrompt(state, None)
+    return Prompt(state, None)
 
 
 class Server:

@@ -29,7 +29,7 @@ from comfy_client.events import (
 from comfy_client.jobs.handle import JobHandle, Limits
 from comfy_client.jobs.job import Job
 from comfy_client.jobs.outcomes import lost, success
-from comfy_client.jobs.prompt import ORPHANS, TrackedPrompt
+from comfy_client.jobs.prompt import ORPHANS, Prompt
 from comfy_client.jobs.state import Outcome
 from comfy_client.jobs.tracker import Tracker
 from comfy_client.models import QueuedPrompt, QueueStatus
@@ -55,7 +55,7 @@ def tracker(api: ComfyApi) -> Tracker:
     return found
 
 
-def posted(api: ComfyApi, tracker: Tracker, prompt_id: str) -> tuple[TrackedPrompt, Job]:
+def posted(api: ComfyApi, tracker: Tracker, prompt_id: str) -> tuple[Prompt, Job]:
     """A prompt whose submission has no answer yet, and its job."""
     one = tracker.new(prompt_id, {})
     one.state.generation = tracker.link
@@ -80,7 +80,7 @@ def test_the_end_of_a_prompt_that_has_become_one_with_another_is_reported_once()
     tracker.add(attached)
     tracker.add(submitted, posting=True)
     tracker.accept(submitted, QueuedPrompt("theirs"))
-    tracker.resolve(attached, Outcome(success("theirs")))
+    tracker.end(attached, Outcome(success("theirs")))
     until(lambda: ends, LIMIT)
     assert [job.result(LIMIT).prompt_id for job in jobs] == ["theirs"] * 2
     api.close()
@@ -118,8 +118,8 @@ def test_of_two_verdicts_the_first_ends_a_prompt(api: ComfyApi, tracker: Tracker
     """The socket and HTTP may both have reached one before either is written down."""
     one, job = posted(api, tracker, "ours")
     tracker.accept(one, QueuedPrompt("ours"))
-    tracker.resolve(one, Outcome(success("ours")))
-    tracker.resolve(one, Outcome(*lost("ours")))
+    tracker.end(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(*lost("ours")))
     assert job.result(LIMIT).prompt_id == "ours"
     assert (api.stats().succeeded, api.stats().lost) == (1, 0)
 
@@ -128,14 +128,14 @@ def test_verdicts_of_two_threads_come_one_after_the_other(api: ComfyApi, tracker
     """The second finds the first written down."""
     one, job = posted(api, tracker, "ours")
     tracker.accept(one, QueuedPrompt("ours"))
-    second = threading.Thread(target=lambda: tracker.resolve(one, Outcome(*lost("ours"))))
+    second = threading.Thread(target=lambda: tracker.end(one, Outcome(*lost("ours"))))
 
     def let_the_second_try(_: Event) -> None:
         second.start()
         second.join(0.2)
 
     one.events.sinks = (let_the_second_try,)
-    tracker.resolve(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(success("ours")))
     second.join(LIMIT)
     assert job.result(LIMIT).prompt_id == "ours"
     assert (api.stats().succeeded, api.stats().lost) == (1, 0)
@@ -159,7 +159,7 @@ def test_a_job_attached_to_an_ending_prompt_gets_its_end_after_receivers(
     tracker.connection = line  # type: ignore[assignment]
     attaching = threading.Thread(target=lambda: ends.append(api.job("ours").exception(LIMIT)))
     tracker.publish = attach_meanwhile
-    tracker.resolve(one, Outcome(*lost("ours"), has_record=False))
+    tracker.end(one, Outcome(*lost("ours"), has_record=False))
     attaching.join(LIMIT)
     assert early == [False]
     assert isinstance(ends[0], JobLost)
@@ -263,7 +263,7 @@ def test_a_prompt_that_has_ended_becomes_one_with_no_other(api: ComfyApi, tracke
     """A look-up may find its other id when it is over."""
     one, _ = posted(api, tracker, "ours")
     tracker.accept(one, QueuedPrompt("ours"))
-    tracker.resolve(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(success("ours")))
     other = tracker.new("theirs", {})
     tracker.add(other)
     tracker.merge(one, "theirs")
@@ -276,7 +276,7 @@ def test_the_end_of_a_prompt_waits_for_the_answer_to_its_submission(
 ) -> None:
     """Which says what of it does not run."""
     one, job = posted(api, tracker, "ours")
-    tracker.resolve(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(success("ours")))
     assert not job.done()
     tracker.accept(one, QueuedPrompt("ours", node_errors={"7": {"errors": []}}))
     assert job.result(0).node_errors == {"7": {"errors": []}}
@@ -300,7 +300,7 @@ def test_a_submission_that_fails_as_its_client_closes_counts_once(
     api: ComfyApi, tracker: Tracker
 ) -> None:
     one, _ = posted(api, tracker, "ours")
-    tracker.resolve(one, ClientClosed())
+    tracker.end(one, ClientClosed())
     assert tracker.refuse(one, ClientClosed())
     stats = api.stats()
     assert (stats.submitted, stats.unknown, stats.refused) == (1, 1, 0)
@@ -311,7 +311,7 @@ def test_a_client_that_closes_as_a_submission_fails_counts_it_once(
 ) -> None:
     one, _ = posted(api, tracker, "ours")
     assert tracker.refuse(one, ClientClosed())
-    tracker.resolve(one, ClientClosed())
+    tracker.end(one, ClientClosed())
     stats = api.stats()
     assert (stats.submitted, stats.unknown, stats.refused) == (0, 0, 1)
 
@@ -360,7 +360,7 @@ def test_a_prompt_that_has_ended_is_stopped_no_more(api: ComfyApi, tracker: Trac
     stops.watch(one)
     stops.repeat()
     assert stops.has(one)
-    tracker.resolve(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(success("ours")))
     stops.repeat()
     assert not stops.has(one)
 
@@ -370,7 +370,7 @@ def test_a_prompt_that_ended_before_it_was_renamed_is_followed_no_more(
 ) -> None:
     """By neither id."""
     one, job = posted(api, tracker, "ours")
-    tracker.resolve(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(success("ours")))
     tracker.accept(one, QueuedPrompt("theirs"))
     assert tracker.outstanding == ()
     assert job.done()
@@ -433,12 +433,12 @@ def test_an_end_that_was_told_stays_told_when_another_job_of_it_ends(
     one, _ = posted(api, tracker, "ours")
     tracker.accept(one, QueuedPrompt("ours"))
     told, error = lost("ours")
-    tracker.resolve(one, Outcome(told, error, has_record=False, is_final=False))
+    tracker.end(one, Outcome(told, error, has_record=False, is_final=False))
     again = tracker.new("ours", {})
     again.state.attach(0.0, None, None)
     job = Job(JobHandle(again, api, api.parts.poller))
     tracker.add(again)
-    tracker.resolve(again, Outcome(success("ours")))
+    tracker.end(again, Outcome(success("ours")))
     assert job.result(LIMIT).prompt_id == "ours"
     api.parts.receivers.flush(LIMIT)
     assert [event.name for event in ends] == ["job_lost"]
@@ -461,7 +461,7 @@ def test_a_prompt_that_was_attached_costs_no_work_afterwards(
     tracker.add(attached)
     assert work() > before
     if way == "ends":
-        tracker.resolve(attached, Outcome(success("theirs")))
+        tracker.end(attached, Outcome(success("theirs")))
     elif way == "is ours":
         one, _ = posted(api, tracker, "ours")
         tracker.accept(one, QueuedPrompt("theirs"))
@@ -485,7 +485,7 @@ def test_when_ended_calls_back_after_the_end_too(api: ComfyApi, tracker: Tracker
     tracker.accept(one, QueuedPrompt("ours"))
     called: list[str] = []
     job.handle.when_ended(lambda: called.append("before"))
-    tracker.resolve(one, Outcome(success("ours")))
+    tracker.end(one, Outcome(success("ours")))
     assert called == ["before"]
     job.handle.when_ended(lambda: called.append("after"))
     assert called == ["before", "after"]

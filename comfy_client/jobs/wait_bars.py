@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 log: logging.Logger = logging.getLogger("comfy_client")
 
 #: The most seconds for showing the result of a run, within its timeout.
-_SHOWING: Final = 10.0
+_LONGEST_SHOWING: Final = 10.0
 #: Waits of up to this many seconds are taken for polling in a loop, and show nothing unless
 #: ``progress`` is set.
-_LOOK: Final = 10.0
+_SHORT_WAIT: Final = 10.0
 
 #: Called again and again during a wait; returns the seconds until its next call.
 Tick = Callable[[], float]
@@ -44,7 +44,7 @@ def surface_of(progress: bool | None, timeout: float | None) -> Surface:
 
     By default, only a notebook or a terminal shows it, and only if the wait is not short.
     """
-    if progress is None and timeout is not None and timeout <= _LOOK:
+    if progress is None and timeout is not None and timeout <= _SHORT_WAIT:
         return "none"
     return surface(progress, unasked_lines=False)
 
@@ -87,7 +87,7 @@ def watched(
         watch.fail(exc, on_interrupt)
         raise
     try:
-        watch.succeed(result, limits.left(_SHOWING))
+        watch.succeed(result, limits.left(_LONGEST_SHOWING))
     except KeyboardInterrupt as exc:
         exc.add_note(f"the prompt had ended: api.job({prompt_id!r}).result() has its result")
         raise
