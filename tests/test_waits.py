@@ -54,7 +54,7 @@ ALLOWED = {
     ("distributed.task", "ThreadPoolExecutor(_AT_ONCE)"): "in a thread of a Dask worker",
     ("doctor.examine", "results.get(timeout=deadline.left(0.25))"): "a slice",
     ("interrupts", "self.limit(value).acquire()"): "of a lock that nobody else knows",
-    ("jobs.handle", "alarm.acquire()"): "of a lock that nobody else knows",
+    ("jobs.handle", "ended.acquire()"): "of a lock that nobody else knows",
     ("pool.dispatcher", "todo.get(timeout=left)"): "in a thread of the library",
     ("pool.membership", "runtime.ThreadPoolExecutor(max(1, len(servers)))"): (
         "five seconds, in which prompts are taken back after Ctrl-C"

@@ -213,9 +213,7 @@ class Poller:
             self._idle_since = 0.0
         due = [prompt for prompt in known if prompt.state.check_at <= now]
         if due and now >= self.tracker.not_before:
-            due.sort(
-                key=lambda prompt: prompt.state.check_at
-            )  # prompts that failed last time come last
+            due.sort(key=lambda each: each.state.check_at)  # those that failed last time come last
             self.ask(known, due)
             for prompt in known:
                 if prompt.state.wanted_at >= now:  # wanted since, so the answers may be too old
@@ -500,9 +498,7 @@ class Poller:
         """Record when news of each prompt came; news of a prompt also counts for those after it."""
         with self.tracker.lock:
             latest = 0.0
-            for prompt in sorted(
-                self.tracker.outstanding, key=lambda prompt: prompt.state.posted_at
-            ):
+            for prompt in sorted(self.tracker.outstanding, key=lambda each: each.state.posted_at):
                 state = prompt.state
                 if state.news_by == "socket":
                     latest = max(latest, state.news_at)
