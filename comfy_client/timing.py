@@ -136,6 +136,11 @@ class Timing:
 
     def __repr__(self) -> str:
         """Show the times that differ from the defaults."""
-        times = ((field, getattr(self, field.name)) for field in attrs.fields(type(self)))
-        changed = (f"{field.name}={time!r}" for field, time in times if time != field.default)
-        return f"{type(self).__name__}({', '.join(changed)})"
+        return describe(self)
+
+
+def describe(times: attrs.AttrsInstance) -> str:
+    """Return the class of an object, and its fields that differ from the defaults."""
+    fields = ((field, getattr(times, field.name)) for field in attrs.fields(type(times)))
+    changed = (f"{field.name}={time!r}" for field, time in fields if time != field.default)
+    return f"{type(times).__name__}({', '.join(changed)})"

@@ -18,11 +18,11 @@ from .pool_state import Entry, Member, PoolState
 from .pooled_job import PooledJob
 from .schedule import Waiting
 
-#: The longest error text that is shown for a suspect server, in characters.
-_MOST_TEXT: Final = 200
-#: The most unmet needs that a message lists for each server, and its most characters in all.
-_MOST_NEEDS: Final = 3
-_MOST_WORDS: Final = 2000
+#: How many characters of its last error are shown for a suspect server.
+_SHOWN_ERROR: Final = 200
+#: How many unmet needs of each server a message lists, and how many characters of all servers.
+_SHOWN_NEEDS: Final = 3
+_SHOWN_SERVERS: Final = 2000
 #: States in which a client gets news from its server.
 _LIVE: Final = frozenset({State.CONNECTED, State.POLLING})
 
@@ -124,7 +124,7 @@ def patience_for(state: PoolState, entry: Entry) -> float:
     """Return for how many seconds the server of a job may be away before the job is given up."""
     policy = state.policy
     is_wanted = not (state.closed and (entry.stays or entry.cancelled))
-    return policy.patience if is_wanted else min(policy.patience, policy.intervals.leaving)
+    return policy.patience if is_wanted else min(policy.patience, policy.timing.leaving)
 
 
 def is_in_doubt(state: PoolState, member: Member, now: float) -> bool:
@@ -158,7 +158,7 @@ def waits_in_vain(state: PoolState, now: float) -> tuple[Member, Entry, float] |
 def has_ended(state: PoolState, member: Member, now: float) -> bool:
     """Return whether a server's process has ended, so that its queue, in memory, is gone."""
     since = member.refused_since
-    return since is not None and now - since > state.policy.intervals.refused
+    return since is not None and now - since > state.policy.timing.refused
 
 
 # -- words for users -------------------------------------------------------------------------------
@@ -181,12 +181,12 @@ def lacks(waiting: Waiting, members: Mapping[str, Member]) -> str:
         if waiting.may_go_to(name) and member.offer is not None
     )
     words = (f"{name} lacks {_listed(needs)}" for name, needs in found if needs)
-    return "; ".join(words)[:_MOST_WORDS]
+    return "; ".join(words)[:_SHOWN_SERVERS]
 
 
 def _listed(needs: list[Need]) -> str:
-    shown = ", ".join(map(str, needs[:_MOST_NEEDS]))
-    more = len(needs) - _MOST_NEEDS
+    shown = ", ".join(map(str, needs[:_SHOWN_NEEDS]))
+    more = len(needs) - _SHOWN_NEEDS
     return f"{shown} and {more} more" if more > 0 else shown
 
 
@@ -197,7 +197,7 @@ def out_of_reach(
     if not members:
         return ServerUnreachable("the pool has no servers: add one")
     said = "; ".join(str(member.error or f"{name}: no answer") for name, member in members.items())
-    words = f"{said[:_MOST_WORDS]}; {others}" if others else said[:_MOST_WORDS]
+    words = f"{said[:_SHOWN_SERVERS]}; {others}" if others else said[:_SHOWN_SERVERS]
     return ServerUnreachable(f"no server {which} answers: {words}")
 
 
@@ -320,7 +320,7 @@ def mark_silent(state: PoolState, member: Member, error: Exception, now: float) 
 
 def reconnect_soon(state: PoolState, member: Member, now: float) -> None:
     """Schedule a check of whether a server is back."""
-    soon = max(now + state.policy.intervals.reconnect, member.busy_until)
+    soon = max(now + state.policy.timing.reconnect, member.busy_until)
     member.retry_at = min(member.retry_at, soon)
     member.wake()
 
@@ -345,7 +345,7 @@ def check_member(state: PoolState, member: Member, now: float) -> None:
         elif member.down_since is not None:
             member.down_since = now  # while it reports on its prompts, none is lost
             reconnect_soon(state, member, now)
-    if member.inbox and now - (member.busy_since or now) > state.policy.intervals.slow:
+    if member.inbox and now - (member.busy_since or now) > state.policy.timing.slow:
         member.server.is_slow = True
         take_back(state, member)
 
@@ -371,7 +371,7 @@ def count_others(state: PoolState, member: Member, now: float) -> None:
     """
     monitor = member.api.parts.poller.tracker.monitor
     length, said_at = monitor.remaining or 0, monitor.status_at
-    since = max(said_at, now - state.policy.intervals.settling)
+    since = max(said_at, now - state.policy.timing.settling)
     member.ended_at = [at for at in member.ended_at if at > since]
     ours = sum(one.inner is not None and not one.inner.done() for one in member.in_flight)
     unsure = len(member.in_flight) - ours + len(member.ended_at)
@@ -409,7 +409,7 @@ def record_failure(
     """Record that a job failed on a server, unless the server was removed from the pool."""
     if member.leaving:
         return
-    why = shorten(one_line(str(error) or type(error).__name__), _MOST_TEXT)
+    why = shorten(one_line(str(error) or type(error).__name__), _SHOWN_ERROR)
     state.health.record_failure(member.name, entry.waiting.needs, why, _expected(state, now), now)
     update_suspects(state, now)
 

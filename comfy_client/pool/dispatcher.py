@@ -11,7 +11,7 @@ import queue
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .. import runtime
 from ..batch.items import Items
@@ -24,14 +24,11 @@ from ..values import T
 from . import availability, moving
 from .availability import awaited_servers, explain_wait, waits_for_away, waits_in_vain
 from .needs import Offer
-from .pool_state import Entry, LogLine, Member, PoolState, PoolStatus
+from .pool_state import Entry, LogLine, Member, PoolState, PoolStatus, PoolTiming
 from .pooled_job import PooledJob
 from .server_thread import ServerThread, ask_all
 
 log: logging.Logger = logging.getLogger("comfy_client")
-
-#: Seconds between two ticks.
-TICK: Final = 0.25
 
 Owner = TypeVar("Owner")
 _Calls = list[Callable[[], object]]
@@ -44,14 +41,19 @@ class Worker(Generic[Owner]):
 
     Args:
         owner: The object with which each queued function is called.
-        tick: Called every :data:`TICK` seconds.
+        tick: Called every ``pause`` seconds.
+        pause: The pause between two calls of ``tick``.
         finish: Called whenever the queue is empty; returns whether the thread is to end.
     """
 
     def __init__(
-        self, owner: Owner, tick: Callable[[Owner], object], finish: Callable[[Owner], bool]
+        self,
+        owner: Owner,
+        tick: Callable[[Owner], object],
+        pause: float,
+        finish: Callable[[Owner], bool],
     ) -> None:
-        self._args = weakref.ref(owner), tick, finish
+        self._args = weakref.ref(owner), tick, pause, finish
         self.reset()
 
     def reset(self) -> None:
@@ -80,6 +82,7 @@ def _work(
     todo: runtime.SimpleQueue[Callable[[Owner], object]],
     ref: weakref.ref[Owner],
     tick: Callable[[Owner], object],
+    pause: float,
     finish: Callable[[Owner], bool],
 ) -> None:
     due = runtime.monotonic()
@@ -92,7 +95,7 @@ def _work(
             except queue.Empty:
                 left = 0.0
         if left <= 0:
-            due = runtime.monotonic() + TICK
+            due = runtime.monotonic() + pause
         owner = ref()
         if owner is None:
             return
@@ -122,7 +125,7 @@ class Dispatcher:
         self.sources: weakref.WeakSet[Items] = weakref.WeakSet()
         self._receivers = receivers
         self._threads: dict[Member, ServerThread] = {}  # those of leaving servers, too
-        self._worker = Worker(self, Dispatcher.tick, Dispatcher.stop_if_done)
+        self._worker = Worker(self, Dispatcher.tick, self.timing.tick, Dispatcher.stop_if_done)
         self._make_lock()
 
     def _make_lock(self) -> None:
@@ -184,6 +187,11 @@ class Dispatcher:
             self._changed.notify_all()
 
     # -- questions -----------------------------------------------------------------------------
+
+    @property
+    def timing(self) -> PoolTiming:
+        """The times of the pool."""
+        return self.state.policy.timing
 
     @property
     def moved_at(self) -> float:
@@ -351,7 +359,7 @@ class Dispatcher:
         self.check_open()
         availability.add_member(self.state, member, now)
         on_status = partial(_ask_to_look, self._worker, weakref.ref(member))
-        thread = ServerThread(member, self, self.state.policy.intervals, on_status)
+        thread = ServerThread(member, self, self.timing, on_status)
         self._threads[member] = thread
         if self._worker.is_started:
             thread.start()
@@ -374,7 +382,7 @@ class Dispatcher:
         They are asked in parallel, except those asked a moment ago.  For servers that do not
         answer within ``most`` seconds, the last definitions count.
         """
-        limit = min(most, self.state.policy.intervals.definitions)
+        limit = min(most, self.timing.definitions)
         with self._lock:
             threads = [one for one in self._threads.values() if one.member.server.ready]
         ask_all([one for one in threads if self.begin_asking(one.member)], limit)
@@ -418,7 +426,7 @@ class Dispatcher:
         """Note that a server is asked for definitions; return False if it was asked just now."""
         with self._lock:
             now = runtime.monotonic()
-            if now - member.asked_at < self.state.policy.intervals.ask_again:
+            if now - member.asked_at < self.timing.ask_again:
                 return False
             member.asked_at = now
             return True
@@ -569,7 +577,7 @@ class Dispatcher:
             source.close()
         for thread in threads:
             thread.stop()
-        self.flush(self.state.policy.intervals.flush)
+        self.flush(self.timing.flush)
         self._receivers.close()
 
     def after_fork(self) -> None:

@@ -15,10 +15,10 @@ from collections.abc import Collection, Hashable
 
 import attrs
 
-#: The most kinds of jobs whose ends are remembered.
-_KINDS = 1000
-#: The most failures of a server that are remembered: enough for the longest rest.
-_FAILURES = 100
+#: How many kinds of jobs are remembered, by their ends.
+_REMEMBERED_KINDS = 1000
+#: How many failures of a server are remembered: enough for the longest rest.
+_REMEMBERED_FAILURES = 100
 
 
 @attrs.define
@@ -51,7 +51,7 @@ class Health:
     def record_success(self, server: str, kind: Hashable) -> bool:
         """Note that a job has succeeded; return whether its server or kind had failed before."""
         course, failed_on = self._courses.pop(server, None), self._failed_on.pop(kind, None)
-        if len(self._succeeded) > _KINDS:
+        if len(self._succeeded) > _REMEMBERED_KINDS:
             self._succeeded.clear()
         self._succeeded.add(kind)
         return course is not None or failed_on is not None
@@ -61,10 +61,10 @@ class Health:
     ) -> None:
         """Note that a job has failed on ``server``, one of ``servers``; begin its rest if due."""
         course = self._courses.setdefault(server, _Course())
-        course.kinds = [*course.kinds[1 - _FAILURES :], kind]
+        course.kinds = [*course.kinds[1 - _REMEMBERED_FAILURES :], kind]
         course.why = why
         if kind not in self._succeeded:
-            if len(self._failed_on) > _KINDS:
+            if len(self._failed_on) > _REMEMBERED_KINDS:
                 self._failed_on.clear()
             self._failed_on.setdefault(kind, set()).add(server)
         # Jobs that the server already had when its rest began are no new evidence.

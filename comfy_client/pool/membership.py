@@ -35,11 +35,8 @@ from .schedule import Server
 
 #: Jobs of a call in proportion to those that servers take, so that no server is ever idle.
 SPARE: Final = 2
-#: The most seconds for taking all prompts back, including those that are being sent.
-_LONGEST: Final = 5.0
-#: Seconds that prompts which are being sent may hold up the rest, and between two checks.
-_SOON: Final = 0.5
-_LOOK: Final = 0.01
+#: Seconds between two checks of whether prompts that are being sent have arrived.
+_CHECK_EVERY: Final = 0.01
 
 
 def prompts_of_call(
@@ -88,21 +85,22 @@ def _pooled(prompts: Mapping[str, Job | None]) -> list[PooledJob]:
 def take_back(dispatcher: Dispatcher, jobs: Iterable[PooledJob]) -> list[PooledJob]:
     """Take back jobs that wait in the pool or are pending on a server; running jobs keep running.
 
-    This takes 5 seconds at most.
+    This takes as long as ``PoolTiming.take_back`` at most.
 
     Returns:
         The jobs that a server had.  A job that is still on its way may arrive later.
     """
+    timing = dispatcher.timing
     left = [job for job in jobs if not job.done() and not dispatcher.recall(job)]
     left = list(filter(dispatcher.has, left))  # some may not be submitted, after a Ctrl-C
-    deadline = Deadline.after(_LONGEST)
+    deadline = Deadline.after(timing.take_back)
     taken: list[PooledJob] = []
 
     def take(there: list[PooledJob]) -> None:
         """Take back the jobs that a server has, then the jobs that are being sent to it."""
-        for until in (Deadline.after(_SOON), deadline):
+        for until in (Deadline.after(timing.on_the_way), deadline):
             while any(map(_is_on_the_way, there)) and not until.expired:
-                runtime.sleep(_LOOK)
+                runtime.sleep(_CHECK_EVERY)
             if deadline.expired:
                 return
             for some in _by_server(job for job in there if job.handle.given is not None):
@@ -143,9 +141,6 @@ def _is_on_the_way(job: PooledJob) -> bool:
     return not job.done() and job.handle.state.accepted_at is None
 
 
-#: Seconds in which a running server is expected to answer.
-READY: Final = 10.0
-
 _dispatchers: weakref.WeakSet[Dispatcher] = weakref.WeakSet()
 
 
@@ -172,10 +167,13 @@ def connect(dispatcher: Dispatcher, timeout: float | None) -> None:
         raise out_of_reach(dispatcher.members)
 
 
-def connect_once(dispatcher: Dispatcher, timeout: float = READY) -> None:
-    """Connect the servers and wait until one is ready, unless a server has been ready before."""
+def connect_once(dispatcher: Dispatcher, timeout: float | None = None) -> None:
+    """Connect the servers and wait until one is ready, unless a server has been ready before.
+
+    ``timeout`` is in seconds; ``None``: as long as the times of the pool say.
+    """
     if dispatcher.state.closed or not dispatcher.state.was_ready:
-        connect(dispatcher, timeout)
+        connect(dispatcher, dispatcher.timing.ready if timeout is None else timeout)
 
 
 def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
@@ -305,7 +303,7 @@ class Servers:
         self, classes: Collection[str] | None, *, refresh: bool
     ) -> Mapping[str, Any]:
         """Return the definitions of the given node classes, or all, from the ready servers."""
-        connect_once(self.dispatcher, min(READY, read_timeout.get()))
+        connect_once(self.dispatcher, min(self.dispatcher.timing.ready, read_timeout.get()))
         if not self.dispatcher.members:
             raise out_of_reach({})
         found: list[Mapping[str, Any]] = []
@@ -321,7 +319,7 @@ class Servers:
 
     def node_names(self, *, for_a_hint: bool) -> Collection[str]:
         """Return the names of the node classes of all ready servers."""
-        connect_once(self.dispatcher, min(READY, read_timeout.get()))
+        connect_once(self.dispatcher, min(self.dispatcher.timing.ready, read_timeout.get()))
         names: dict[str, None] = {}
         for api in self.ready_clients():
             with contextlib.suppress(ComfyError):  # a hint does not need all servers

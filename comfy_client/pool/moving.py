@@ -52,9 +52,6 @@ from .schedule import Assignment, Waiting
 #: Why a job could not be submitted: its server is away or has too much to do, refuses everything
 #: that we send, or refuses this job; or else another server would not help.
 _Unsent = Literal["away", "refuses all", "refuses it", "final"]
-#: Seconds for which a server that has too much to do is left alone: if it does not say how long,
-#: and at most.
-_BUSY, _LONGEST_BUSY = 5.0, 60.0
 
 # -- jobs come and go ------------------------------------------------------------------------------
 
@@ -216,11 +213,12 @@ def _prepare_move(
     state: PoolState, member: Member, entry: Entry, error: Exception, now: float
 ) -> bool:
     """Record why a job was not submitted; return whether another server may run it."""
-    kind = _kind_of(error, entry, state.policy.intervals.moves)
+    kind = _kind_of(error, entry, state.policy.tries.moves)
     if kind == "away":
         entry.moves += 1
         if isinstance(error, Throttled):
-            wait = _BUSY if error.retry_after is None else min(error.retry_after, _LONGEST_BUSY)
+            timing, wait = state.policy.timing, error.retry_after
+            wait = timing.busy if wait is None else min(wait, timing.busy_cap)
             member.busy_until = now + wait
             member.retry_at = max(member.retry_at, member.busy_until)
         mark_down(state, member, error, now)
@@ -386,7 +384,7 @@ def handle_loss(
         entry.deaths += 1
         entry.waiting = attrs.evolve(entry.waiting, runs_alone=True)  # others do not die with it
     tries = entry.tries
-    if entry.deaths >= state.policy.intervals.deaths:
+    if entry.deaths >= state.policy.tries.deaths:
         why = f"lost: its server died {entry.deaths} times when it ran, or was about to"
         event, error = lost(inner.prompt_id, why, retryable=False)
     elif _prepare_retry(state, member, entry, inner, error, now):
@@ -427,7 +425,7 @@ def _prepare_retry(
         record_failure(state, member, entry, entry.refusal or error, now)
         return _redirect(state, member, entry, now)
     policy = state.policy
-    if entry.is_swept or policy.on_lost == "raise" or entry.tries >= policy.intervals.attempts:
+    if entry.is_swept or policy.on_lost == "raise" or entry.tries >= policy.tries.attempts:
         return False
     entry.tries += 1
     return True

@@ -34,7 +34,6 @@ from ..workflow.edit import AnyWorkflow, Workflow
 from . import membership, submission
 from .dispatcher import Dispatcher
 from .membership import (
-    READY,
     SPARE,
     AnyServer,
     Sending,
@@ -47,10 +46,11 @@ from .membership import (
 )
 from .pool_state import (
     POOL_EVENTS,
-    Intervals,
     Policy,
     PoolState,
     PoolStatus,
+    PoolTiming,
+    Tries,
     status_table,
 )
 from .pooled_job import PooledJob
@@ -111,8 +111,8 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             a server that is suspect (see :meth:`status`) always moves.
 
     Attributes:
-        intervals: How long the pool waits, and how often it tries again; a subclass may set its
-            own.
+        intervals: How long the pool waits; a subclass may set its own.
+        tries: How often jobs may run, move and fail; a subclass may set its own.
 
     Raises:
         ValueError: There are no servers, or a server is given twice; ``mode``, ``weights``,
@@ -121,7 +121,8 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
             ``patience`` is not a number.
     """
 
-    intervals: Intervals = Intervals()
+    intervals: PoolTiming = PoolTiming()
+    tries: Tries = Tries()
 
     def __init__(
         self,
@@ -137,7 +138,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
         given = check_servers(servers, weights)
         _check(in_flight, patience, on_lost, on_failed)
         self._receivers = Receivers(self, None)
-        policy = Policy(patience, on_lost, on_failed, self.intervals)
+        policy = Policy(patience, on_lost, on_failed, self.intervals, self.tries)
         self._dispatcher = Dispatcher(PoolState.new(mode, policy), self._receivers)
         weakref.finalize(self._dispatcher, self._receivers.shutdown())
         membership.register(self._dispatcher)
@@ -373,7 +374,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
                     if callbacks:
                         job.handle.events.keep_all()
 
-                ready_in = limits.left(READY)
+                ready_in = limits.left(dispatcher.timing.ready)
                 try:
                     with limited_silence(time_left(limits.deadline, LONGEST)):
                         job = enqueue(

@@ -23,6 +23,7 @@ from ..jobs.outcomes import OnFailed, OnLost
 from ..jobs.prompt import Ending
 from ..log_records import ServerLog
 from ..showing.cells import ShownAsTable
+from ..timing import describe
 from ..to_dict import AsDict
 from ..transport.deadline import ParallelCalls
 from ..workflow import Workflow
@@ -37,40 +38,73 @@ if TYPE_CHECKING:
 
 
 @attrs.frozen(eq=False, repr=False)
-class Intervals:
-    """The waiting times of a pool in seconds, and how often jobs may fail and move.
+class PoolTiming:
+    """The intervals and timeouts of a pool, in seconds; see also its clients' :class:`Timing`.
 
     Attributes:
+        tick: The pause between two checks of all servers.
+        ready: How long a call waits until a server of a new pool answers.
         rest: The first pause of a server that fails job after job; it doubles with each failure.
         longest_rest: The longest of these pauses.
-        failures: How many jobs in a row a server fails before it is suspect.
-        moves: How often a job may move because a server was away while it was being sent.
         leaving: As ``patience`` of the pool, for jobs that nobody waits for once it is shut down.
-        attempts: How often a job runs in all if it is lost each time.
-        deaths: How many servers may die while they run a job before it runs nowhere else.
         ask_again: The shortest pause between two requests to a server for its node definitions.
         definitions: How long a submission waits for new definitions before it uses the last ones.
         slow: How long a job may be on its way to a server before later jobs go to other servers.
         settling: How long a server may still count a prompt that has ended as one in its queue.
-        reconnect: The pause before another attempt to reach a server that may be back.
+        question: How long a server may take to report the length of its queue.
+        doubt: The pause between two checks of a server without a socket that may be away.
+        reconnect: The first pause before another attempt to reach a server; it grows.
+        reconnect_cap: The longest of these pauses.
         refused: How long a server must refuse connections until its process counts as ended.
+        busy: How long a server that has too much to do is left alone if it does not say how long.
+        busy_cap: How long such a server is left alone at most.
         flush: How long slow callbacks have to handle the last events.
+        take_back: How long taking prompts back may take, those that are being sent included.
+        on_the_way: How long prompts that are being sent may hold up the taking back of others.
+        continuing: How long a sweep that is continued waits for all servers to answer.
     """
 
+    tick: float = 0.25
+    ready: float = 10.0
     rest: float = 5.0
     longest_rest: float = 300.0
-    failures: int = 3
-    moves: int = 5
     leaving: float = 5.0
-    attempts: int = 3
-    deaths: int = 3
     ask_again: float = 10.0
     definitions: float = 5.0
     slow: float = 1.0
     settling: float = 1.0
+    question: float = 5.0
+    doubt: float = 1.0
     reconnect: float = 0.3
+    reconnect_cap: float = 5.0
     refused: float = 10.0
+    busy: float = 5.0
+    busy_cap: float = 60.0
     flush: float = 5.0
+    take_back: float = 5.0
+    on_the_way: float = 0.5
+    continuing: float = 10.0
+
+    def __repr__(self) -> str:
+        """Show the times that differ from the defaults."""
+        return describe(self)
+
+
+@attrs.frozen
+class Tries:
+    """How often jobs of a pool may run, move and fail.
+
+    Attributes:
+        failures: How many jobs in a row a server fails before it is suspect.
+        moves: How often a job may move because a server was away while it was being sent.
+        attempts: How often a job runs in all if it is lost each time.
+        deaths: How many servers may die while they run a job before it runs nowhere else.
+    """
+
+    failures: int = 3
+    moves: int = 5
+    attempts: int = 3
+    deaths: int = 3
 
 
 @attrs.frozen
@@ -81,13 +115,15 @@ class Policy:
         patience: How many seconds a server may be away before its jobs are given up.
         on_lost: What becomes of a job that may have run.
         on_failed: What becomes of a job that fails.
-        intervals: The times of the pool.
+        timing: The times of the pool.
+        tries: How often jobs may run, move and fail.
     """
 
     patience: float
     on_lost: OnLost
     on_failed: OnFailed
-    intervals: Intervals
+    timing: PoolTiming
+    tries: Tries
 
 
 def _ignore() -> None:
@@ -196,7 +232,7 @@ class Member:
         retry_at: When to try to reach it again, while it is not ready.
         busy_until: Until when it wants no requests, as it has said (429).
         ended_at: When prompts of this pool ended that the server may still count in its queue.
-        alarm: Set when its thread has work.
+        has_work: Set when its thread has work.
     """
 
     api: ComfyApi
@@ -226,11 +262,11 @@ class Member:
     retry_at: float = 0.0
     busy_until: float = 0.0
     ended_at: list[float] = attrs.field(factory=list)
-    alarm: runtime.Event = attrs.field(init=False)
+    has_work: runtime.Event = attrs.field(init=False)
     _relays: dict[object, Callable[[], object]] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.alarm = runtime.Event()  # looked up now, so that a test can replace it
+        self.has_work = runtime.Event()  # looked up now, so that a test can replace it
 
     @property
     def name(self) -> str:
@@ -268,7 +304,7 @@ class Member:
 
     def wake(self) -> None:
         """Wake the thread of the server."""
-        self.alarm.set()
+        self.has_work.set()
 
     def relay(self, key: object, name: str, callback: Callable[[Any, Any], object]) -> None:
         """Register a callback for events of the client, unless the key has one already."""
@@ -369,8 +405,8 @@ class PoolState:
     @classmethod
     def new(cls, mode: Mode, policy: Policy) -> PoolState:
         """Return the state of a pool without servers."""
-        times = policy.intervals
-        health = Health(times.failures, rest=times.rest, longest_rest=times.longest_rest)
+        timing, failures = policy.timing, policy.tries.failures
+        health = Health(failures, rest=timing.rest, longest_rest=timing.longest_rest)
         return cls(policy, Schedule(mode), health)
 
     @property

@@ -22,7 +22,7 @@ from ..jobs.result import Result
 from ..routes import Routes
 
 
-class Line(Protocol):
+class PoolQueue(Protocol):
     """The queue of a pool, in which jobs wait for a server."""
 
     @property
@@ -66,7 +66,9 @@ class _Relay(JobEvents):
         if not self._handle.hears(self) or self._has_ended or isinstance(event, JobLostEvent):
             return
         self._has_ended = event.is_end
-        if event.is_end and (isinstance(event, _MAY_MOVE) or not self._handle.claim_end(self)):
+        if event.is_end and (
+            isinstance(event, _MAY_MOVE) or not self._handle.may_publish_end(self)
+        ):
             return
         self._handle.events.receive(event)
 
@@ -82,16 +84,21 @@ class PooledHandle(JobHandle):
     source: Source
 
     def __init__(
-        self, routes: Routes, poller: Poller, prompt_id: str, graph: Mapping[str, Any], line: Line
+        self,
+        routes: Routes,
+        poller: Poller,
+        prompt_id: str,
+        graph: Mapping[str, Any],
+        queue: PoolQueue,
     ) -> None:
         # Until a server has the job, the timing settings of any client apply.
         super().__init__(poller.tracker.new(prompt_id, graph), routes, poller)
         self._prompt = self.source.prompt
-        self._line = line
+        self._queue = queue
         self._job: Callable[[], PooledJob]
         self.given: Job | None = None
         self.server: str | None = None
-        self._tellers: dict[None, object] = {}
+        self._publisher: dict[None, object] = {}  # of the end
         self._relay: _Relay | None = None
         self._refused = False
         self._is_final = False  # no other server will run it
@@ -104,9 +111,9 @@ class PooledHandle(JobHandle):
         """Return whether this relay forwards the prompt that the job follows now."""
         return relay is self._relay
 
-    def claim_end(self, teller: object) -> bool:
-        """Return whether this caller may report the end; only the first one to ask may."""
-        return self._tellers.setdefault(None, teller) is teller
+    def may_publish_end(self, publisher: object) -> bool:
+        """Return whether this object may publish the end; only the first one that asks may."""
+        return self._publisher.setdefault(None, publisher) is publisher
 
     # -- how it is doing -----------------------------------------------------------------
 
@@ -124,7 +131,7 @@ class PooledHandle(JobHandle):
     @property
     def queue_position(self) -> int | None:
         """How many prompts run before the job's; see :attr:`Job.queue_position`."""
-        return self._line.position(self._job()) if self._waits else super().queue_position
+        return self._queue.position(self._job()) if self._waits else super().queue_position
 
     @property
     def progress(self) -> JobProgress:
@@ -140,12 +147,12 @@ class PooledHandle(JobHandle):
     def why(self) -> str:
         """Return what the job waits for, or how it ended; see :meth:`Job.why`."""
         if self._waits:
-            return self._line.why(self._job())
+            return self._queue.why(self._job())
         return f"{super().why()}; on {self.server}" if self.server else super().why()
 
     def notes(self) -> tuple[str, ...]:
         """Return a line for each server of the pool."""
-        return self._line.notes()
+        return self._queue.notes()
 
     def place(self) -> str:
         """Return `` on <server>`` for messages; empty while no server has the job."""
@@ -154,7 +161,7 @@ class PooledHandle(JobHandle):
     def news_at(self) -> float:
         """Return the time of the last news; while the job waits, any choice of a server is news."""
         if self._waits:  # the queue of a single server says nothing about it
-            return max(self.state.news_at, self._line.moved_at)
+            return max(self.state.news_at, self._queue.moved_at)
         return super().news_at()
 
     def silent_for(self) -> float | None:
@@ -166,14 +173,14 @@ class PooledHandle(JobHandle):
 
     def flush(self, limits: Limits) -> None:
         """Wait until callbacks of the pool and of the server's client have handled all events."""
-        self._line.flush(limits.left(self.timing.flush))
+        self._queue.flush(limits.left(self.timing.flush))
         super().flush(limits)
 
     def cancel(self, *, force: bool = False) -> bool:
         """Cancel the job, and no other; see :meth:`Job.cancel`."""
         if self.is_done:
             return False
-        is_withdrawn = self._line.withdraw(self._job(), force=force)
+        is_withdrawn = self._queue.withdraw(self._job(), force=force)
         if is_withdrawn is False:
             given = self.given
             return given is not None and given.cancel(force=force)
@@ -232,7 +239,7 @@ class PooledHandle(JobHandle):
         self._is_final = True
         if event is not None:
             state.end_event = state.end_event or event
-            if self.claim_end(self):
+            if self.may_publish_end(self):
                 self.events.receive(event)
         self._prompt.end(outcome)
 

@@ -19,8 +19,8 @@ Mode = Literal["shortest", "round_robin", "first_free"]
 MODES: Final[tuple[str, ...]] = get_args(Mode)
 
 
-#: The most kinds of jobs for which the able servers are cached.
-_KINDS: Final = 1000
+#: How many kinds of jobs are cached, with the servers that can run them.
+_CACHED_KINDS: Final = 1000
 
 
 def anything(_: Needs) -> bool:
@@ -231,7 +231,7 @@ class Schedule:
                 for name, server in self.servers.items()
                 if job.may_go_to(name) and server.has(job.needs)
             )
-            if len(self._able) > _KINDS:
+            if len(self._able) > _CACHED_KINDS:
                 self._able.clear()
             self._able[kind] = names
         return names

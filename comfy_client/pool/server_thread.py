@@ -6,7 +6,7 @@ import logging
 import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures import CancelledError
-from typing import Final, Protocol
+from typing import Protocol
 
 from .. import runtime
 from ..errors import (
@@ -27,16 +27,7 @@ from ..transport.failures import is_away
 from ..transport.websocket import State
 from .availability import is_live
 from .needs import Offer, model_files
-from .pool_state import Entry, Intervals, Member
-
-#: Seconds that a server may take to report the length of its queue.
-_QUESTION: Final = 5.0
-#: Seconds between two checks of whether a server without a socket answers, if that is in doubt.
-_INTERVAL: Final = 1.0
-#: Seconds between two attempts to reach a server that is down, at most.
-_LONGEST_PAUSE: Final = 5.0
-#: Seconds before another attempt to reach a server that has just failed.
-_PAUSE: Final = 0.3
+from .pool_state import Entry, Member, PoolTiming
 
 
 class MemberOwner(Protocol):
@@ -82,7 +73,7 @@ class ServerThread:
     Args:
         member: The server.
         owner: The pool, which is told of what happens.
-        intervals: The times of the pool.
+        timing: The times of the pool.
         on_status: Called whenever the server reports its queue length; must not keep the pool
             alive.
     """
@@ -91,15 +82,15 @@ class ServerThread:
         self,
         member: Member,
         owner: MemberOwner,
-        intervals: Intervals,
+        timing: PoolTiming,
         on_status: Callable[[object], object],
     ) -> None:
         self.member: Member = member
+        self.timing: PoolTiming = timing
         self._owner = owner
         self._on_status = on_status
-        self._patience = intervals.definitions
         self._thread: runtime.Thread | None = None
-        self._pauses = Backoff(intervals.reconnect, _LONGEST_PAUSE, factor=1.6)
+        self._pauses = Backoff(timing.reconnect, timing.reconnect_cap, factor=1.6)
         self._asked_at = float("-inf")
         self._cancel_at = 0.0
         self._off: Callable[[], object] | None = None
@@ -110,7 +101,7 @@ class ServerThread:
             return
         self._thread = runtime.Thread(
             target=_work,
-            args=(weakref.ref(self), self.member.alarm),
+            args=(weakref.ref(self), self.member.has_work),
             name="comfy-pool",
             daemon=True,
         )
@@ -132,7 +123,7 @@ class ServerThread:
         """Reset the thread's state in the child of a fork, where locks may stay held for ever."""
         self._off = None
         member = self.member
-        member.alarm = runtime.Event()
+        member.has_work = runtime.Event()
         member.inbox.clear()
         member.in_flight.clear()
         member.server.own = 0
@@ -145,7 +136,7 @@ class ServerThread:
     def ask_again(self) -> None:
         """Ask the server for its node definitions again, and tell the pool what it has now."""
         try:
-            with limited_silence(self._patience):
+            with limited_silence(self.timing.definitions):
                 offer = _ask_for_offer(self.member)
         except ComfyError as exc:
             self.member.log.debug(
@@ -202,7 +193,7 @@ class ServerThread:
                 job.cancel(force=job in member.forced)
             except ComfyError as exc:
                 if is_away(exc):
-                    self._cancel_at = runtime.monotonic() + _INTERVAL
+                    self._cancel_at = runtime.monotonic() + self.timing.doubt
                     return
                 said, named = "prompt %s on %s runs on: %s", job.handle.state.named
                 self.member.log.warning(said, job.prompt_id, member.name, exc, extra=named)
@@ -211,33 +202,33 @@ class ServerThread:
 
     def _check_alive(self) -> float:
         """If there is no socket, ask whether the server is up; return seconds to the next check."""
-        member = self.member
+        member, timing = self.member, self.timing
         is_lost = member.leaving and not is_live(member)  # nothing else asks it any more
         if member.api.state is not State.POLLING and not is_lost:
-            return _INTERVAL if member.unwanted else _LONGEST_PAUSE
+            return timing.doubt if member.unwanted else timing.reconnect_cap
         poller = member.api.parts.poller
         is_in_doubt = bool(member.in_flight) and poller.trouble is not None
-        interval = _INTERVAL if is_in_doubt else poller.check_every
+        interval = timing.doubt if is_in_doubt else poller.check_every
         left = self._asked_at + interval - runtime.monotonic()
         if left > 0:
-            return min(left, _LONGEST_PAUSE)
+            return min(left, timing.reconnect_cap)
         self._asked_at = runtime.monotonic()
         try:
-            member.api.poll_status(_QUESTION)
+            member.api.poll_status(self.timing.question)
         except ComfyError as exc:
             self.member.log.debug("%s does not answer: %s", member.name, exc)
             self._owner.mark_unreachable(member, exc)
-            return _PAUSE
+            return timing.reconnect
         if member.leaving:
             self._owner.mark_answering(member)
-        return min(interval, _LONGEST_PAUSE)
+        return min(interval, timing.reconnect_cap)
 
     def _connect(self) -> None:
         member = self.member
         member.retry_at = runtime.monotonic() + self._pauses.next()
         try:
-            member.api.poll_status(_QUESTION)
-            member.api.init(timeout=_QUESTION)
+            member.api.poll_status(self.timing.question)
+            member.api.init(timeout=self.timing.question)
             offer = _ask_for_offer(member)
         except Exception as exc:  # the next attempt may succeed
             is_foreseen = isinstance(exc, ComfyError | OSError | ValueError)
@@ -357,12 +348,12 @@ def ask_all(servers: Iterable[ServerThread], seconds: float) -> None:
         thread.join(deadline.left(LONGEST))
 
 
-def _work(ref: weakref.ref[ServerThread], alarm: runtime.Event) -> None:
+def _work(ref: weakref.ref[ServerThread], has_work: runtime.Event) -> None:
     """Run the thread of a server, keeping its object alive only while there is work."""
     pause: float | None = 0.0
     while pause is not None:
-        alarm.wait(pause)
-        alarm.clear()
+        has_work.wait(pause)
+        has_work.clear()
         thread = ref()
         if thread is None:
             return
@@ -370,9 +361,9 @@ def _work(ref: weakref.ref[ServerThread], alarm: runtime.Event) -> None:
             pause = thread.work()
         except ClientClosed:  # closed by its user or by the pool; the next turn finds out
             thread.member.clear_pending()
-            pause = _PAUSE
+            pause = thread.timing.reconnect
         except Exception:
             thread.member.log.exception("a server of the pool could not be served")  # a defect
             thread.member.clear_pending()
-            pause = _PAUSE
+            pause = thread.timing.reconnect
         del thread

@@ -54,7 +54,7 @@ from ..workflow.definition_source import DefinitionSource
 from ..workflow.edit import AnyWorkflow, Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import as_link, files_in
 from .availability import cannot_run, is_hopeless, lacks, out_of_reach
-from .membership import READY, SPARE, Sending, Servers, Terms, connect_once, sending_of
+from .membership import SPARE, Sending, Servers, Terms, connect_once, sending_of
 from .needs import Need, Needs, is_model, models_of, needs_of
 from .pool_state import Entry, Member
 from .pooled_job import PooledHandle, PooledJob
@@ -107,7 +107,7 @@ def enqueue(
     sending: Sending,
     begun: Callable[[PooledJob], object],
     *,
-    ready_in: float = READY,
+    ready_in: float | None = None,
 ) -> PooledJob:
     """Queue a workflow until a server is chosen for it, and return its job.
 
@@ -146,8 +146,6 @@ def enqueue(
     return job
 
 
-#: Seconds that servers have to answer when a sweep is continued.
-_CONNECTING: Final = 10.0
 #: Errors of a submission whose server has just left the pool.
 _IS_GONE: Final = (WorkflowError, ValueError, ServerUnreachable)
 
@@ -486,7 +484,7 @@ class PoolRunner(Runner):
         )
         return Verdict(
             may_move=not is_about_one(outcome) and self._note_refusal(flight.host, outcome),
-            is_poison=self._deaths[point] >= self._dispatcher.state.policy.intervals.deaths,
+            is_poison=self._deaths[point] >= self._dispatcher.state.policy.tries.deaths,
             was_forgotten=was_forgotten,
             cancel=partial(self._cancel_later, inner, job),
         )
@@ -518,10 +516,10 @@ class PoolRunner(Runner):
     def recover(self, sought: Mapping[str, EarlierPrompt], ended: Collection[SweepRow]) -> None:
         """Set the earlier prompts to look for, and wait until each server has answered or failed.
 
-        The wait takes 10 seconds at most.
+        The wait takes as long as ``PoolTiming.continuing`` at most.
         """
         self._sought, self._ended = sought, ended
-        deadline = Deadline.after(_CONNECTING)
+        deadline = Deadline.after(self._dispatcher.timing.continuing)
         while not deadline.expired and not self._dispatcher.wait(self._is_settled, SLICE):
             self._dispatcher.check_open()
 
@@ -580,7 +578,7 @@ class PoolRunner(Runner):
 
 def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
     """Return a function from a point of the grid to the needs of its workflow, with a cache."""
-    telling = [
+    varying = [
         axis.name
         for axis in grid.axes
         if any(is_model(value) or as_link(value) for value in axis.values)
@@ -589,8 +587,8 @@ def needs_by_point(grid: Grid) -> Callable[[int], Needs]:
 
     @cache
     def needs(point: int) -> Needs:
-        params = grid.params(point) if telling else {}
-        kind = json.dumps([params[name] for name in telling], default=repr)
+        params = grid.params(point) if varying else {}
+        kind = json.dumps([params[name] for name in varying], default=repr)
         if kind not in kinds:
             kinds[kind] = needs_of(graph_of(grid.workflow(point)))
         return kinds[kind]

@@ -21,7 +21,7 @@ from comfy_client.errors import (
     ServerUnreachable,
     SubmitUncertain,
 )
-from comfy_client.pool.pool_state import Intervals
+from comfy_client.pool.pool_state import PoolTiming
 from comfy_client.pool.server_thread import ServerThread
 from comfy_client.testing import ComfyServer
 from comfy_client.transport.websocket import State
@@ -278,7 +278,7 @@ def test_an_idle_hosted_place_is_asked_rarely(
         server=SimpleNamespace(ready=True),
     )
     owner: Any = SimpleNamespace(take=lambda _: None)
-    thread = ServerThread(member, owner, Intervals(), lambda _: None)
+    thread = ServerThread(member, owner, PoolTiming(), lambda _: None)
     while clock.now < 1060.0:
         pause = thread.work()
         assert pause is not None

@@ -653,7 +653,7 @@ def test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more
     """A proxy may answer for each of them, whatever it is sent."""
 
     class Moves(ComfyPool):
-        intervals = attrs.evolve(ComfyPool.intervals, moves=2)
+        tries = attrs.evolve(ComfyPool.tries, moves=2)
 
     with contextlib.ExitStack() as faults, pooled(clients[:2], cls=Moves) as pool:
         for server in servers[:2]:

@@ -33,7 +33,7 @@ COUNT = 24
 #: What is said of an answer that is no good.
 ANSWERS = (ApiError, UnexpectedResponse)
 #: Jobs that a sick server fails before it gets no more, and those that it has by then.
-FEW = Resting.intervals.failures + 1
+FEW = Resting.tries.failures + 1
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def test_the_others_do_the_work_of_a_sick_server(servers, works, kind) -> None:
     assert tried(servers[0]) <= FEW
     assert (status.done, status.failed) == (COUNT, 0)
     # One that takes long to refuse has hardly had a third job when all is done.
-    is_suspect = tried(servers[0]) >= Resting.intervals.failures
+    is_suspect = tried(servers[0]) >= Resting.tries.failures
     assert (status.servers[0].suspect is not None) is is_suspect
     assert [one.suspect for one in status.servers[1:]] == [None, None]
 
@@ -94,10 +94,10 @@ def test_a_sick_server_fails_a_few_jobs_unless_they_are_to_move(servers, works, 
         status = pool.status()
     failed = [one for one in found if not isinstance(one, Result)]
     assert all(isinstance(one, JobFailed) for one in failed)
-    assert len(failed) == status.failed <= Resting.intervals.failures
+    assert len(failed) == status.failed <= Resting.tries.failures
     with pool_of(servers) as pool:
         rows = pool.sweep(work(), {"Work.number": range(COUNT)})
-    assert sum(row.error is not None for row in rows) <= Resting.intervals.failures
+    assert sum(row.error is not None for row in rows) <= Resting.tries.failures
 
 
 @pytest.mark.parametrize("mode", few(["round_robin", "first_free"], 1))

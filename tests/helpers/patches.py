@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from comfy_client import connecting, runtime
+from comfy_client import ComfyPool, connecting, runtime
 from comfy_client.pool import membership
 from comfy_client.transport import pieces
 from tests.helpers.clients import LIMIT
@@ -50,7 +50,7 @@ def wait_longer_by_default(patch: pytest.MonkeyPatch) -> None:
     def longer(connect: Callable[..., None]) -> Callable[..., None]:
         def connect_in_time(*owned: Any) -> None:
             *parts, timeout = owned
-            connect(*parts, LIMIT if timeout == membership.READY else timeout)
+            connect(*parts, LIMIT if timeout == ComfyPool.intervals.ready else timeout)
 
         return connect_in_time
 

@@ -140,7 +140,7 @@ POOLS = (
     Mutant(
         "N42",
         "pool/moving.py",
-        "if entry.deaths >= state.policy.intervals.deaths:",
+        "if entry.deaths >= state.policy.tries.deaths:",
         "if False:",
         "behaviour/test_pool_lost.py",
         "a job that kills its servers kills all of them",
@@ -188,7 +188,7 @@ POOLS = (
     Mutant(
         "N46",
         "pool/availability.py",
-        "if member.inbox and now - (member.busy_since or now) > state.policy.intervals.slow:",
+        "if member.inbox and now - (member.busy_since or now) > state.policy.timing.slow:",
         "if False:",
         "behaviour/test_pool.py",
         "jobs wait behind a submission that hangs, while other servers are free",

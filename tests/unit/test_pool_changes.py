@@ -8,10 +8,11 @@ import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 
+import attrs
 import pytest
 
 from comfy_client import ComfyPool
-from comfy_client.errors import ComfyError
+from comfy_client.errors import ComfyError, ServerUnreachable
 from comfy_client.jobs.job import Callbacks
 from comfy_client.pool.dispatcher import Dispatcher
 from comfy_client.pool.pool_state import Entry
@@ -114,3 +115,16 @@ def test_a_refused_submission_changes_nothing(pool: ComfyPool) -> None:
         dispatcher.submit(entry)
     assert not dispatcher.has(entry.job)
     check_free(dispatcher)
+
+
+def test_a_subclass_sets_how_long_a_pool_waits_and_how_often_it_tries() -> None:
+    class Impatient(ComfyPool):
+        intervals = attrs.evolve(ComfyPool.intervals, ready=0.0)
+        tries = attrs.evolve(ComfyPool.tries, moves=0)
+
+    assert repr(Impatient.intervals) == "PoolTiming(ready=0.0)"
+    pool = Impatient(["http://127.0.0.1:9"])
+    with pytest.raises(ServerUnreachable):
+        pool.submit(shows())
+    assert pool._dispatcher.state.policy.tries.moves == 0
+    pool.shutdown(wait=False)

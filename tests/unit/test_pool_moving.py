@@ -21,7 +21,7 @@ from comfy_client.jobs.prompt import Ending
 from comfy_client.pool import availability, moving
 from comfy_client.pool.availability import has_ended, mark_down
 from comfy_client.pool.dispatcher import Dispatcher
-from comfy_client.pool.pool_state import Entry, Intervals, Member, Policy, PoolState
+from comfy_client.pool.pool_state import Entry, Member, Policy, PoolState, PoolTiming, Tries
 from comfy_client.pool.schedule import Server, Waiting
 from comfy_client.transport.websocket import State
 
@@ -76,7 +76,9 @@ class PooledPrompt:
 @pytest.fixture
 def make() -> Callable[..., PoolState]:
     def make(on_lost: Any = "raise", on_failed: Any = "raise", in_flight: int = 2) -> PoolState:
-        state = PoolState.new("round_robin", Policy(60.0, on_lost, on_failed, Intervals()))
+        state = PoolState.new(
+            "round_robin", Policy(60.0, on_lost, on_failed, PoolTiming(), Tries())
+        )
         for name in (A, B):
             monitor = Known(remaining=0, status_at=0.0)
             parts = Known(poller=Known(tracker=Known(monitor=monitor)))
@@ -289,7 +291,7 @@ def test_only_a_server_that_refuses_connections_for_a_while_has_ended(make) -> N
     """One that is silent may be cut off; a proxy that is down says nothing of the server."""
     state = make()
     member, refuses = state.members[A], ServerUnreachable("refused", refused=True)
-    limit = state.policy.intervals.refused
+    limit = state.policy.timing.refused
 
     def ended(*errors: Exception | None) -> bool:
         member.refused_since = None
