@@ -35,7 +35,7 @@ def test_the_topics_name_modules_that_there_are() -> None:
     assert set(named) <= modules
 
 
-def test_a_report_tells_how_the_tests_went_on_each_real_server() -> None:
+def test_a_report_has_the_outcomes_on_each_real_server() -> None:
     """Embedded servers and other tests do not count."""
     found = read(REPORT, given="0.33.0")
     assert found == {

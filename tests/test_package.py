@@ -243,7 +243,7 @@ def told_extras() -> dict[str, list[str]]:
     return found
 
 
-def test_the_guide_tells_in_a_sentence_what_each_extra_is_for() -> None:
+def test_the_guide_says_what_each_extra_is_for() -> None:
     told = told_extras()
     assert told.keys() == extras().keys()
     for extra, (installs, sentence) in told.items():
@@ -259,7 +259,7 @@ def test_the_extra_all_is_the_sum_of_the_others_and_is_tested() -> None:
     assert found["all"] <= found["test"]
 
 
-def test_the_guide_tells_how_an_install_goes_wrong() -> None:
+def test_the_guide_says_how_an_install_goes_wrong() -> None:
     text = document("start").astext()
     for words in ("No matching distribution found for comfy_client", "comfy_client_blocking"):
         assert words in text

@@ -192,7 +192,7 @@ def test_a_job_that_has_ended_is_given_again_while_it_is_kept(comfy, fast):
     check(fast.job(prompt_id, GRAPH).result(LIMIT))
 
 
-def test_attaching_to_what_has_ended_tells_its_end_to_nobody_twice(
+def test_attaching_to_an_ended_prompt_publishes_its_end_once(
     comfy: ComfyServer, fast: ComfyApi
 ) -> None:
     """Its own events() end all the same; another client is told once."""
@@ -348,7 +348,7 @@ def test_close_ends_the_wait_for_a_submission(comfy, fast):
         assert isinstance(error, ClientClosed)
 
 
-def test_a_prompt_is_found_by_our_id_on_servers_that_choose_their_own(comfy, fast, gate):
+def test_a_prompt_is_found_by_our_id_on_servers_that_choose_ids(comfy, fast, gate):
     """By the mark, by whoever submitted it."""
     comfy.faults.other_prompt_ids()
     mine = str(uuid.uuid4())
@@ -360,7 +360,7 @@ def test_a_prompt_is_found_by_our_id_on_servers_that_choose_their_own(comfy, fas
     assert fast.job(mine, must_exist=True) is job
 
 
-def test_a_server_that_does_not_say_is_an_error_of_its_own(comfy, fast):
+def test_a_failing_server_is_another_error_than_a_missing_prompt(comfy, fast):
     """Not one that the prompt does not exist."""
     comfy.on("GET", "/queue", (502, {}, None))
     with pytest.raises(ApiError, match="502"):

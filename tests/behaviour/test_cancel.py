@@ -104,7 +104,7 @@ def test_cancel_without_a_jobs_api(comfy: ComfyServer, fast: ComfyApi, gate: Any
     assert len([r for r in comfy.requests if r.path.startswith("/jobs/")]) <= 1
 
 
-def test_a_job_told_to_stop_is_cancelling_until_it_ends(comfy: ComfyServer, fast: ComfyApi) -> None:
+def test_a_cancelled_job_is_cancelling_until_it_ends(comfy: ComfyServer, fast: ComfyApi) -> None:
     """Even if the prompt runs on for a while, or succeeds after all."""
     go = threading.Event()
     comfy.script(START, go, *WELL[1:])
@@ -461,7 +461,7 @@ def test_an_interrupt_is_sent_again_three_times_at_most(
 
 
 @pytest.mark.timing(stop_again=0.01)
-def test_an_old_server_is_told_again_only_to_stop_what_surely_is_ours(gate: Gates) -> None:
+def test_an_old_server_is_interrupted_again_only_for_a_prompt_of_ours(gate: Gates) -> None:
     """Its interrupt stops whatever runs: the queue has to say that our prompt does."""
     with March2024() as comfy, Fast(comfy.url) as api:
         comfy.add_node(Hold)

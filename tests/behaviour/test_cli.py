@@ -206,7 +206,7 @@ def test_a_refusal_by_the_server_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_made_is_told_before_anything_runs(tmp_path):
+def test_a_folder_that_cannot_be_made_is_an_error_before_anything_runs(tmp_path):
     """In one line."""
     (tmp_path / "file").touch()
     told = error_of(invoke("demo", "--output", tmp_path / "file" / "folder"), 2)
@@ -266,7 +266,7 @@ def test_a_signal_cancels_what_was_queued_and_is_quiet(tmp_path, waits, number):
 
 @pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize("name", few(["SIGTERM", "SIGHUP"], 1))
-def test_a_demo_that_is_told_to_end_leaves_nothing(tmp_path, name):
+def test_a_demo_stopped_by_a_signal_leaves_nothing(tmp_path, name):
     """No files of its server."""
     slow = "from comfy_client.testing import ComfyServer as C; C.__init__.__kwdefaults__"
     first = f"{slow}['step_seconds'] = 30.0"
@@ -342,7 +342,7 @@ def test_the_help_of_a_server_lists_the_versions_that_it_can_be_like():
 
 @pytest.mark.posix("signals between processes")
 @pytest.mark.parametrize("name", few(["SIGINT", "SIGTERM", "SIGHUP"], 1))
-def test_a_server_runs_until_it_is_told_to_end(tmp_path, name):
+def test_serve_runs_until_a_signal(tmp_path, name):
     """By Ctrl-C, by SIGTERM or when its terminal goes; of its files nothing is left."""
     files = tmp_path / "files"
     files.mkdir()
@@ -375,7 +375,7 @@ ComfyServer.start = lambda self: (
 
 
 @pytest.mark.posix("signals between processes")
-def test_a_server_that_is_told_to_end_while_it_starts_leaves_nothing(tmp_path):
+def test_serve_stopped_while_it_starts_leaves_nothing(tmp_path):
     """As by a supervisor that thinks better of it."""
     first = """
 import os

@@ -320,7 +320,7 @@ def test_watch_outlives_a_restart_of_the_server(comfy_client):
             wait_until(job.prompt_id, "interrupted")
 
 
-def test_watch_tells_people_of_a_server_that_is_away_and_of_what_comes_then(comfy_client):
+def test_watch_reports_an_absent_server_and_then_its_prompts(comfy_client):
     """Once, in a line on stderr; each prompt is a line on stdout."""
     with ComfyServer(step_seconds=0.5) as server, ComfyApi(server.url) as api:
         job = api.submit(comfy_client.home / "w.json", {"KSampler.steps": 1000})
@@ -363,7 +363,7 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_c
         api.interrupt()
 
 
-def test_a_sweep_waits_for_its_server_as_long_as_it_is_told(comfy_client):
+def test_a_sweep_waits_for_its_server_as_long_as_its_option_says(comfy_client):
     """Then it is status 3; what it has printed until then, it has."""
     with ComfyServer(step_seconds=0.5) as server:
         sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", "--host", server.url)

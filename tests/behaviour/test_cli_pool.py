@@ -299,9 +299,7 @@ def test_a_token_of_standard_input_is_for_all_servers(comfy_client) -> None:
         (["--host", "a", "--host", "b", "where"], "one server at a time"),
     ],
 )
-def test_servers_that_make_no_sense_are_told_before_anyone_is_asked(
-    comfy_client, args, words
-) -> None:
+def test_wrong_servers_are_refused_before_any_request(comfy_client, args, words) -> None:
     ended = comfy_client(*args, "--json")
     assert ended.status == 2, ended
     assert words in lines_of(args[0], ended)[0]["message"]
@@ -428,7 +426,9 @@ def test_a_shared_sweep_goes_on_without_a_server_that_is_away(comfy_client, serv
     assert row["error"]["code"] == "job_timeout"
 
 
-def test_a_shared_sweep_waits_for_a_server_as_long_as_it_is_told(comfy_client, servers) -> None:
+def test_a_shared_sweep_waits_for_a_server_as_long_as_its_option_says(
+    comfy_client, servers
+) -> None:
     """What that one may have run is lost then, and the others go on."""
 
     def kill() -> None:

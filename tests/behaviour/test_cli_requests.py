@@ -66,7 +66,7 @@ def test_a_frozen_server_asked_for_node_definitions_ends_a_command_in_time(comfy
         assert ran.status == 7, ran
 
 
-def test_the_limit_also_applies_to_requests_with_a_longer_limit_of_their_own():
+def test_the_limit_also_applies_to_requests_with_a_longer_default():
     """Requests for all node definitions have one, for example."""
     given = ServerOptions(hosts=("http://a",), request_timeout=2.0)
     for made in (given.client(), given.clients()):

@@ -745,7 +745,7 @@ def test_a_task_whose_prompt_another_worker_has_just_cancelled_runs_again(
     assert runs(servers).count(result.prompt_id) == 1
 
 
-def test_a_server_that_does_not_take_a_cancellation_is_told_again(
+def test_a_cancellation_that_a_server_refuses_is_sent_again(
     client: Client, servers: list[ComfyServer], gate: Gates
 ) -> None:
     future = client.submit(run_workflow, held("a"))

@@ -174,7 +174,7 @@ def test_a_password_over_plain_http_to_another_machine_is_warned_about_once() ->
         assert not any(SECRET in str(w.message) for w in seen)
 
 
-def test_a_server_that_keeps_users_is_told_apart_from_one_that_wants_a_password() -> None:
+def test_a_missing_user_is_another_error_than_a_missing_password() -> None:
     """Both say 401, or stumble; the advice names what is missing."""
     with ComfyServer(multi_user=True) as comfy:
         for user, advice in (("", "give user=..."), ("bob", "'bob' is not known to it")):

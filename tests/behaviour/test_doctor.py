@@ -194,7 +194,7 @@ def with_previews(stats: Any) -> Any:
     return {**stats, "system": {**stats["system"], "argv": argv}}
 
 
-def test_an_old_server_is_told_with_what_it_lacks(server: ComfyServer) -> None:
+def test_an_old_server_is_reported_with_what_it_lacks(server: ComfyServer) -> None:
     """By what it answers; no version is compared."""
     for route in ("/features", "/jobs/*"):
         server.faults.missing("*", route)
@@ -281,7 +281,7 @@ def test_a_queue_that_moves_is_fine_however_long_it_is(server: ComfyServer) -> N
     assert report["queue"].state == "ok"
 
 
-def test_a_prompt_that_fails_is_told_by_the_run(server: ComfyServer) -> None:
+def test_a_prompt_that_fails_is_reported_by_the_run_check(server: ComfyServer) -> None:
     """Whatever the server has to say of it stands in its terminal."""
 
     class EmptyImage:
@@ -391,7 +391,7 @@ def test_clocks_that_differ_are_a_warning(server: ComfyServer) -> None:
     assert report["clock"].state == "warning"
 
 
-def test_a_post_that_a_proxy_refuses_is_told_by_the_run(server: ComfyServer) -> None:
+def test_a_post_that_a_proxy_refuses_is_reported_by_the_run_check(server: ComfyServer) -> None:
     """GET may pass while POST does not."""
     with server.faults.answer("POST", "/prompt", (403, {}, b"")):
         report = ask(server.url, run=True)
@@ -543,7 +543,7 @@ def test_a_secret_is_nowhere_in_the_text_wherever_it_stood(
     assert "***" in told
 
 
-def test_a_password_that_is_a_word_of_ours_is_not_told_by_stars(server: ComfyServer) -> None:
+def test_a_password_that_is_a_common_word_is_not_revealed_by_stars(server: ComfyServer) -> None:
     """Who knows the text would read it from what is hidden there."""
     report = ask(server.url, credentials=("server", "proxy"), run=True)
     assert states(report) == {}

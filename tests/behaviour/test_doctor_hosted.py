@@ -100,7 +100,7 @@ def test_a_comfyui_itself_is_no_hosted_server() -> None:
     assert "no key" not in report["proved"].found
 
 
-def test_a_proxy_without_its_comfyui_is_told(proxy: ComfyServer) -> None:
+def test_a_proxy_without_its_comfyui_is_reported(proxy: ComfyServer) -> None:
     with proxy.gateway.trap(upstream="down"):
         report = examined(proxy)
     assert failing(report) == ["api"]
@@ -108,7 +108,7 @@ def test_a_proxy_without_its_comfyui_is_told(proxy: ComfyServer) -> None:
     assert "start ComfyUI" in report["api"].advice
 
 
-def test_a_port_that_refuses_is_told(refused: str) -> None:
+def test_a_port_that_refuses_is_reported(refused: str) -> None:
     api = HostedApi(refused, "")
     report = api.doctor()
     api.close()
@@ -116,7 +116,7 @@ def test_a_port_that_refuses_is_told(refused: str) -> None:
     assert "key" in blamed(report, "port")
 
 
-def test_a_server_without_streams_lists_and_labels_is_told(server: ComfyServer) -> None:
+def test_a_server_without_streams_lists_and_labels_is_reported(server: ComfyServer) -> None:
     with server.gateway.trap(events=False, job_list="none", labels="none"):
         report = examined(server)
     assert report.ok
@@ -134,7 +134,7 @@ def test_an_older_api_that_fails_is_no_failure() -> None:
         assert "/queue fails (500)" in report["v1"].found
 
 
-def test_a_server_that_takes_a_workflow_without_nodes_is_told(proxy: ComfyServer) -> None:
+def test_a_server_that_takes_a_workflow_without_nodes_is_reported(proxy: ComfyServer) -> None:
     taken = {"id": UNKNOWN, "status": "queued"}
     with proxy.faults.answer("POST", "/v2/jobs", (201, {}, taken)):
         report = examined(proxy)

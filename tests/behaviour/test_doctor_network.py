@@ -121,7 +121,7 @@ def issued(folder: Path, *names: str, **kw: Any) -> tuple[Path, Path]:
     return folder / "ca.pem", folder / "server.pem"
 
 
-def test_an_address_that_does_not_answer_is_told_after_a_while(black_hole: str) -> None:
+def test_an_address_that_does_not_answer_is_reported_after_a_while(black_hole: str) -> None:
     """A firewall that drops what it does not like."""
     report = ask(black_hole, timeout=4.0)
     assert failing(report) == ["port"]
@@ -142,7 +142,7 @@ def test_a_certificate_of_a_known_ca_is_fine(papers: Path) -> None:
     assert "'ca.pem'" in report["tls"].found
 
 
-def test_an_unknown_ca_is_told_with_what_to_pass(papers: Path) -> None:
+def test_an_unknown_ca_is_reported_with_what_to_pass(papers: Path) -> None:
     """And which CAs were trusted."""
     pem = papers / "server.pem"
     with ComfyServer(tls=(pem, pem)) as server:
@@ -161,7 +161,7 @@ def test_an_unknown_ca_is_told_with_what_to_pass(papers: Path) -> None:
         (["127.0.0.1"], {"not_after": datetime.now(UTC) + timedelta(days=3)}, "warning", "renewed"),
     ],
 )
-def test_a_bad_certificate_is_told_by_what_is_wrong(
+def test_a_bad_certificate_is_reported_by_what_is_wrong(
     tmp_path: Path, names: list[str], times: dict[str, Any], state: str, words: str
 ) -> None:
     """Expired, or soon, or of another name."""
@@ -207,7 +207,7 @@ def test_https_to_a_plain_server_and_http_to_a_secure_one(
         assert "https" not in report["http"].advice
 
 
-def test_a_ca_bundle_that_is_not_there_is_told_without_its_folder(tmp_path: Path) -> None:
+def test_a_missing_ca_bundle_is_reported_without_its_folder(tmp_path: Path) -> None:
     """Whose name may be a person's."""
     listener = socket.create_server(("127.0.0.1", 0))
     with listener:
@@ -311,7 +311,7 @@ def test_an_origin_among_the_headers_is_one_too_many(server: ComfyServer) -> Non
     assert "leave it out" in report["origin"].advice
 
 
-def test_a_proxy_that_rewrites_host_is_told_and_does_not_matter(server: ComfyServer) -> None:
+def test_a_proxy_that_rewrites_host_is_reported_and_does_not_matter(server: ComfyServer) -> None:
     """This client sends no Origin, but browsers do."""
 
     def strict(request: Any) -> Any:
@@ -409,7 +409,7 @@ def test_a_proxy_of_the_environment_is_named_without_its_password(
     assert "proxy" in report["port"].advice
 
 
-def test_no_proxy_stands_before_the_own_machine(
+def test_no_proxy_stands_before_localhost(
     server: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the environment says; and NO_PROXY is named where it decides."""
@@ -423,7 +423,7 @@ def test_no_proxy_stands_before_the_own_machine(
     assert "NO_PROXY" in report["proxy"].found
 
 
-def test_a_proxy_that_the_socket_cannot_take_is_told() -> None:
+def test_a_proxy_that_the_socket_cannot_take_is_reported() -> None:
     """And something that is not a URL fails, without being shown."""
     report = ask("gpu.invalid", proxies={"http": "socks5://me:hunter2@127.0.0.1:9"})
     assert report["proxy"].state == "warning"

@@ -18,7 +18,7 @@ from tests.helpers.doctor import ask, blamed, failing, states
 
 
 @pytest.mark.parametrize("status", [400, 404, 200, 502, 301])
-def test_http_without_websocket_is_told_as_such(server: ComfyServer, status: int) -> None:
+def test_http_without_websocket_is_reported_as_such(server: ComfyServer, status: int) -> None:
     """A proxy that does not pass upgrades on."""
     with server.faults.refuse_sockets(status):
         report = ask(server.url, run=True)
@@ -77,7 +77,7 @@ def test_a_socket_that_greets_and_answers_nothing_is_deaf_too(server: ComfyServe
     assert "deaf" in report["echo"].found
 
 
-def test_a_socket_that_the_server_closes_at_once_is_told(server: ComfyServer) -> None:
+def test_a_socket_that_the_server_closes_at_once_is_reported(server: ComfyServer) -> None:
     """As a proxy does that lets the handshake pass and nothing else."""
     refusal = frame(9, b"there?") + frame(8, (1008).to_bytes(2, "big"))
     with server.on("GET", "/ws", lambda request: upgraded(server, request, refusal)):
@@ -93,7 +93,7 @@ def test_a_ping_that_is_not_answered_fails(server: ComfyServer) -> None:
     assert "echo" in failing(report)
 
 
-def test_a_prompt_without_its_events_tells_a_deaf_socket(server: ComfyServer) -> None:
+def test_a_prompt_without_its_events_shows_a_deaf_socket(server: ComfyServer) -> None:
     """History knows how it ended; nothing came by socket."""
     with server.faults.lose("exec*", "progress*"):
         report = ask(server.url, run=True)
@@ -111,7 +111,7 @@ def test_the_clients_own_deaf_socket_is_found_by_a_run(server: ComfyServer) -> N
         assert "client_id" in report["client"].advice
 
 
-def test_the_clients_own_socket_that_is_down_is_told(server: ComfyServer) -> None:
+def test_the_clients_socket_that_is_down_is_reported(server: ComfyServer) -> None:
     """With its last failure, and that a fresh one works."""
     api = ComfyApi(server.url)
     with server.faults.refuse_sockets(404):

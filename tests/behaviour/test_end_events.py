@@ -103,7 +103,7 @@ def test_a_second_end_before_the_record_is_dropped(comfy, fast, second):
         (say("execution_interrupted", node_id="9"), JobInterrupted),
     ],
 )
-def test_a_late_failure_is_told_once(comfy, fast, end, error):
+def test_a_late_failure_is_published_once(comfy, fast, end, error):
     """HTTP knows first; what the socket brings later fires nothing."""
     told = Heard(fast)
     late = threading.Event()
@@ -180,7 +180,7 @@ def test_polling_knows_as_much_of_an_error_as_the_socket(comfy, version, name, w
     assert facts[0] == facts[1]
 
 
-def test_an_end_that_was_told_is_not_taken_back(comfy, fast):
+def test_a_published_end_is_not_taken_back(comfy, fast):
     """By whom it is asked about, and how soon: here before the server has written its record."""
     go = threading.Event()
     seen = []
@@ -204,7 +204,7 @@ def test_an_end_that_was_told_is_not_taken_back(comfy, fast):
         ((lambda prompt: None,), JobLost, "lost"),
     ],
 )
-def test_an_error_that_was_told_stands_though_the_server_has_forgotten_it(
+def test_a_published_error_stands_though_the_server_has_forgotten_it(
     comfy, fast, end, error, status
 ):
     """And is told to receivers once."""

@@ -90,7 +90,7 @@ ENTITY = "<html>\r\n<head><title>413 Request Entity Too Large</title></head>\r\n
         ((413, {}, None), None, "body limit of the proxy"),
     ],
 )
-def test_too_large_tells_size_and_limit(
+def test_upload_too_large_has_size_and_limit(
     comfy: ComfyServer, http: Http, answer: Any, limit: int | None, words: str
 ) -> None:
     """ComfyUI's limit, or that of a proxy before it."""

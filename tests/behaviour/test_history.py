@@ -90,9 +90,7 @@ def test_a_job_that_is_over_before_the_socket_is_up_has_its_result(comfy: ComfyS
         assert comfy.hellos == []
 
 
-def test_outputs_that_events_told_count_when_history_has_none(
-    comfy: ComfyServer, fast: ComfyApi
-) -> None:
+def test_outputs_of_events_count_when_history_has_none(comfy: ComfyServer, fast: ComfyApi) -> None:
     """Those of ``executed`` count; where there were none, to ask for them is a clear error."""
 
     def emptied(answer: Any) -> Any:
@@ -110,7 +108,7 @@ def test_outputs_that_events_told_count_when_history_has_none(
             result["Save"]
 
 
-def test_outputs_that_events_told_count_when_history_is_gone(
+def test_outputs_of_events_count_when_history_is_gone(
     comfy: ComfyServer, fast: ComfyApi, gate: Any
 ) -> None:
     """The outputs that events told are used; what a gap may have cost is said."""

@@ -131,7 +131,7 @@ def test_without_a_list_a_lost_answer_is_uncertain_at_once(fault: play.Fault) ->
     assert (told, runs) == ("right" if fault is play.bad_submit else "SubmitUncertain", 1)
 
 
-def test_a_lost_answer_of_the_first_job_of_a_proxy_is_told_soon() -> None:
+def test_a_lost_answer_of_the_first_job_of_a_proxy_is_raised_soon() -> None:
     """Nothing shows whether the proxy was restarted, so it is not sent again."""
     with (
         play.embedded_scene() as scene,

@@ -562,7 +562,7 @@ def test_a_file_can_be_read_at_any_place(storage: ComfyServer, files: AssetFiles
         assert file.read() == b""
 
 
-def test_a_picture_tells_its_workflow(storage: ComfyServer, files: AssetFiles) -> None:
+def test_a_hosted_picture_carries_its_workflow(storage: ComfyServer, files: AssetFiles) -> None:
     """Read from the file, as for any other output."""
     from PIL.PngImagePlugin import PngInfo
 

@@ -170,7 +170,7 @@ def test_jobs_move_away_from_a_place_without_credits(place, normal) -> None:
     ("status", "code", "error"),
     [(402, "insufficient_credits", PaymentRequired), (401, "unauthorized", AuthenticationError)],
 )
-def test_alone_it_tells_why_it_refuses(place, status, code, error) -> None:
+def test_a_pool_of_one_hosted_place_raises_its_refusal(place, status, code, error) -> None:
     with gateway(place) as (api, middle), pooled([api]) as pool:
         refusal = middle.rule("POST", JOBS, refused(status, code))
         with refusal, pytest.raises(error):

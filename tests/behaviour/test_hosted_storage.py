@@ -137,7 +137,7 @@ def test_private_storage_is_read_if_the_user_allows_it(site: ComfyServer, inside
 
 
 @pytest.mark.usefixtures("leads_here")
-def test_the_own_host_of_a_server_has_its_storage_on_any_port(
+def test_the_host_of_a_server_has_its_storage_on_any_port(
     site: ComfyServer, inside: Inside
 ) -> None:
     """The server's peer is asked for if none is known, as after a pickle."""

@@ -239,7 +239,7 @@ def test_a_pool_takes_up_the_jobs_of_another_process(fresh, journal) -> None:
     assert [fresh.runs(name) for name in values] == [1, 1, 1, 1]
 
 
-def test_a_pool_tells_what_is_uncertain(place, journal) -> None:
+def test_uncertain_rows_of_a_pool_are_not_moved(place, journal) -> None:
     """Without moving it to the other server."""
     graph, values = picture("s"), names(2)
     with HostedApi(place.url) as api, ComfyServer() as other:

@@ -58,7 +58,7 @@ def poller_of(api: HostedApi, routes: object) -> HostedPoller:
     return HostedPoller(api.parts.tracker, given, submission, 40.0)
 
 
-def test_an_end_that_a_stream_tells_during_a_question_is_asked_about_again(api: HostedApi) -> None:
+def test_an_end_streamed_during_a_question_is_asked_about_again(api: HostedApi) -> None:
     """The answer to that question is older than the end."""
     tracker = api.parts.tracker
     one = tracker.new(ID, {"1": {}})

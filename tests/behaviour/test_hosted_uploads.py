@@ -307,7 +307,7 @@ def test_an_output_is_uploaded_as_an_input(place: Any) -> None:
 @pytest.mark.parametrize("status", [400, 422, 401])
 @pytest.mark.parametrize("told", ["a" * 32, "blake3:" + "a" * 32, "blake3:" + "a" * 64])
 @pytest.mark.usefixtures("no_hashes")
-def test_an_output_is_sent_if_the_server_does_not_take_the_hash_that_it_told(
+def test_an_output_is_sent_if_the_server_refuses_its_hash(
     server: ComfyServer, files: AssetFiles, status: int, told: str
 ) -> None:
     """Only one of the form of Comfy API v2 is asked for; to be refused oneself is an error."""
@@ -492,7 +492,7 @@ def test_an_upload_has_a_deadline(server: ComfyServer, files: AssetFiles) -> Non
     assert not server.requests
 
 
-def test_progress_is_told(server: ComfyServer, files: AssetFiles) -> None:
+def test_progress_of_a_hosted_upload_is_in_bytes(server: ComfyServer, files: AssetFiles) -> None:
     """In bytes; an exception of the callback ends the upload."""
     told: list[tuple[int, int]] = []
     files.upload_image(CONTENT, on_progress=lambda *done: told.append(done))

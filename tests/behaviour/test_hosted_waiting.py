@@ -94,7 +94,7 @@ def test_signals_have_the_client_as_their_sender(place) -> None:
     }
 
 
-def test_callbacks_of_a_submission_and_of_a_run_tell_the_same(api) -> None:
+def test_callbacks_of_submit_and_run_get_the_same(api) -> None:
     told: list[tuple[str, str]] = []
     api.on("execution_success", lambda event: told.append(("on", event.prompt_id)))
     job = api.submit(picture(name()))
@@ -163,7 +163,7 @@ def test_a_job_without_news_has_stalled(api, place) -> None:
     job.cancel()
 
 
-def test_the_place_in_the_queue_is_told(api) -> None:
+def test_the_place_in_the_hosted_queue_reaches_callbacks(api) -> None:
     first = api.submit(picture(name(), 1.0))
     told: list[int] = []
     assert api.run(picture(name()), on_queue=told.append, timeout=60).images
@@ -299,7 +299,7 @@ def test_a_job_that_was_given_up_can_still_be_cancelled(place) -> None:
             api.job(job.prompt_id).result(60)
 
 
-def test_rows_of_a_sweep_tell_how_long_they_ran(place, api, gate) -> None:
+def test_rows_of_a_hosted_sweep_have_running_times(place, api, gate) -> None:
     """By this machine's clock, as the server does not say."""
     api.on("execution_start", lambda _: gate.set())  # the client has seen that it runs
     [row] = api.sweep(held(place), {"1.width": [8]})

@@ -208,7 +208,7 @@ def test_a_result_with_one_file_is_that_file(comfy: ComfyServer, fast: ComfyApi)
     assert sent(comfy) == 1
 
 
-def test_a_limit_of_the_server_is_told_with_the_size(tmp_path: Path) -> None:
+def test_the_upload_limit_of_the_server_is_an_error_with_the_size(tmp_path: Path) -> None:
     """As of ``--max-upload-size``."""
     with ComfyServer(max_upload_size=MIB) as server, client(server) as api:
         with pytest.raises(UploadTooLarge) as caught:
@@ -326,7 +326,7 @@ def test_any_name_is_refused_or_found_again(comfy: ComfyServer, fast: ComfyApi, 
     assert list(after.keys() - before.keys()) == [folder / uploaded.name]
 
 
-def test_progress_is_told_in_bytes(fast: ComfyApi, tmp_path: Path) -> None:
+def test_progress_of_an_upload_is_in_bytes(fast: ComfyApi, tmp_path: Path) -> None:
     """In this thread; what it raises ends the upload."""
     path = tmp_path / "a.bin"
     path.write_bytes(bytes(3 * MIB + 5))

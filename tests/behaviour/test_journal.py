@@ -667,7 +667,7 @@ def test_a_child_of_a_fork_leaves_the_journal_to_its_parent(api, record, journal
     assert all(row.from_journal for row in api.sweep(WORKFLOW, GRID, journal=journal))
 
 
-def test_failed_rows_run_again_when_told(api, record, journal) -> None:
+def test_failed_rows_run_again_if_asked_to(api, record, journal) -> None:
     """And only they; the last word counts."""
     record.failing = {1}
     assert texts(api.sweep(WORKFLOW, GRID, journal=journal)) == ["ax0", "bx0", None, None]
@@ -752,7 +752,7 @@ def cut_off(api: ComfyApi, record: Record, journal: Path | None) -> None:
         api.sweep(WORKFLOW, GRID, journal=journal, on_row=on_row)
 
 
-def test_each_row_is_told_once_over_all_calls(api, record, journal) -> None:
+def test_on_row_gets_each_row_once_over_all_calls(api, record, journal) -> None:
     """One whose callback did not come back is told again."""
     told: list[tuple[Any, bool]] = []
     record.failing = {1}
@@ -776,7 +776,7 @@ def test_each_row_is_told_once_over_all_calls(api, record, journal) -> None:
     assert len(told) == 7
 
 
-def test_a_row_that_ran_anew_is_told_anew(api, record, journal) -> None:
+def test_on_row_gets_a_row_again_that_ran_again(api, record, journal) -> None:
     """Until its callback has come back, though the one of its failure had."""
     record.failing = {1}
     api.sweep(WORKFLOW, GRID, journal=journal, on_row=lambda row: None)

@@ -44,7 +44,7 @@ def test_a_job_that_vanishes_under_an_unbroken_socket_is_lost(comfy, fast):
         job.result(LIMIT)
 
 
-def test_a_look_that_another_job_needs_tells_of_all_that_vanished(comfy, fast):
+def test_a_look_for_one_job_finds_all_that_vanished(comfy, fast):
     """What the socket has seen begin is not looked for by itself."""
     comfy.script(START, CACHED, RUNS)
     work = [fast.submit(GRAPH)]

@@ -373,7 +373,7 @@ def test_a_prompt_that_never_arrives_is_sent_so_often_and_no_more(server, api, r
     assert cut.hits == ATTEMPTS
 
 
-def test_wrong_arguments_are_told_at_once(api) -> None:
+def test_wrong_arguments_of_map_are_refused_at_once(api) -> None:
     """Before anything is asked for."""
     with pytest.raises(ValueError, match="in_flight must be a number"):
         api.map(WORKFLOW, [], in_flight=0)
@@ -385,7 +385,7 @@ def test_wrong_arguments_are_told_at_once(api) -> None:
         api.map([WORKFLOW], [{}])
 
 
-def test_params_that_are_no_list_of_dicts_are_told_at_once(server, api) -> None:
+def test_params_that_are_no_list_of_dicts_are_refused_at_once(server, api) -> None:
     """A grid is for sweep; nothing was sent, so nothing is taken back."""
     with pytest.raises(TypeError, match=r"params is a list with a dict for each run"):
         next(api.map(WORKFLOW, {"Make.seed": range(8)}))

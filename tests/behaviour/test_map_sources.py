@@ -127,7 +127,7 @@ def test_a_late_error_of_the_source_comes_after_the_results(run_map) -> None:
     assert "source" in [entry.name for entry in caught.traceback]
 
 
-def test_a_file_that_is_gone_is_told_after_the_results_before_it(run_map, tmp_path) -> None:
+def test_a_missing_file_is_raised_after_the_results_before_it(run_map, tmp_path) -> None:
     """In its turn, as the docstring of ``map`` says."""
     path = tmp_path / "text.txt"
     path.write_text("x")

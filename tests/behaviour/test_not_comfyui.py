@@ -47,7 +47,9 @@ def test_malformed_json_is_an_unexpected_response(
     ],
 )
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_http_that_is_no_comfyui_is_told(comfy: ComfyServer, answer: Any, method: str) -> None:
+def test_a_foreign_program_on_the_port_is_reported(
+    comfy: ComfyServer, answer: Any, method: str
+) -> None:
     """Another program on this port, or a path that is missing in host."""
     comfy.on("*", "*", answer)
     with opened(comfy.url) as http, pytest.raises(UnexpectedResponse, match="is not ComfyUI"):

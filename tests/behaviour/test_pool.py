@@ -126,9 +126,7 @@ def test_a_job_waits_in_the_pool_until_a_server_is_free(servers, clients) -> Non
 
 
 @pytest.mark.parametrize("mode", ["first_free", "shortest"])
-def test_prompts_of_its_own_that_have_just_ended_are_not_those_of_others(
-    servers, clients, mode
-) -> None:
+def test_prompts_of_the_pool_that_just_ended_are_not_foreign(servers, clients, mode) -> None:
     """So that jobs which come one after the other go to the server that has their models."""
 
     class Settles(ComfyPool):
@@ -855,7 +853,7 @@ def test_callbacks_go_on_when_the_submission_got_no_answer(servers, clients) -> 
         assert seen.count("execution_success") == 1
 
 
-def test_a_waiting_job_that_is_cancelled_tells_its_callbacks(servers, clients) -> None:
+def test_a_waiting_job_that_is_cancelled_calls_its_callbacks(servers, clients) -> None:
     seen: list[str] = []
     with pooled(clients[:1], in_flight=1) as pool:
         pool.submit(shows(waits=True))
@@ -926,7 +924,7 @@ def test_an_exception_leaves_nothing_pending_on_the_servers(servers, clients) ->
     assert len(marks(*servers)) == 2
 
 
-def test_a_server_that_never_answered_is_told_of_once(clients, caplog) -> None:
+def test_a_server_that_never_answered_is_logged_once(clients, caplog) -> None:
     with ComfyPool([clients[0], NOWHERE]) as pool:
         until(lambda: pool.status().servers[1].state == "down")
         until(lambda: "does not answer" in caplog.text)
@@ -1072,7 +1070,7 @@ def test_ctrl_c_while_jobs_are_submitted_leaves_none_that_hangs(servers, clients
 # -- what makes no sense ----------------------------------------------------------------------
 
 
-def test_wrong_arguments_are_told_at_once(clients) -> None:
+def test_wrong_arguments_of_a_pool_are_refused_at_once(clients) -> None:
     for wrong, words in (
         ({"servers": []}, "a pool needs a server"),
         ({"servers": ["gpu-box", "http://gpu-box:8188/"]}, "http://gpu-box:8188 is in the pool"),

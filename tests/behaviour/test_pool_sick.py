@@ -194,7 +194,7 @@ def test_a_success_makes_a_sick_server_well_again(servers, works, caplog) -> Non
     assert "is suspect: 3 jobs failed in a row" in about[0][1]
 
 
-def test_a_job_that_moves_tells_of_one_end(servers, works) -> None:
+def test_a_job_that_moves_has_one_end(servers, works) -> None:
     """Its events, callbacks and status are those of the run that counts."""
     works[0].error = RuntimeError("no luck")
     told: list[str] = []

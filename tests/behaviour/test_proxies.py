@@ -39,7 +39,7 @@ def a_proxy(answer: Any = (200, {}, {"by": "proxy"})) -> Iterator[tuple[str, lis
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_the_own_machine_is_never_reached_through_a_proxy(
+def test_localhost_is_never_reached_through_a_proxy(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch, host: str
 ) -> None:
     """Neither from the environment, nor the Session's, nor a given one."""
@@ -116,7 +116,7 @@ def test_a_proxy_that_is_in_trouble_may_connect_us_later(status: int, may_pass: 
 )
 @pytest.mark.parametrize("given", [False, True], ids=["own session", "given session"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
-def test_a_proxy_that_cannot_be_used_is_told_before_anything_is_sent(
+def test_an_unusable_proxy_is_refused_before_anything_is_sent(
     monkeypatch: pytest.MonkeyPatch, proxy: str, words: str, given: bool, method: str
 ) -> None:
     """In plain words, with what to install; nobody waits for it, nor wonders what was sent."""

@@ -77,7 +77,7 @@ def test_the_place_in_the_queue(comfy, api, number, front, wanted):
     assert {k: body[k] for k in ("front", "number") if k in body} == wanted
 
 
-def test_targets_that_cannot_be_run_are_told(comfy):
+def test_targets_that_cannot_be_run_are_refused(comfy):
     """An id that no node has, before anything is sent; a node that is no output."""
     with ComfyApi(comfy.url) as api:
         with pytest.raises(WorkflowError, match="no node with the id '11'") as caught:
@@ -240,7 +240,7 @@ def test_outputs_that_were_dropped_stand_in_the_answer(comfy, api):
     assert set(api.append_prompt(GRAPH).node_errors) == {"7"}
 
 
-def test_a_refusal_is_told_in_words_and_kept(comfy, api):
+def test_a_refusal_has_a_message_and_fields(comfy, api):
     """Fields for programs, a message for people."""
     error = {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed"}
     fault = {
@@ -394,7 +394,9 @@ def test_a_ping_never_raises():
 
 
 @pytest.mark.parametrize("call", ["run", "submit", "queue_prompt"])
-def test_a_mistyped_argument_is_told_before_anything_is_sent(comfy: ComfyServer, call: str) -> None:
+def test_a_mistyped_argument_is_refused_before_anything_is_sent(
+    comfy: ComfyServer, call: str
+) -> None:
     """``timout=1`` must not mean "without limit"."""
     with ComfyApi(comfy.url) as api:
         arguments = (None, GRAPH) if call == "queue_prompt" else (GRAPH,)

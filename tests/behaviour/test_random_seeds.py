@@ -20,7 +20,7 @@ def sent(server: ComfyServer) -> list[Any]:
 
 
 @pytest.mark.parametrize("seed", ["random", -1])
-def test_each_run_draws_a_seed_and_the_result_tells_it(server, api, seed) -> None:
+def test_each_run_draws_a_seed_and_the_result_has_it(server, api, seed) -> None:
     """The workflow keeps its word."""
     workflow = Workflow.load(txt2img(seed))
     results = [api.run(workflow), api.submit(workflow).result(30), api.run(txt2img(seed))]

@@ -187,7 +187,7 @@ def test_two_clients_of_one_id_have_their_results_and_reconnect_no_more(
         assert one.client_id != two.client_id
 
 
-def test_the_node_that_a_reconnected_socket_is_told_belongs_to_no_other_job(
+def test_the_executing_node_after_a_reconnect_belongs_to_no_other_job(
     comfy: ComfyServer, fast: ComfyApi, gate: Any
 ) -> None:
     """As the real server does; another job of ours does not take it for its own."""
@@ -322,7 +322,7 @@ def test_logs_are_subscribed_anew_after_each_reconnect(comfy: ComfyServer, quick
     assert [p["enabled"] for p in patches()] == [True, True, True, False]
 
 
-def test_logs_of_a_client_without_a_socket_are_refused_and_told(comfy: ComfyServer) -> None:
+def test_logs_of_a_client_without_a_socket_are_an_error(comfy: ComfyServer) -> None:
     """Before the server is asked for what could not arrive."""
     with ComfyApi(comfy.url, transport="poll") as api:
         heard = Heard(api)
@@ -332,7 +332,9 @@ def test_logs_of_a_client_without_a_socket_are_refused_and_told(comfy: ComfyServ
     assert not [request for request in comfy.requests if request.method == "PATCH"]
 
 
-def test_a_failed_renewal_of_logs_is_told(comfy: ComfyServer, quick: Quick) -> None:
+def test_a_failed_renewal_of_logs_fires_terminal_subscription_error(
+    comfy: ComfyServer, quick: Quick
+) -> None:
     """``terminal_subscription_error``, with the exception; the connection goes on."""
     heard = Heard(quick)
     comfy.on("PATCH", "/internal/logs/subscribe", (200, {}, None))

@@ -222,7 +222,7 @@ def test_a_link_is_no_new_file(path: Path, tmp_path: Path) -> None:
     assert path.read_text() == "evidence"
 
 
-def test_a_path_that_cannot_be_written_is_told_at_once(path: Path, tmp_path: Path) -> None:
+def test_a_recording_to_an_unwritable_path_is_an_error_at_once(path: Path, tmp_path: Path) -> None:
     """The kind of ``OSError`` says why, the message which file."""
     path.write_text("evidence")
     for there in (path, tmp_path):
@@ -275,7 +275,9 @@ def full(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
     monkeypatch.setattr(os, "write", write)
 
 
-def test_a_full_disk_is_told_at_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_to_a_full_disk_is_an_error_at_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The first line is written when the client is made."""
     full(monkeypatch, 0)
     with pytest.raises(OSError, match="No space left") as caught:

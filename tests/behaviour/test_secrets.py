@@ -182,7 +182,7 @@ def test_exceptions_being_handled_are_no_cause_of_a_failure(outer: BaseException
         signal.signal(ALARM, old)
 
 
-def test_words_of_the_settings_are_told_to_who_hides_them(
+def test_secrets_of_the_settings_are_hidden(
     comfy: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """User names and passwords of any kind, of proxies in the environment too."""

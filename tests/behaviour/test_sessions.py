@@ -136,7 +136,7 @@ class OwnPool(HTTPConnectionPool):
     ConnectionCls = OwnConnection
 
 
-def test_responses_of_an_adapters_own_kind_stay_so(comfy: ComfyServer) -> None:
+def test_responses_of_a_custom_adapters_class_stay_so(comfy: ComfyServer) -> None:
     kinds: list[type] = []
 
     class Adapter(requests.adapters.HTTPAdapter):
@@ -176,7 +176,7 @@ class Own(BaseAdapter):
         pass
 
 
-def test_an_answer_through_an_adapter_of_ones_own_is_never_short() -> None:
+def test_an_answer_through_a_custom_adapter_is_never_short() -> None:
     with requests.Session() as session:
         session.mount("http://", Own(io.BytesIO(b"[1]"), **{"Content-Length": "10"}))
         with (
@@ -186,7 +186,7 @@ def test_an_answer_through_an_adapter_of_ones_own_is_never_short() -> None:
             http.json("GET", "/queue")
 
 
-def test_an_answer_through_an_adapter_of_ones_own_keeps_to_the_deadline() -> None:
+def test_an_answer_through_a_custom_adapter_keeps_to_the_deadline() -> None:
     class Slow(io.BytesIO):
         def read1(self, size: int | None = -1, /) -> bytes:
             time.sleep(0.01)

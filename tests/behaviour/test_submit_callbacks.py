@@ -22,7 +22,7 @@ WAYS = pytest.mark.parametrize("way", ["run", "submit"])
 
 
 @WAYS
-def test_without_a_socket_http_tells_of_start_place_and_outputs(comfy, gate, way):
+def test_without_a_socket_callbacks_get_start_place_and_outputs_by_http(comfy, gate, way):
     """No progress; each of the others once."""
     with client(comfy, transport="poll") as api:
         first = api.submit(held("first"))
@@ -173,7 +173,7 @@ def test_a_callback_may_ask_for_the_result(comfy, fast, gate):
     assert texts == [result]
 
 
-def test_a_wrong_argument_is_told_before_anything_is_sent(comfy, fast):
+def test_a_wrong_callback_is_refused_before_anything_is_sent(comfy, fast):
     """By both."""
 
     async def lazy(event):

@@ -295,7 +295,7 @@ def test_running_times_of_rows_are_asked_again_at_the_end(
     assert [row.seconds for row in again] == [row.seconds for row in rows]
 
 
-def test_a_server_that_tells_no_times_is_not_asked_for_them_again(record) -> None:
+def test_a_server_without_running_times_is_not_asked_for_them_again(record) -> None:
     """Before July 2024."""
     with March2024() as server, ComfyApi(server.url) as api:
         add_recorded_nodes(server)

@@ -38,7 +38,9 @@ def test_an_unknown_ca_is_refused_with_advice(secure: str) -> None:
     assert "TLS failed" in str(caught.value)
 
 
-def test_tls_is_trusted_as_told(secure: str, bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verify_environment_or_session_decides_which_tls_is_trusted(
+    secure: str, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By path, by environment, by the Session, or not verified at all; the socket likewise."""
     for verify in (bundle, str(bundle)):
         with opened(secure, verify=verify) as http:

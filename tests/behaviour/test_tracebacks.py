@@ -168,7 +168,7 @@ def test_a_cause_that_says_the_same_is_none(shown: dict[str, str], name: str) ->
 
 
 @pytest.mark.parametrize("name", ["whole", "whole, of Python", "%tb Verbose"])
-def test_a_notebook_shows_all_if_it_is_told_to(shown: dict[str, str], name: str) -> None:
+def test_a_notebook_shows_whole_tracebacks_if_asked_to(shown: dict[str, str], name: str) -> None:
     """By the level of the logger, or by IPython's own mode."""
     assert "comfy_client/" in shown[name]
 

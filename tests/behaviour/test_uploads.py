@@ -246,7 +246,7 @@ def test_a_file_without_a_size_is_sent_with_what_it_holds(
     assert comfy.requests[-1].body.split(b"\r\n")[4] == content
 
 
-def test_a_file_that_stands_at_its_end_is_told_rather_than_sent_empty(
+def test_a_file_at_its_end_is_refused_rather_than_sent_empty(
     comfy: ComfyServer, http: Http
 ) -> None:
     """As after ``picture.save(file)``."""

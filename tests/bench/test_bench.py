@@ -206,12 +206,12 @@ def test_a_verdict_goes_by_what_the_server_made(tmp_path: Path) -> None:
         (KeyError("9"), "KeyError, no node or reason"),
     ],
 )
-def test_an_error_is_judged_by_the_facts_that_it_tells(error: Exception, cell: str) -> None:
+def test_an_error_is_judged_by_the_facts_in_its_text(error: Exception, cell: str) -> None:
     """In its text."""
     assert judged(error) == cell
 
 
-def test_facts_beside_the_text_of_an_error_count_but_are_told_apart() -> None:
+def test_facts_in_attributes_or_causes_of_an_error_are_judged_apart() -> None:
     """In an attribute, or in the text of its cause."""
     error = ValueError("it failed")
     error.node_id = faults.NODE  # type: ignore[attr-defined]

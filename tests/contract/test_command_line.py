@@ -319,7 +319,7 @@ def test_the_queue_is_listed_and_what_is_mine_is_cancelled(comfy_client, comfyui
         until(lambda: api.poll_status(LIMIT).queue_remaining == 0)
 
 
-def test_watch_tells_what_happens_in_the_queue_until_ctrl_c(comfy_client, comfyui, tmp_path):
+def test_watch_prints_changes_of_the_queue_until_ctrl_c(comfy_client, comfyui, tmp_path):
     """A line for each change, in words or as JSON."""
     with comfy_client.started("watch", "--json") as process, ComfyApi(comfyui.url) as api:
         assert process.stdout is not None
@@ -472,7 +472,7 @@ def test_convert_writes_the_api_format(comfy_client, tmp_path):
     assert comfy_client("check", "api.json").out.endswith("no problems\n")
 
 
-def test_the_server_tells_of_itself(comfy_client, comfyui):
+def test_info_prints_versions_memory_models_and_nodes(comfy_client, comfyui):
     """Versions, memory, models, nodes."""
     [info] = comfy_client.json("info")
     assert info["host"] == comfyui.url

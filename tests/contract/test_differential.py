@@ -607,7 +607,7 @@ def test_a_batch_in_the_place_of_a_tuple_is_taken_alike(pair, class_type, name, 
     assert run.pictures[0][1:3] == ["L", [3, 96]]
 
 
-def test_a_mode_of_blending_that_is_none_is_told_alike(pair):
+def test_an_unknown_blend_mode_has_the_same_error(pair):
     """Where it is not refused before."""
     size = {"width": 8, "height": 8, "batch_size": 1, "color": 1}
     blend = {"image1": ["1", 0], "image2": ["1", 0], "blend_factor": 0.5, "blend_mode": "x"}

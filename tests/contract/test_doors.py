@@ -87,7 +87,7 @@ def passes(api: ComfyApi, workflow: Load) -> None:
 # -- TLS --------------------------------------------------------------------------------
 
 
-def test_an_own_ca_holds_for_http_socket_and_files(
+def test_a_private_ca_holds_for_http_socket_and_files(
     comfyui: ComfyUI, papers: Path, workflow: Load
 ) -> None:
     """``verify=path`` is all that it takes."""
@@ -98,7 +98,7 @@ def test_an_own_ca_holds_for_http_socket_and_files(
         passes(api, workflow)
 
 
-def test_an_unknown_ca_is_told_at_once_with_what_to_do(comfyui: ComfyUI, papers: Path) -> None:
+def test_an_unknown_ca_is_an_error_at_once_with_what_to_do(comfyui: ComfyUI, papers: Path) -> None:
     """TLS does not mend by waiting."""
     with (
         Nginx(comfyui.port, certificates=papers) as door,
@@ -135,7 +135,7 @@ def test_a_client_certificate_goes_on_http_and_socket(
             pass
 
 
-def test_plain_http_to_a_tls_port_is_told(comfyui: ComfyUI, papers: Path) -> None:
+def test_plain_http_to_a_tls_port_is_reported(comfyui: ComfyUI, papers: Path) -> None:
     """nginx answers 400 with a page."""
     with (
         Nginx(comfyui.port, certificates=papers) as door,
@@ -164,7 +164,7 @@ def test_basic_auth_opens_http_socket_and_files(comfyui: ComfyUI, workflow: Load
 @pytest.mark.parametrize(
     ("given", "said"), [(None, "wants credentials"), (("me", "wrong"), "refused the credentials")]
 )
-def test_a_wrong_or_missing_password_is_told_at_once(
+def test_a_wrong_or_missing_password_is_an_error_at_once(
     comfyui: ComfyUI, given: tuple[str, str] | None, said: str
 ) -> None:
     """``auth_error`` fires, and :class:`AuthenticationError` says which it is."""
@@ -178,7 +178,7 @@ def test_a_wrong_or_missing_password_is_told_at_once(
     assert "wrong" not in str(caught.value)
 
 
-def test_a_door_that_is_shut_for_the_socket_alone_is_told(comfyui: ComfyUI) -> None:
+def test_a_password_for_the_socket_alone_is_an_error(comfyui: ComfyUI) -> None:
     """The handshake's 401 is no "no WebSocket here": init fails with it."""
     server = (
         f"location /ws {{ {BASIC} include forward.conf; }} location / {{ include forward.conf; }}"
@@ -300,7 +300,7 @@ def test_the_default_ping_is_more_frequent_than_any_common_patience() -> None:
     assert ComfyApi.timing.ping < 10
 
 
-def test_a_body_limit_of_the_proxy_is_told(comfyui: ComfyUI, workflow: Load) -> None:
+def test_a_body_limit_of_the_proxy_is_an_error(comfyui: ComfyUI, workflow: Load) -> None:
     """413 as HTML, for an upload that the proxy does not read, and for a prompt."""
     graph = workflow("sleep", text="x" * (2 << 20), seconds=0.0)
     with Nginx(comfyui.port, "client_max_body_size 1m;") as door, ComfyApi(door.url) as api:
@@ -375,7 +375,7 @@ def test_without_websocket_a_quick_prompt_is_noticed_quickly(
         assert time.monotonic() - start < 95  # not 20 for each but the first
 
 
-def test_a_missing_websocket_is_told_once(comfyui: ComfyUI) -> None:
+def test_a_missing_websocket_is_published_once(comfyui: ComfyUI) -> None:
     """``websocket_unavailable``, however often it is tried."""
     with Nginx(comfyui.port, NO_UPGRADE) as door:
         api = Eager(door.url)
@@ -400,7 +400,9 @@ def test_a_redirect_to_https_names_https(comfyui: ComfyUI, papers: Path) -> None
         pass
 
 
-def test_a_login_page_is_told_and_nothing_follows_it(comfyui: ComfyUI, workflow: Load) -> None:
+def test_a_redirect_to_a_login_page_is_an_error_and_not_followed(
+    comfyui: ComfyUI, workflow: Load
+) -> None:
     """302 to a page: no POST becomes a GET, and none is sent twice."""
     server = (
         "location = /api/prompt { if ($request_method = POST) { return 302 /login; }"
@@ -417,7 +419,7 @@ def test_a_login_page_is_told_and_nothing_follows_it(comfyui: ComfyUI, workflow:
         assert len(door.requests("POST /api/prompt 302")) == 1
 
 
-def test_a_login_page_in_place_of_the_answer_is_told(comfyui: ComfyUI) -> None:
+def test_a_login_page_in_place_of_the_answer_is_an_error(comfyui: ComfyUI) -> None:
     """200 and HTML, as single-page logins do."""
     server = 'location / { default_type text/html; return 200 "<h1>Log in</h1>"; }'
     with (
@@ -449,7 +451,7 @@ def test_a_rewritten_host_is_no_matter_since_no_origin_is_sent(
 # -- forward proxies --------------------------------------------------------------------
 
 
-def test_the_own_machine_is_never_reached_through_a_proxy(
+def test_localhost_is_never_reached_through_a_proxy(
     comfyui: ComfyUI, forward: ForwardProxy, workflow: Load
 ) -> None:
     """Neither by address nor by name."""
@@ -516,7 +518,7 @@ def test_a_proxy_that_tunnels_nothing_leaves_polling(
         assert api.run(workflow("image_ops"), timeout=60).images
 
 
-def test_a_proxy_that_tunnels_nothing_is_told_for_https(forward: ForwardProxy) -> None:
+def test_a_proxy_that_tunnels_nothing_is_an_error_for_https(forward: ForwardProxy) -> None:
     """There is no other way in, and waiting does not mend it."""
     forward.refuses_tunnels = True
     with (
@@ -574,7 +576,7 @@ def test_each_user_has_settings_and_files_of_their_own(shared: ComfyUI, workflow
 
 
 @pytest.mark.needs("list_user_data_v2")
-def test_an_unknown_user_is_told(shared: ComfyUI) -> None:
+def test_an_unknown_user_is_named_in_the_error(shared: ComfyUI) -> None:
     """Settings answer 401, user data 500 or 400; both errors name the user."""
     with ComfyApi(shared.url, user="nobody") as api:
         with pytest.raises(AuthenticationError, match="the user 'nobody' is not known"):

@@ -61,7 +61,7 @@ def locked(request: pytest.FixtureRequest) -> Iterator[Hosted]:
 
 
 @pytest.mark.parametrize("how", ["copy", "deepcopy", "pickle"])
-def test_a_copy_is_a_client_of_its_own(api: HostedApi, hosted: Hosted, name: str, how: str) -> None:
+def test_a_copy_is_a_second_client(api: HostedApi, hosted: Hosted, name: str, how: str) -> None:
     """With the same settings; the original goes on."""
     ways: dict[str, Any] = {
         "copy": copy.copy,

@@ -37,7 +37,7 @@ def test_a_workflow_runs_and_its_files_are_saved(
     assert hosted.runs(name) == 1
 
 
-def test_a_detached_job_is_watched_told_and_downloaded(
+def test_a_detached_job_is_watched_shown_and_downloaded(
     comfy_client: CommandLine, hosted: Hosted, name: str
 ) -> None:
     job_id = comfy_client("run", "slow.json", "--detach").out.strip()

@@ -132,7 +132,9 @@ def test_a_job_is_known_by_the_servers_id(api: HostedApi, direct: ComfyApi, name
     assert job.queue_position is None
 
 
-def test_a_seed_is_drawn_and_told(api: HostedApi, workflow: Callable[..., Any]) -> None:
+def test_a_random_seed_is_drawn_and_is_in_the_result(
+    api: HostedApi, workflow: Callable[..., Any]
+) -> None:
     """Each run has another."""
     graph = workflow("txt2img_tiny", seed="random", steps=1)
     first, second = (api.run(graph, timeout=LIMIT) for _ in range(2))
@@ -241,7 +243,9 @@ def test_outputs_come_in_the_order_of_their_nodes(api: HostedApi, name: str) -> 
     assert result.nodes.keys() == {"9", "22"}
 
 
-def test_the_place_in_the_queue_is_told(api: HostedApi, direct: ComfyApi, name: str) -> None:
+def test_the_place_in_the_queue_reaches_on_queue(
+    api: HostedApi, direct: ComfyApi, name: str
+) -> None:
     """While somebody else's job runs."""
     before = direct.submit(sleeper(60.0))
     until(lambda: before.handle.state.started)
@@ -273,7 +277,7 @@ def test_each_job_has_one_end_event(api: HostedApi, kind: str) -> None:
 # -- errors ---------------------------------------------------------------------------------
 
 
-def test_a_wrong_value_is_told_as_by_comfyui(
+def test_a_wrong_value_has_the_node_errors_of_comfyui(
     api: HostedApi, direct: ComfyApi, hosted: Hosted, name: str
 ) -> None:
     """The same node errors, word for word."""

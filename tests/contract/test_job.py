@@ -192,7 +192,7 @@ def test_two_may_follow_one_job(api):
     assert found[0][-1] == found[1][-1] == "execution_success"
 
 
-def test_a_result_tells_seeds_and_whether_anything_ran(api, server):
+def test_a_result_has_seeds_and_whether_anything_ran(api, server):
     """The second run of one workflow runs nothing, and has its pictures all the same."""
     graph = picture()
     graph["1"]["inputs"]["seed"] = 5
@@ -299,7 +299,7 @@ def test_ctrl_c_may_cancel_the_prompt(api, stranger, stops_one, callback):
 # -- patience ----------------------------------------------------------------------------
 
 
-def test_no_news_is_a_timeout_of_its_own(api, server, stops_one):
+def test_no_news_within_stall_timeout_is_a_timeout(api, server, stops_one):
     """While news come it goes on, however long the job takes."""
     job = api.submit(sleeper(LIMIT, 1))
     until(lambda: job.status == "running")
@@ -368,7 +368,7 @@ def test_a_job_is_attached_after_its_client_is_gone(server, api, stops_one):
     assert api.job(job.prompt_id).result(LIMIT).texts == (job.graph["1"]["inputs"]["text"],)
 
 
-def test_an_error_is_the_same_whoever_tells_it(api, stranger):
+def test_a_failure_is_the_same_by_socket_and_by_history(api, stranger):
     """By the socket, from history, and again after the end."""
     job = api.submit(failing())
     told = job.exception(LIMIT)
@@ -397,7 +397,7 @@ def test_a_job_of_ours_is_one_object_while_it_is_outstanding(api):
     assert api.job(job.prompt_id) is job
 
 
-def test_an_id_of_ones_own_finds_the_prompt(api):
+def test_a_chosen_prompt_id_finds_the_prompt(api):
     """Also where the server has chosen another one: by the mark, beside the same client_id."""
     mine = str(uuid.uuid4())
     job = api.submit(sleeper(0.3, 3), prompt_id=mine)

@@ -160,7 +160,7 @@ def test_the_queue_shows_what_runs_and_what_waits_in_order(idle, workflow):
 # -- history ------------------------------------------------------------------------------
 
 
-def test_history_tells_how_a_prompt_ended(idle, workflow):
+def test_history_has_outputs_times_and_error_of_an_ended_prompt(idle, workflow):
     """Success with outputs and times, failure with its error."""
     before = time.time()
     good = finished(idle, submit(idle, workflow("sleep", seconds=0.1)))
@@ -477,7 +477,7 @@ def test_values_that_name_no_file_or_prompt_are_a_type_error(api):
         api.job("")
 
 
-def test_uploads_that_cannot_be_are_told_in_one_line(api, tmp_path):
+def test_impossible_uploads_are_refused_in_one_line(api, tmp_path):
     """A missing file, a folder, a name with folders, an unknown type."""
     with pytest.raises(FileNotFoundError, match=r"no such file to upload: .*nope\.png"):
         api.upload_image(tmp_path / "nope.png")

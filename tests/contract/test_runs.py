@@ -228,7 +228,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize(("graph", "words"), REFUSED.values(), ids=REFUSED)
-def test_a_refusal_is_told_in_words(api, graph, words):
+def test_a_refusal_says_what_is_wrong_and_what_would_be_right(api, graph, words):
     """What is wrong, where, and what would be right."""
     with pytest.raises(PromptRejected) as caught:
         api.run(graph, timeout=LIMIT)
@@ -271,7 +271,7 @@ def test_a_job_whose_server_is_killed_is_lost(other):
         assert len(api.run(picture(), timeout=LIMIT).images) == 1
 
 
-def test_a_server_without_previews_is_told_of_once(other, workflow, caplog):
+def test_a_server_without_previews_is_logged_once(other, workflow, caplog):
     """When someone wants previews; newer ones make some for each prompt that does."""
     with ComfyApi(other.url) as api:
         api.run(workflow("txt2img_tiny", seed=a_seed()), timeout=LIMIT)

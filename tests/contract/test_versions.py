@@ -610,7 +610,7 @@ def test_a_picture_is_sampled_with_previews_that_name_their_node(here: Any) -> N
     assert result.complete
 
 
-def test_the_abilities_of_a_server_are_told_on_each_connection(here: Any) -> None:
+def test_feature_flags_come_on_each_connection(here: Any) -> None:
     """By those that know the hello; the others pass it over."""
     api = ComfyApi(here.url)
     try:
@@ -621,7 +621,7 @@ def test_the_abilities_of_a_server_are_told_on_each_connection(here: Any) -> Non
         api.close()
 
 
-def test_the_server_tells_the_end_as_the_table_says(here: Any) -> None:
+def test_end_events_of_each_version_are_those_of_the_table(here: Any) -> None:
     """With ``execution_success``, or only with ``executing`` of no node."""
     told: list[str] = []
     tracker = here.api.parts.tracker
@@ -670,7 +670,7 @@ def test_pictures_of_the_websocket_node_are_outputs(here: Any) -> None:
     assert here.heard.ends(result.prompt_id) == ["execution_success"]
 
 
-def test_a_node_that_raises_is_told_with_its_traceback(here: Any) -> None:
+def test_a_node_that_raises_is_a_failure_with_its_traceback(here: Any) -> None:
     """By the event, and by history when there is no socket."""
     with pytest.raises(JobFailed, match=r"node 2 'Fail' \(TestFail\).*failed as told") as failed:
         here.api.run(here.workflow("fail"), timeout=60)

@@ -99,7 +99,7 @@ def test_a_lora_of_the_model_alone_runs_with_separate_loaders(api, workflow, lor
     assert pixels(api, with_lora) == expected
 
 
-def test_a_random_seed_is_told_and_gives_the_same_picture_again(api, workflow) -> None:
+def test_the_seed_of_a_random_run_gives_the_same_picture_again(api, workflow) -> None:
     """Two runs are two pictures."""
     drawn = [api.run(txt2img(workflow, seed=seed), timeout=LIMIT) for seed in ("random", -1)]
     pictures = [Image.open(io.BytesIO(each.images[0].bytes())).tobytes() for each in drawn]

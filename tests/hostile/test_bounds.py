@@ -233,7 +233,7 @@ def test_a_rejection_is_explained_in_no_time(server: Comfy, api: ComfyApi, name:
     assert len(str(caught.value).splitlines()) <= 22
 
 
-def test_only_the_lines_that_are_told_are_made() -> None:
+def test_only_the_lines_that_are_shown_are_made() -> None:
     """The others are counted."""
 
     class Fault(dict[str, Any]):

@@ -400,9 +400,7 @@ def given(how: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("how", ["headers", "session"])
-def test_a_header_whose_name_tells_nothing_is_hidden(
-    how: str, logs: pytest.LogCaptureFixture
-) -> None:
+def test_a_secret_header_of_any_name_is_hidden(how: str, logs: pytest.LogCaptureFixture) -> None:
     """In errors, log lines of libraries, job errors and the doctor's report."""
 
     def junk(request: Request) -> None:
@@ -430,7 +428,7 @@ def test_a_header_whose_name_tells_nothing_is_hidden(
     assert_nowhere(shown(refusal.value), OPAQUE)
 
 
-def test_a_header_of_one_request_whose_name_tells_nothing_is_hidden() -> None:
+def test_a_secret_header_of_any_name_of_one_request_is_hidden() -> None:
     """It is not known to the client otherwise."""
     with Server(lambda _: answer(400, {"error": f"bad {OPAQUE}"})) as server:
         exc = failure(server.url, lambda api: api.fetch_api("/x", headers={"X-Foo": OPAQUE}))
@@ -564,7 +562,7 @@ def test_no_frame_holds_a_key_of_a_prompt_or_of_a_request() -> None:
         assert_nowhere(shown(exc))
 
 
-def test_an_answer_that_is_no_comfyuis_is_told_without_its_words() -> None:
+def test_errors_of_a_foreign_answer_do_not_repeat_its_text() -> None:
     """Neither those of a model, nor the body that the error keeps."""
     bodies: dict[str, Any] = {
         "GET /prompt": {"exec_info": {"queue_remaining": SECRET}},
@@ -584,7 +582,7 @@ def test_an_answer_that_is_no_comfyuis_is_told_without_its_words() -> None:
             assert_nowhere(f"{each} {vars(each) if each else ''}")
 
 
-def test_a_record_of_another_prompt_is_told_without_a_secret_for_an_id() -> None:
+def test_errors_of_a_foreign_record_show_no_secret_id() -> None:
     with Comfy() as server:
         record = {"the-id": {"prompt": [1, SECRET, {}, {}, []], "outputs": {}, "status": {}}}
         server.lies["GET /history"] = lambda _: answer(body=record)
@@ -606,7 +604,7 @@ def test_a_record_of_another_prompt_is_told_without_a_secret_for_an_id() -> None
         ComfyApi.get_workflow_templates,
     ],
 )
-def test_a_name_in_an_answer_that_is_none_is_told_unless_it_is_a_secret(
+def test_errors_show_a_malformed_name_unless_it_is_a_secret(
     call: Callable[[ComfyApi], object],
 ) -> None:
     """Else nobody could find what the server has sent."""

@@ -16,7 +16,7 @@ def test_a_polite_server_runs_a_prompt_with_a_socket_and_without() -> None:
                 assert result.images[0].bytes() == server.content
 
 
-def test_a_lie_is_told_in_place_of_the_polite_answer() -> None:
+def test_a_lie_replaces_the_polite_answer() -> None:
     """By method and path; one that gives False leaves the answer as it is."""
     with Comfy() as server, ComfyApi(server.url, transport="poll") as api:
         for lie, told in (

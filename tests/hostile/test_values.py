@@ -253,7 +253,7 @@ def test_a_step_of_any_size_leaves_the_wait_to_its_time(value: Any) -> None:
         assert 0 <= job.progress.fraction < 1
 
 
-def test_a_server_that_tells_several_ends_is_believed_the_first() -> None:
+def test_the_first_of_several_end_events_counts() -> None:
     """Receivers hear of one, and the job ends so."""
     ends = ("execution_success", "execution_error", "execution_interrupted")
     submitted = threading.Event()

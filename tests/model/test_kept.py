@@ -29,7 +29,7 @@ def test_a_first_request_without_api_may_be_answered_after_another() -> None:
     )
 
 
-def test_an_end_that_is_said_twice_before_the_id_is_known_is_told_once() -> None:
+def test_an_end_event_repeated_before_the_id_is_known_is_published_once() -> None:
     replay(
         Schedule(
             seed=1,
@@ -146,7 +146,7 @@ def test_an_end_that_a_gap_swallowed_is_no_wait_without_end_where_http_refuses_f
     )
 
 
-def test_a_lost_prompt_is_told_where_the_list_of_jobs_alone_is_refused() -> None:
+def test_a_prompt_is_lost_though_the_jobs_list_alone_is_refused() -> None:
     replay(
         Schedule(
             seed=1002057,
@@ -187,7 +187,7 @@ def test_a_job_that_attaches_as_its_client_closes_is_not_outstanding() -> None:
     )
 
 
-def test_while_one_prompt_tells_of_itself_those_behind_it_are_not_given_up() -> None:
+def test_prompts_behind_one_with_events_are_not_given_up() -> None:
     """Its socket, which was not deaf, was dialled again, and the one that waited was refused."""
     world = replay(
         Schedule(
@@ -214,7 +214,7 @@ def test_prompts_behind_a_running_one_are_waited_for_after_a_gap() -> None:
     assert all(isinstance(wait.outcome, Result) for wait in world.waits)
 
 
-def test_a_socket_that_is_dialled_again_where_http_refuses_has_time_to_tell() -> None:
+def test_a_redialled_socket_has_time_though_http_refuses() -> None:
     """The prompts were given up in the moment in which it was not deaf any more."""
     world = replay(
         Schedule(
@@ -341,7 +341,7 @@ def test_a_cancelled_job_whose_server_died_before_it_began_is_not_lost() -> None
 
 
 @pytest.mark.parametrize("on_lost", ["raise", "retry"])
-def test_a_job_whose_end_was_told_has_no_other_end_if_its_server_goes_away(on_lost: str) -> None:
+def test_a_published_end_stands_if_the_server_goes_away(on_lost: str) -> None:
     """The client was about to ask for its outputs."""
     replay_pool(
         PoolPlan(

@@ -78,7 +78,7 @@ def test_a_lock_has_one_owner(kind: str, seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_condition_tells_its_waiters(seed: int) -> None:
+def test_a_condition_notifies_its_waiters(seed: int) -> None:
     kernel = Kernel(seed, preempt=0.5)
 
     def main() -> list[int]:

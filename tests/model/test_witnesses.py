@@ -258,7 +258,7 @@ def test_jobs_of_one_prompt_end_alike_though_it_is_cancelled_before_the_answer(
     state.submit(fate="ok", fault=None, resubmit=False, meanwhile=others)
 
 
-def test_an_end_that_was_told_stays_for_a_submission_that_is_found_later(state: Witnesses) -> None:
+def test_a_published_end_stays_for_a_submission_found_later(state: Witnesses) -> None:
     """Another thread had attached to it, and the server forgot it before it could be asked."""
     state.begin(version="2024-03", lively=True, dials=False, fates=["ok", "ok"])
     state.blink(notices=False, steps=1)

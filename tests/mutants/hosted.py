@@ -199,7 +199,7 @@ HOSTED: tuple[Mutant, ...] = (
         "hosted/hosted_checks.py",
         "            if answer.status < 300:\n                return failed",
         "            if False:\n                return failed",
-        "behaviour/test_doctor_hosted.py::test_a_server_that_takes_a_workflow_without_nodes_is_told",
+        "behaviour/test_doctor_hosted.py::test_a_server_that_takes_a_workflow_without_nodes_is_reported",
         "the doctor says that all is well although it has submitted a job",
     ),
 )

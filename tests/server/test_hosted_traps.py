@@ -282,7 +282,7 @@ def test_a_job_that_waited_is_never_said_to_run(server: ComfyServer) -> None:
     assert waiting(server) == [("queued", 1), ("succeeded", None)]
 
 
-def test_a_deployment_tells_each_status(serverless: ComfyServer) -> None:
+def test_a_deployment_reports_each_status(serverless: ComfyServer) -> None:
     seen = waiting(serverless)
     assert seen[0] == ("queued", 1)
     assert seen[-2:] == [("running", None), ("succeeded", None)]

@@ -112,7 +112,7 @@ def test_each_use_of_a_server_raises_its_own_errors_only():
     use(0)
 
 
-def test_a_missing_extra_is_told_with_the_way_to_get_it():
+def test_a_missing_extra_is_an_error_with_the_command_to_install_it():
     """And the package alone can be imported without it."""
     code = "import sys; sys.modules[{!r}] = None; import comfy_client.testing as t; t.ComfyServer"
     for name in ("aiohttp", "PIL"):
@@ -199,7 +199,7 @@ def test_a_form_that_is_too_large_is_refused_however_it_arrives():
             assert answer.status_code == 413
 
 
-def test_a_body_that_is_too_large_is_told_with_the_limit():
+def test_a_body_that_is_too_large_is_refused_with_the_limit():
     """For uploads and prompts alike."""
     with ComfyServer(max_upload_size=1000) as server:
         answer = ask(server, "POST", "/prompt", data=b" " * 1001)

@@ -306,7 +306,7 @@ def test_wrong_credentials_are_not_shown():
     assert "hidden" not in str(caught.value)
 
 
-def test_a_context_of_ones_own_is_taken_as_it_is():
+def test_a_given_ssl_context_is_taken_as_it_is():
     """Nothing of it is looked at before a client comes."""
     assert ComfyServer(tls=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
 

@@ -357,7 +357,7 @@ def test_several_errors_of_one_node_come_in_the_order_of_its_definition(server):
     assert names == ["width", "height", "batch_size", "color"]
 
 
-def test_a_message_that_cannot_be_sent_is_lost_alone_and_told_at_the_end():
+def test_a_message_that_cannot_be_sent_is_lost_alone_and_raised_at_the_end():
     """ComfyUI ends over it."""
 
     def use() -> None:

@@ -348,7 +348,7 @@ def shown(api: ComfyApi, name: str, **inputs: Any) -> Any:
     return api.run(graph, timeout=LIMIT)["2"].texts
 
 
-def test_a_node_of_your_own_works_with_pictures(server, api):
+def test_a_custom_node_works_with_pictures(server, api):
     """It gets Pillow images, and may return them."""
 
     @server.add_node
@@ -369,7 +369,7 @@ def test_a_node_of_your_own_works_with_pictures(server, api):
     assert definition.output == ("IMAGE",)
 
 
-def test_a_node_of_your_own_reports_its_progress_and_is_interrupted(server, api):
+def test_a_custom_node_reports_its_progress_and_is_interrupted(server, api):
     """Texts, events of any name, progress; an interrupt ends it at the next tick."""
 
     @server.add_node
@@ -459,7 +459,7 @@ def test_only_the_newest_server_leaves_progress_out(version: Any) -> None:
     assert said == [version == "new"]
 
 
-def test_a_node_of_your_own_without_progress_can_be_interrupted(server, api):
+def test_a_custom_node_without_progress_can_be_interrupted(server, api):
     """If it looks."""
 
     @server.add_node
@@ -476,7 +476,7 @@ def test_a_node_of_your_own_without_progress_can_be_interrupted(server, api):
         job.result(LIMIT)
 
 
-def test_a_node_of_your_own_is_asked_whether_it_changed(server, api):
+def test_a_custom_node_is_asked_whether_it_changed(server, api):
     """By value; one that never equals itself runs each time."""
     runs: list[str] = []
     changed: list[Any] = [1]
@@ -497,7 +497,7 @@ def test_a_node_of_your_own_is_asked_whether_it_changed(server, api):
         assert len(runs) == count
 
 
-def test_a_node_of_your_own_checks_its_inputs(server, api):
+def test_a_custom_node_checks_its_inputs(server, api):
     """And what it says is in the refusal."""
 
     @server.add_node
@@ -671,7 +671,7 @@ class Mute(Exception):
         raise ValueError
 
 
-def test_an_error_or_an_input_without_a_text_is_told_all_the_same(server, api):
+def test_an_error_or_input_without_a_text_is_reported_by_its_class(server, api):
     """By its class; as of any node, it is nothing for the end of the test."""
 
     class Failing(Base):

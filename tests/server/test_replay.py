@@ -223,7 +223,7 @@ def test_runs_of_several_threads_find_their_own_answers(server: ComfyServer, pat
         assert run(api, [0, 1, 2, 3]) == first
 
 
-def test_titles_tell_no_runs_apart(server: ComfyServer, path: Path) -> None:
+def test_titles_do_not_distinguish_replayed_runs(server: ComfyServer, path: Path) -> None:
     """Whoever recorded it may have sent none, nor an empty place for them."""
 
     def titled(seed: int) -> dict[str, Any]:
@@ -416,7 +416,7 @@ def test_downloads_in_part_and_their_tags_are_the_same_again(
         assert ask(api) == first
 
 
-def test_a_body_that_was_not_kept_is_told(server: ComfyServer, path: Path) -> None:
+def test_a_body_that_was_not_recorded_is_an_error(server: ComfyServer, path: Path) -> None:
     """Not made up."""
     (server.root / "output" / "big.bin").write_bytes(bytes(5_000_000))
     with ComfyApi(server.url, record=path) as api:

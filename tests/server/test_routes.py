@@ -143,7 +143,7 @@ def test_a_client_without_an_id_is_given_one(server):
         assert len(bytes.fromhex(events.next()["data"]["sid"])) == 16
 
 
-def test_features_are_told_to_a_first_message_only(server):
+def test_feature_flags_answer_a_first_message_only(server):
     """What is no JSON object does not count as one."""
     hello = json.dumps({"type": "feature_flags", "data": {}})
     with Socket(server) as events:

@@ -427,7 +427,7 @@ def test_prompts_play_a_script(server: ComfyServer, dial: Dial) -> None:
     ]
 
 
-def test_a_script_without_an_end_runs_until_told(server: ComfyServer) -> None:
+def test_a_script_without_an_end_runs_until_finish_or_forget(server: ComfyServer) -> None:
     """By ``finish``, which may say how, or ``forget``."""
     server.script()
     first, second, third = (submit(server) for _ in range(3))

@@ -105,7 +105,7 @@ def test_an_unknown_name_is_refused_with_the_nearest(name: Any, candidate: str, 
     assert says in str(error)
 
 
-def test_nodes_of_one_name_are_told_apart_by_what_they_are_for() -> None:
+def test_nodes_of_one_title_are_distinguished_by_their_role() -> None:
     """Most files have two prompts of one title, and an id says little."""
     graph = {
         "7": {**node("CLIPTextEncode", text="b"), "_meta": {"title": "Prompt"}},

@@ -307,7 +307,7 @@ def test_a_choice_that_there_is_not_has_its_nearest() -> None:
     assert error.candidates[0] == "euler"
 
 
-def test_a_default_that_the_server_refuses_is_told_as_one() -> None:
+def test_a_refused_default_is_reported_as_a_default() -> None:
     g = Graph({"A": made_up(x=[["a.pt"], {"default": "b.pt"}])})
     assert "x has its default" in str(refusal(g, "A"))
 
@@ -364,7 +364,7 @@ def test_a_node_that_accepts_more_than_its_definition_says_goes_unchecked() -> N
     refusal(g, "ImageInvert", image=["9", 0], _check=False)
 
 
-def test_two_faults_of_a_node_are_told_together() -> None:
+def test_two_faults_of_a_node_are_reported_together() -> None:
     error = refusal(Graph(NEW), "EmptyImage", width=0, height=0)
     assert "width = 0" in str(error)
     assert "height = 0" in str(error)

@@ -56,7 +56,7 @@ def test_no_client_id_is_held_where_no_file_can_be_written(tmp_path, monkeypatch
         ({"own": False, "detached": True}, False),
     ],
 )
-def test_events_are_received_only_of_own_detached_prompts(extra, adopts, monkeypatch):
+def test_events_of_detached_prompts_are_received_for_ours_only(extra, adopts, monkeypatch):
     """Another client may wait for the events of others."""
     marks = mark(detached=extra["detached"])
     with ComfyServer() as server, ComfyApi(server.url, transport="poll") as sender:

@@ -253,7 +253,7 @@ def test_a_template_that_files_can_be_saved_by_is_none_of_the_mistakes(out):
 
 
 @pytest.mark.parametrize("out", ["{sed}", "{", "{Known.cuont}", "{seed}/../x"])
-def test_a_template_with_a_mistake_is_told_before_anything_runs(out):
+def test_a_template_with_a_mistake_is_refused_before_anything_runs(out):
     """And what would be right."""
     with pytest.raises(Mistake, match="--out"), saving_to(out, workflow().to_dict()):
         pass
@@ -271,7 +271,7 @@ def test_a_timeout_says_that_a_prompt_keeps_running_only_if_its_server_answers()
         )
 
 
-def test_messages_for_programs_are_told_in_words_of_the_command_line():
+def test_library_messages_are_reworded_for_the_command_line():
     """Only what is different there."""
     assert in_commands("wait again, or attach to it by api.job('x-1')") == (
         "wait again, or comfy-client job x-1 --wait"

@@ -21,7 +21,7 @@ from comfy_client.pool import membership
         ({"transport": "websocket"}, ValueError, "transport"),
     ],
 )
-def test_a_mistake_is_told_when_the_client_is_made(
+def test_a_wrong_argument_is_refused_when_the_client_is_made(
     arguments: dict[str, Any], error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
@@ -62,7 +62,7 @@ GRAPH = {"1": {"class_type": "Empty", "inputs": {}}}
         *("workflows", "params", "params of a sweep", "event"),
     ],
 )
-def test_a_mistake_in_a_call_is_told_before_anything_is_sent(
+def test_a_wrong_argument_of_a_call_is_refused_before_anything_is_sent(
     call: Callable[[ComfyApi], object], error: type[Exception], words: str
 ) -> None:
     """Nobody listens there: a request would raise another error."""

@@ -788,9 +788,7 @@ def test_a_primitive_of_another_type_sends_nothing() -> None:
 
 
 @pytest.mark.parametrize(("is_filled", "name"), [(True, "a is 64"), (False, "a is %Wide.width%")])
-def test_a_primitive_fills_in_what_others_hold_where_it_is_told_so(
-    is_filled: bool, name: str
-) -> None:
+def test_a_primitive_runs_widget_replace_only_where_set(is_filled: bool, name: str) -> None:
     target = node(2, "Source", (64, "?"), {"name": 7}, title="Wide")
     target["inputs"][0]["widget"] = {"name": "name"}
     first = primitive("a is %Wide.width%", "STRING")

@@ -138,7 +138,7 @@ def test_a_callable_is_asked_each_time() -> None:
     ]
 
 
-def test_a_callable_that_fails_or_answers_nonsense_is_told() -> None:
+def test_a_credentials_callable_that_fails_is_reported_by_its_kind() -> None:
     """By the kind of its error, not by its text."""
 
     def fail() -> BearerCredentials:

@@ -52,7 +52,7 @@ def look(socket: Socket, monkeypatch: pytest.MonkeyPatch) -> Any:
     return at
 
 
-def test_a_socket_that_does_not_tell_of_a_submission_is_dialled_again(look: Any) -> None:
+def test_a_socket_silent_about_a_submission_is_redialled(look: Any) -> None:
     assert look(103.0) == []
     assert look(103.2) == [103.2]
 

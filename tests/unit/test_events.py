@@ -68,7 +68,7 @@ def test_the_class_of_each_name_is_public() -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_status_tells_the_queue_and_the_first_one_our_id(version: str) -> None:
+def test_status_has_the_queue_and_the_first_one_our_id(version: str) -> None:
     """``sid`` is in the greeting only."""
     greeting, *later = events(version, "normal_previews", "status")
     assert greeting.queue_remaining == 0
@@ -114,7 +114,7 @@ def test_progress_counts_the_steps_of_a_node(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", ["0.3.52", "0.3.75"])
-def test_progress_state_tells_of_every_node_that_has_begun(version: str) -> None:
+def test_progress_state_has_every_node_that_has_begun(version: str) -> None:
     """The map grows, and ends with all nodes finished."""
     made = events(version, "normal_previews", "progress_state")
     sizes = [len(event.nodes) for event in made]

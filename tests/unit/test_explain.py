@@ -63,7 +63,7 @@ def test_every_version_gets_the_same_words_for_the_same_faults(version: str) -> 
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_no_output_and_no_workflow_are_told_by_every_version(version: str) -> None:
+def test_no_output_and_no_workflow_are_explained_for_every_version(version: str) -> None:
     """``error`` may be a string, ``node_errors`` a list."""
     recorded = RECORDINGS[version]
     assert "no output node" in explain_rejection(recorded["no_outputs"]["body"], INVALID)
@@ -71,7 +71,7 @@ def test_no_output_and_no_workflow_are_told_by_every_version(version: str) -> No
 
 
 @pytest.mark.parametrize("version", [v for v in VERSIONS if v != "0.3.75"])
-def test_dropped_outputs_of_an_answer_200_are_told(version: str) -> None:
+def test_dropped_outputs_of_an_answer_200_are_explained(version: str) -> None:
     """The server runs the rest."""
     case = RECORDINGS[version]["one_good_output"]
     assert case["status"] == 200
@@ -91,7 +91,7 @@ def test_an_unknown_class_is_named(version: str) -> None:
     )
 
 
-def test_the_names_nearest_to_an_unknown_class_are_told() -> None:
+def test_the_names_nearest_to_an_unknown_class_are_listed() -> None:
     """Out of the classes that the server has."""
     assert told("unknown_class", node_names=["EmptyImage", "SaveImage", "VAEDecode"])[0] == (
         "node 1 'Canvas' (EmptyImageX): the server has no node class 'EmptyImageX'; "
@@ -99,7 +99,7 @@ def test_the_names_nearest_to_an_unknown_class_are_told() -> None:
     )
 
 
-def test_further_unknown_classes_are_told_when_the_names_are_known() -> None:
+def test_further_unknown_classes_are_listed_when_the_names_are_known() -> None:
     """The server itself stops at the first."""
     lines = told("unknown_class", node_names=iter(["EmptyImage"]))
     assert len(lines) == 2
@@ -129,9 +129,7 @@ def test_a_server_that_answers_500_in_text_names_no_class() -> None:
         ),
     ],
 )
-def test_the_pack_that_the_page_has_noted_for_a_class_is_told(
-    pack: dict[str, str], hint: str
-) -> None:
+def test_the_pack_noted_for_an_unknown_class_is_named(pack: dict[str, str], hint: str) -> None:
     """It writes one to each node that it exports."""
     graph = {"1": {"class_type": "NoSuchNode", "inputs": {}, "_meta": {"title": "X", **pack}}}
     body = RECORDINGS["0.3.75"]["unknown_class"]["body"]
@@ -168,7 +166,7 @@ def test_a_class_is_suggested_for_a_typing_mistake_only(
         assert ("nearest" in said) == (near and not is_of_pack)
 
 
-def test_a_server_that_runs_out_of_stack_in_a_circle_is_told_as_one() -> None:
+def test_a_stack_overflow_of_the_server_is_explained_as_a_circle() -> None:
     """Those before 0.28 blame whatever node ends it."""
     body = node_error("exception_during_inner_validation", exception_type="RecursionError")
     (fault,) = body["node_errors"]["3"]["errors"]
@@ -256,7 +254,7 @@ def test_a_server_may_hint_at_what_to_do_about_an_unknown_class() -> None:
         ),
     ],
 )
-def test_refusals_of_a_server_of_2026_are_told_in_words(note: str, told: str) -> None:
+def test_refusals_of_a_server_of_2026_are_explained(note: str, told: str) -> None:
     """Each once, as recorded from 0.28.1."""
     path = Path(__file__).parents[1] / "recordings" / "0.28.1" / "validation_new.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -265,7 +263,7 @@ def test_refusals_of_a_server_of_2026_are_told_in_words(note: str, told: str) ->
     assert explain_rejection(row["response"], row["request"]["prompt"]) == told
 
 
-def test_a_class_that_the_server_put_in_the_place_of_another_is_told() -> None:
+def test_a_class_that_the_server_replaced_is_named() -> None:
     """Its list of replacements says nothing of the inputs of this one, so all of them are lost."""
     path = Path(__file__).parents[1] / "recordings" / "0.28.1" / "node_replacements.jsonl"
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -279,7 +277,7 @@ def test_a_class_that_the_server_put_in_the_place_of_another_is_told() -> None:
     )
 
 
-def test_of_several_choices_the_wrong_ones_are_told() -> None:
+def test_wrong_choices_among_several_are_named() -> None:
     """Which are only in the details, one ``repr`` each; the value has the good ones too."""
     fault = node_error(
         "value_not_in_list",
@@ -294,7 +292,7 @@ def test_of_several_choices_the_wrong_ones_are_told() -> None:
     )
 
 
-def test_a_dynamic_input_that_does_not_fit_is_told_with_its_value() -> None:
+def test_a_wrong_dynamic_input_is_explained_with_its_value() -> None:
     """From the workflow, for the server sends none."""
     fault = node_error("invalid_dynamic_input", input_name="steps")
     (told,) = fault["node_errors"]["3"]["errors"]
@@ -413,7 +411,7 @@ def test_refusals_for_other_reasons_have_no_unknown_class() -> None:
         ),
     ],
 )
-def test_every_kind_of_refusal_is_told_in_words(case: str, lines: list[str]) -> None:
+def test_every_kind_of_refusal_is_explained(case: str, lines: list[str]) -> None:
     """As recorded from a real server."""
     assert told(case) == lines
 
@@ -427,7 +425,7 @@ def test_choices_are_found_in_both_shapes(config: Any) -> None:
     assert text == "s = 'eulr' is not one of the choices; nearest: 'euler'"
 
 
-def test_an_empty_list_of_choices_is_told() -> None:
+def test_an_empty_list_of_choices_is_explained() -> None:
     """No model of that kind is installed."""
     text = one("value_not_in_list", input_name="s", input_config=[[], {}], received_value="x")
     assert text == "s = 'x' is not one of the choices; the server has none at all"
@@ -441,7 +439,7 @@ def test_an_empty_list_of_choices_is_told() -> None:
         ({}, ""),
     ],
 )
-def test_a_range_with_one_end_is_told(limits: dict[str, int], says: str) -> None:
+def test_a_range_with_one_end_is_explained(limits: dict[str, int], says: str) -> None:
     """Half a range is better than none."""
     config = ["INT", limits]
     text = one("value_bigger_than_max", input_name="n", input_config=config, received_value=99)
@@ -513,7 +511,7 @@ def test_an_unknown_kind_of_error_is_passed_on() -> None:
 
 
 @pytest.mark.parametrize("body", [None, "", [], {}, {"error": None}, {"node_errors": {}}, 5])
-def test_silence_is_told_as_such(body: object) -> None:
+def test_an_empty_body_is_explained_as_such(body: object) -> None:
     """A proxy may send an empty body."""
     assert explain_rejection(body, INVALID) == "the server gave no reason"
 

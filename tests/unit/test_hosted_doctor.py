@@ -52,7 +52,7 @@ def says(
         ("run", 200, "", "failed", "and no file"),
     ],
 )
-def test_a_seldom_answer_is_told(
+def test_a_rare_answer_is_reported(
     check: str, status: int, code: str, state: str, found: str
 ) -> None:
     result = says(check, status, code)
@@ -61,7 +61,7 @@ def test_a_seldom_answer_is_told(
 
 
 @pytest.mark.parametrize("key", [None, "a key"])
-def test_a_refused_key_is_told_from_a_missing_one(key: str | None) -> None:
+def test_a_refused_key_is_reported_apart_from_a_missing_one(key: str | None) -> None:
     result = says("key", 401, "unauthorized", key=key)
     assert ("a key was sent" in result.found) == (key is not None)
     assert ("COMFY_API_KEY" in (result.advice or "")) == (key is None)

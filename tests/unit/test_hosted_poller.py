@@ -171,7 +171,7 @@ def test_a_job_waits_runs_and_succeeds(world) -> None:
     assert job.prompt_id == "job-1"
 
 
-def test_a_failure_is_told(world) -> None:
+def test_a_failed_hosted_job_ends_with_its_error(world) -> None:
     _, job = world.follow()
     world.ask({"status": "failed", "error": {"message": "boom", "node_id": "9"}})
     assert isinstance(error(job), JobFailed)
@@ -288,7 +288,7 @@ def test_a_bug_counts_as_no_usable_answer(world) -> None:
     assert type(error(job)) is ComfyError
 
 
-def test_the_graph_of_a_foreign_job_is_read_if_the_server_tells_it(world) -> None:
+def test_the_graph_of_a_foreign_job_is_read_if_the_server_has_it(world) -> None:
     tracker = world.poller.tracker
     for job_id in ("known", "unknown"):
         one = tracker.new(job_id, {})
@@ -509,7 +509,7 @@ def test_a_stream_that_breaks_or_ends_before_its_job_is_opened_again(world, brea
     assert [ask_again(world, after) for after in (1.0, 11.0)] == [1, 2]
 
 
-def test_files_that_a_broken_stream_told_are_told_once(world) -> None:
+def test_files_repeated_after_a_broken_stream_are_published_once(world) -> None:
     """The next stream repeats them."""
     one, _ = world.follow()
     first, second = (
@@ -557,7 +557,7 @@ def test_jobs_that_wait_are_cancelled_and_those_that_run_are_left_alone(world) -
     assert isinstance(error(running), JobLost)
 
 
-def test_jobs_that_go_on_waiting_are_told(world, caplog) -> None:
+def test_jobs_that_stay_in_the_queue_are_logged(world, caplog) -> None:
     world.follow()
     world.routes.answers = ["queued"]
     assert not world.poller.delete_pending(["job-1"])

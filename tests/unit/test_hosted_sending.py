@@ -484,7 +484,7 @@ def test_a_known_key_whose_job_is_never_listed_is_uncertain(send, clock) -> None
     assert clock.now < 2 * Timing().look_up
 
 
-def test_the_proxys_own_error_means_that_it_no_longer_waits(send, clock) -> None:
+def test_an_error_of_the_proxy_means_that_it_no_longer_waits(send, clock) -> None:
     place = Place(ApiError("x", status=503, reason="upstream_unreachable"), REUSED, listed=listed())
     uncertain(lambda: send(place))
     assert clock.now < 2 * Timing().look_up_sure

@@ -143,7 +143,7 @@ def test_pictures_for_the_socket_are_missing_and_the_result_says_so() -> None:
     assert "use SaveImage" in one.remarks[0]
 
 
-def test_times_of_the_server_tell_how_long_it_ran() -> None:
+def test_times_of_the_server_give_the_running_time() -> None:
     one = state()
     outcome(ended(started_at="2026-01-01T00:00:01Z", completed_at="2026-01-01T00:00:03Z"), one)
     assert one.took == 2.0
@@ -191,7 +191,7 @@ def test_unfinished_statuses_are_no_end(status) -> None:
 # -- frames ---------------------------------------------------------------------------------------
 
 
-def test_a_stream_tells_what_a_socket_would() -> None:
+def test_a_stream_gives_the_events_of_a_socket() -> None:
     picture = base64.b64encode(b"picture").decode()
     events = taken(
         translator(),
@@ -220,7 +220,7 @@ def test_a_stream_tells_what_a_socket_would() -> None:
     assert events[4].output["images"][0]["type"] == "temp"
 
 
-def test_progress_or_a_preview_is_the_start_where_no_status_tells_it() -> None:
+def test_progress_or_a_preview_is_the_start_without_a_status() -> None:
     assert [event.name for event in taken(translator(), ("progress", {"current_node": "1"}))] == [
         "execution_start",
         "executing",
@@ -303,7 +303,7 @@ def test_no_end_raises_whatever_it_has(facts, status) -> None:
     assert outcome(job, state()) is not None
 
 
-def test_outputs_of_a_node_are_told_when_those_of_another_come() -> None:
+def test_outputs_of_a_node_are_published_when_those_of_another_come() -> None:
     """Not only at the next frame about something else, which may be the last."""
     one = translator()
     assert [*one.take(ServerEvent("output", output("8", "a")))] == []

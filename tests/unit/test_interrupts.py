@@ -41,7 +41,7 @@ def wrap_alarm() -> None:
     [ring, Rings(), Rings().method, functools.partial(ring, "more")],
     ids=["function", "object", "method", "partial"],
 )
-def test_an_alarm_is_told_from_a_timeout_of_a_socket(handler: Any) -> None:
+def test_an_alarm_is_distinguished_from_a_timeout_of_a_socket(handler: Any) -> None:
     """Whatever kind of handler has raised it, as long as it is the handler."""
     before = signal.signal(signal.SIGTERM, handler)
     try:

@@ -694,7 +694,7 @@ def test_a_pooled_job_that_may_move_has_no_end_yet(tracker, what):
     assert job.status == "succeeded"
 
 
-def test_a_pooled_job_that_failed_for_good_tells_it_once(tracker):
+def test_a_pooled_job_that_failed_for_good_ends_once(tracker):
     job = pooled_job(tracker)
     one, inner = tracked(tracker=tracker)
     job.handle.follow_on(inner, "http://a")

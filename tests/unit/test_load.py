@@ -530,7 +530,7 @@ def test_a_file_without_an_end_is_refused(byte: bytes) -> None:
         refusal(Endless(byte))
 
 
-def test_safetensors_of_any_length_are_told_from_json() -> None:
+def test_safetensors_of_any_length_are_distinguished_from_json() -> None:
     """Some lengths are spaces and line breaks."""
     header = json.dumps({"__metadata__": {"prompt": JSON.decode()}}).encode()
     for size in (0x0A20, 0x0D0A, 0x2020):

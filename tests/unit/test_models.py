@@ -176,7 +176,7 @@ def test_a_recorded_success_is_one(version):
 
 
 @pytest.mark.parametrize("version", ["2024-03", "0.3.52", "0.3.75", "0.28.1"])
-def test_a_recorded_failure_tells_its_error(version):
+def test_a_recorded_failure_has_its_error(version):
     """With node and exception."""
     found = last_history(version, "runtime_error")
     assert not found.succeeded

@@ -196,7 +196,7 @@ def test_a_name_that_comes_twice_comes_twice() -> None:
     assert [one.value for one in read(b'{"a":1,"a":2}', [])] == [1, 2]
 
 
-def test_a_member_tells_its_size_in_memory() -> None:
+def test_a_member_has_its_size_in_memory() -> None:
     (small, large) = read(b'{"a":1,"b":["x","y","z",{},[]]}', [])
     assert small.size < 10 < large.size
 

@@ -158,7 +158,7 @@ def test_a_cancel_without_an_answer_may_have_worked(
         job.result(LIMIT)
 
 
-def test_an_answer_from_before_the_end_is_not_told_after_it(
+def test_a_queue_answer_from_before_the_end_is_not_published_after_it(
     api: Asked, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The socket may end a prompt while the queue, which still has it, is on its way."""

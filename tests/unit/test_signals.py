@@ -87,7 +87,7 @@ def test_no_message_of_a_server_creates_a_signal(station: Station) -> None:
     assert not station.namespace
 
 
-def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(comfy: ComfyServer) -> None:
+def test_a_given_namespace_is_used_instead_of_blinkers(comfy: ComfyServer) -> None:
     """Documented names fire there, and not in the default namespace."""
     namespace = blinker.Namespace()
     own: queue.Queue[Any] = queue.Queue()
@@ -108,7 +108,7 @@ def test_a_namespace_of_ones_own_is_used_instead_of_blinkers(comfy: ComfyServer)
     assert other == []
 
 
-def test_two_clients_are_told_apart_by_their_sender(comfy: ComfyServer) -> None:
+def test_signals_of_two_clients_differ_by_their_sender(comfy: ComfyServer) -> None:
     """``connect(fn, sender=api)`` hears one client; without sender both."""
     one: list[Any] = []
     both: list[Any] = []
@@ -250,7 +250,7 @@ def bad_receivers() -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", bad_receivers())
-def test_a_receiver_that_cannot_be_called_is_told_once_in_words(
+def test_a_receiver_that_cannot_be_called_is_logged_once(
     form: str, station: Station, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One line for any number of events, and the others still hear."""

@@ -111,13 +111,13 @@ def test_a_success_with_a_gap_waits_for_its_record(events, link):
     assert state.check_at == 0.0
 
 
-def test_cached_outputs_that_were_told_are_known():
+def test_cached_nodes_listed_by_the_socket_are_known():
     outcome = apply(a_state(), START, cached("1", "9"), LEFT, SUCCESS)
     assert outcome.fully_cached
     assert outcome.cached_nodes == ("1", "9")
 
 
-def test_executing_nothing_ends_a_prompt_of_a_server_that_tells_no_success():
+def test_executing_no_node_ends_a_prompt_of_a_server_without_success_events():
     """Before July 2024; the end event is ours then."""
     outcome = apply(a_state(), START, NOTHING_CACHED, RUNS, LEFT, OVER)
     assert outcome.event.name == "execution_success"
@@ -451,7 +451,7 @@ def test_pictures_are_not_waited_for_for_ever():
     assert not state.apply_history(entry(outputs={}), last, LINK, quiet_for=0.0).complete
 
 
-def test_pictures_are_complete_once_the_socket_told_the_end():
+def test_pictures_are_complete_once_the_socket_sent_the_end():
     state = a_state(PICTURES, ended=True)
     outcome = state.apply_history(entry(outputs={}), 10.0, LINK, quiet_for=9.0)
     assert outcome.complete
@@ -480,18 +480,18 @@ def test_a_refusal_that_does_not_count_ends_nothing():
     assert refuse(a_state(), ApiError("", status=503), 30, most=0) is None
 
 
-def test_a_socket_that_will_tell_is_waited_for():
+def test_a_socket_that_will_send_the_end_is_waited_for():
     state = a_state(check_at=1.0)
     assert refuse(state, ApiError("", status=500), 30, link=LINK) is None
     assert state.check_at == 9.0
 
 
-def test_a_socket_without_a_gap_will_tell_although_the_queue_is_empty():
+def test_a_socket_without_a_gap_is_waited_for_although_the_queue_is_empty():
     """Its last events are on their way."""
     assert refuse(a_state(), ApiError("x", status=500), 30, link=LINK, is_over=True) is None
 
 
-def test_a_socket_that_has_told_the_end_is_not_waited_for():
+def test_a_socket_that_has_sent_the_end_is_not_waited_for():
     state = a_state()
     apply(state, START, cached("1", "9"), SUCCESS)
     outcome = refuse(state, ApiError("x", status=500), 3, link=LINK)

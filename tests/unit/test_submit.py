@@ -256,7 +256,7 @@ class Answers:
 
 
 @pytest.mark.parametrize("key", ["the-id", "another"])
-def test_a_record_counts_under_its_own_id_only(key):
+def test_a_record_counts_under_its_id_only(key):
     """Under another, it may be anybody's."""
     server = Answers({key: {"prompt": [3, "the-id", GRAPH, {}, []], "outputs": {}}})
     assert find(server, "the-id", "me", Deadline()) == (key if key == "the-id" else None)

@@ -117,7 +117,7 @@ def test_points_that_are_no_grid_follow_each_other_with_all_values() -> None:
     assert "<div>x 4, y 40</div>" in shown
 
 
-def test_inputs_of_one_name_are_told_apart_by_their_nodes() -> None:
+def test_inputs_of_one_name_are_labelled_with_their_nodes() -> None:
     """Others need none."""
     rows = sweep_of({("6", "text"): ["cat"], "Bad.text": ["dog", "fog"], "K.seed": [1, 2]})
     shown = page(rows)

@@ -291,13 +291,13 @@ def test_a_code_is_that_of_the_public_class(error: ComfyError, code: str) -> Non
     ],
     ids=repr,
 )
-def test_errors_of_events_are_told_as_errors(event: ErrorEvent | ConnectionEvent) -> None:
+def test_errors_of_events_become_errors_in_to_dict(event: ErrorEvent | ConnectionEvent) -> None:
     error = check_to_dict(event)["error"]
     assert (error is None) is (event.error is None)
     assert error is None or error["message"] == "m"
 
 
-def test_a_cause_is_not_told() -> None:
+def test_the_cause_of_an_error_is_not_in_to_dict() -> None:
     """It may be of a library, and hold anything."""
     error = TransportError("m")
     error.__cause__ = OSError("cause")

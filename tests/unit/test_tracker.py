@@ -390,7 +390,7 @@ def test_a_prompt_that_was_attached_before_its_answer_counts_once(
 
 
 @pytest.mark.parametrize("ends_first", [True, False])
-def test_a_second_end_of_a_prompt_is_told_to_nobody(
+def test_a_second_end_of_a_prompt_is_not_published(
     api: ComfyApi, tracker: Tracker, ends_first: bool
 ) -> None:
     """Whether its id is known yet, or only once its submission is answered."""
@@ -424,7 +424,7 @@ def test_a_length_of_the_queue_that_has_not_changed_is_no_event() -> None:
     assert [one.queue_remaining for one in heard if isinstance(one, StatusEvent)] == [2, 1]
 
 
-def test_an_end_that_was_told_stays_told_when_another_job_of_it_ends(
+def test_a_published_end_stays_when_another_job_of_the_prompt_ends(
     api: ComfyApi, tracker: Tracker
 ) -> None:
     """It was given up, as the server was out of reach, and then it ends well."""

@@ -133,7 +133,7 @@ def test_a_misspelt_or_shortened_name_of_a_client_answers_with_the_nearest(
         getattr(api, name)
 
 
-def test_a_subclass_is_told_by_its_name() -> None:
+def test_a_subclass_is_named_in_the_attribute_error() -> None:
     class Mine(ComfyApi):
         @property
         def broken(self) -> int:

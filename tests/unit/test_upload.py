@@ -86,7 +86,7 @@ def test_a_name_that_is_no_text_is_refused() -> None:
 
 
 @pytest.mark.posix("names that are no text")
-def test_names_that_no_server_could_be_told_are_changed(tmp_path: Path) -> None:
+def test_file_names_that_are_no_text_are_changed(tmp_path: Path) -> None:
     """File systems have names that are no text."""
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff\nb.png"))
     path.write_bytes(PNG)

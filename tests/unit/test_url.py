@@ -157,7 +157,7 @@ def test_any_text_is_an_address_or_a_value_error(text: str) -> None:
         ("localhost.example.org", False),
     ],
 )
-def test_the_own_machine_is_recognised(host: str, loopback: bool) -> None:
+def test_localhost_is_recognised(host: str, loopback: bool) -> None:
     """By name and by number."""
     assert parse_host(host)[0].is_loopback is loopback
 

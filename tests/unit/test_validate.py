@@ -253,7 +253,7 @@ def test_an_exception_upstream_is_blamed_on_the_node_that_was_asked() -> None:
     assert error["extra_info"]["linked_node"] == ["1", 0]
 
 
-def test_a_circle_is_invalid_without_a_word_but_keeps_own_errors() -> None:
+def test_a_circle_is_invalid_without_a_message_and_keeps_other_errors() -> None:
     """Nodes in a circle are blamed only for what else is wrong with them."""
     graph = {"1": scale(["2", 0]), "2": scale(["1", 0], width=-1), "3": save(["1", 0])}
     assert [error["type"] for error in errors_of(graph, "2")] == ["value_smaller_than_min"]
@@ -297,7 +297,7 @@ def test_an_unknown_version_is_refused() -> None:
 # -- a node's own check -----------------------------------------------------------------
 
 
-def test_an_own_check_that_falls_over_hides_the_other_errors() -> None:
+def test_validate_inputs_that_raises_hides_the_other_errors() -> None:
     """LoadImage without its image says what Python says about the missing argument."""
     graph = {"1": node("LoadImage"), "2": save(["1", 0])}
     (error,) = errors_of(graph, "1", extra_checks=CHECKS)
@@ -306,7 +306,7 @@ def test_an_own_check_that_falls_over_hides_the_other_errors() -> None:
     )
 
 
-def test_an_own_check_takes_over_range_and_choices() -> None:
+def test_validate_inputs_takes_over_range_and_choices() -> None:
     """The inputs it names are not checked for range and choices, others are."""
     definitions = {
         "A": definition(
@@ -330,7 +330,7 @@ def test_an_own_check_takes_over_range_and_choices() -> None:
     ]
 
 
-def test_an_own_check_can_judge_the_types_of_links() -> None:
+def test_validate_inputs_can_judge_the_types_of_links() -> None:
     """With a parameter ``input_types`` no link is a mismatch in itself."""
     definitions = {"Take": definition([], True, x=["MASK"]), "Give": definition(["IMAGE"])}
     graph = {"1": node("Give"), "2": node("Take", x=["1", 0])}

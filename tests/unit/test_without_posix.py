@@ -63,7 +63,7 @@ def test_the_client_neither_renames_nor_replaces_nor_removes_open_files(
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_test_files_of_the_lane_exist(file: str) -> None:
+def test_files_of_the_posix_lane_exist(file: str) -> None:
     """``.ci/run`` runs them."""
     assert (ROOT / file).exists()
     assert "-m tests.without_posix" in (ROOT / ".ci" / "run").read_text("utf-8")

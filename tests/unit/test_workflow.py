@@ -159,7 +159,7 @@ def test_a_missing_file_is_named_in_one_line(name: str, tmp_path: Path) -> None:
     assert len(str(caught.value)) < 300
 
 
-def test_broken_json_is_told_with_file_line_and_column(tmp_path: Path) -> None:
+def test_broken_json_is_an_error_with_file_line_and_column(tmp_path: Path) -> None:
     """So that an editor finds the place."""
     path = tmp_path / "broken.json"
     path.write_text('{\n  "3": {,}\n}')
@@ -280,7 +280,7 @@ def test_many_candidates_are_cut_short_in_the_message() -> None:
     ("name", "nearest"),
     [("KSamplr", "KSampler"), ("sampler", "Sampler"), ("positive promt", "Positive prompt")],
 )
-def test_an_unknown_name_tells_the_nearest(wf: Workflow, name: str, nearest: str) -> None:
+def test_an_unknown_name_suggests_the_nearest(wf: Workflow, name: str, nearest: str) -> None:
     """Case does not count for what is near."""
     error = refusal(wf.__getitem__, name)
     assert error.candidates[0] == nearest
@@ -288,7 +288,7 @@ def test_an_unknown_name_tells_the_nearest(wf: Workflow, name: str, nearest: str
     assert name not in wf
 
 
-def test_a_name_like_no_other_tells_what_there_is(wf: Workflow) -> None:
+def test_a_name_like_no_other_lists_all_names(wf: Workflow) -> None:
     """Candidates are never empty."""
     error = refusal(wf.__getitem__, "?")
     assert "Sampler" in error.candidates
@@ -348,7 +348,7 @@ def test_inputs_are_for_reading(wf: Workflow) -> None:
         wf["3"].inputs["seed"] = 1  # type: ignore[index]
 
 
-def test_an_unknown_input_tells_the_nearest(wf: Workflow) -> None:
+def test_an_unknown_input_suggests_the_nearest(wf: Workflow) -> None:
     """Setting also says how an input is added."""
     for call in (wf["3"].__getitem__, wf["3"].__delitem__):
         error = refusal(call, "sed")
