@@ -34,9 +34,15 @@ from .results import (
     timeout_option,
     wait_for,
 )
-from .server_options import RUN_LIMIT, ServerOptions, of_server_or_embedded, of_servers
+from .server_options import (
+    RUN_LIMIT,
+    ServerOptions,
+    Transport,
+    of_server_or_embedded,
+    of_servers,
+)
+from .several_servers import AskedPool, reading, submitted_to_pool
 from .workflow_source import (
-    LazyServer,
     complete_settings,
     complete_uploads,
     content_of,
@@ -125,7 +131,9 @@ def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
     among those that have its node classes and models.  COMFY_API_KEY in the environment is the
     key for partner nodes; it goes only to nodes that take it, over https or within this machine.
     """
-    run_workflow(given, lambda: partial(file_or_record, content_of(workflow)), **options)
+    run_workflow(
+        given, lambda: partial(file_or_record, content_of(workflow)), RunOptions(**options)
+    )
 
 
 @command(
@@ -142,53 +150,53 @@ def rerun(given: ServerOptions, /, prompt_id: str, **options: Any) -> None:
     --input or --seed change them; what the server still has in its cache does not run again.  Its
     pictures contain the same workflow for the frontend as the old ones, without the changes.
     """
-    run_workflow(given, lambda: partial(record_of, prompt_id), **options)
+    run_workflow(given, lambda: partial(record_of, prompt_id), RunOptions(**options))
 
 
 #: A function that finds the source of a workflow, with a server if needed.
 _Find = Callable[[PromptSource], FileOrRecord]
 
 
-def run_workflow(
-    given: ServerOptions,
-    find: Callable[[], _Find],
-    *,
-    sets: tuple[str, ...],
-    inputs: tuple[str, ...],
-    seed: str | None,
-    out: str | None,
-    is_opened: bool,
-    check: bool,
-    detach: bool,
-    front: bool,
-    retry_oom: bool,
-    extra_data: Mapping[str, Any],
-    timeout: float | None,
-    quiet: bool,
-) -> None:
+@attrs.frozen(kw_only=True)
+class RunOptions:
+    """The options of ``run`` and ``rerun``."""
+
+    sets: tuple[str, ...]
+    inputs: tuple[str, ...]
+    seed: str | None
+    out: str | None
+    is_opened: bool
+    check: bool
+    detach: bool
+    front: bool
+    retry_oom: bool
+    extra_data: Mapping[str, Any] = attrs.field(repr=False)  # with secrets
+    timeout: float | None
+    quiet: bool
+
+
+def run_workflow(given: ServerOptions, find: Callable[[], _Find], options: RunOptions) -> None:
     """Run a workflow with the options of ``run``."""
-    if detach and (out is not None or is_opened):
-        what = "--open" if out is None else "--out"
+    if options.detach and (options.out is not None or options.is_opened):
+        what = "--open" if options.out is None else "--out"
         raise click.UsageError(f"--detach does not wait, so there is nothing for {what} yet")
-    if detach and retry_oom:
+    if options.detach and options.retry_oom:
         raise click.UsageError("--detach does not wait, so --retry-oom could not run it again")
-    check_out(out, as_json=given.json)
-    read = partial(_read, find(), sets, inputs, seed, extra_data, detach)
-    begin = _on_any if given.is_several else _on_one
-    waiting = {"quiet": quiet, "detach": detach, "timeout": timeout}
-    with begin(given, read, out, waiting, check=check, front=front) as (workflow, submit):
-        if detach:
+    check_out(options.out, as_json=given.json)
+    with _submitting(given, find(), options) as (workflow, submit):
+        if options.detach:
             with submit(workflow) as job:
                 emit(job.to_dict()) if given.json else say(job.prompt_id)
             why_not = why_unknown()
-            if why_not is not None and not quiet:
+            if why_not is not None and not options.quiet:
                 note(f"cancel --all-mine will not find it: {why_not}")
             return
-        wait = _waiting_twice if retry_oom else _waiting
-        job, result = wait(submit, workflow, timeout, quiet)
-        if not quiet:
+        wait = _waiting_twice if options.retry_oom else _waiting
+        job, result = wait(submit, workflow, options.timeout, options.quiet)
+        if not options.quiet:
             note(repr(result)[1:-1], "succeeded", "Result")
-        show_result(result, out, given.json, getattr(job, "server", None), is_opened=is_opened)
+        server = getattr(job, "server", None)
+        show_result(result, options.out, given.json, server, is_opened=options.is_opened)
 
 
 #: A function that submits a workflow; a signal in the block cancels the prompt.
@@ -229,29 +237,6 @@ def _waiting_twice(
     return jobs[-1], result
 
 
-@attrs.frozen
-class Ready:
-    """A workflow with its inputs set, and the options of its submission that go with it."""
-
-    workflow: Workflow
-    options: Mapping[str, Any] = attrs.field(repr=False)  # with secrets
-
-
-def _read(
-    find: _Find,
-    sets: tuple[str, ...],
-    inputs: tuple[str, ...],
-    seed: str | None,
-    extra_data: Mapping[str, Any],
-    detach: bool,
-    server: PromptSource,
-) -> Ready:
-    source = find(server)
-    workflow = prepared(source, sets, inputs, seed, server)
-    extra = {**carried(source), **extra_data}
-    return Ready(workflow, prompt_options(extra, workflow, server, detached=detach))
-
-
 def prepared(
     source: FileOrRecord,
     sets: tuple[str, ...],
@@ -265,44 +250,32 @@ def prepared(
     return workflow
 
 
-def lazy_server(api: ComfyApi, limit: float) -> LazyServer:
-    """Return a server that is contacted only when needed, and must answer in ``limit`` seconds."""
-
-    def ask() -> ComfyApi:
-        api.poll_status(limit)
-        return api
-
-    return LazyServer(ask)
-
-
-#: A function that reads a workflow, with a server if needed.
-_Load = Callable[[PromptSource], Ready]
-
-
 @contextlib.contextmanager
-def _on_one(
-    given: ServerOptions, read: _Load, out: str | None, waiting: Mapping[str, Any], **options: Any
+def _submitting(
+    given: ServerOptions, find: _Find, options: RunOptions
 ) -> Iterator[tuple[Workflow, _Submit]]:
+    """Context manager: read a workflow; yield it, and a function that submits it."""
+
+    def read(server: PromptSource) -> tuple[Workflow, Mapping[str, Any]]:
+        source = find(server)
+        workflow = prepared(source, options.sets, options.inputs, options.seed, server)
+        extra = {**carried(source), **options.extra_data}
+        return workflow, prompt_options(extra, workflow, server, detached=options.detach)
+
     # Without a socket, so that a later command can receive the events.
-    with given.client(RUN_LIMIT, "poll" if waiting["detach"] else "auto") as api:
-        server = lazy_server(api, given.answer_limit)
-        ready = read(server)
-        with saving_to(out, ready.workflow.to_dict()):
-            yield ready.workflow, partial(submitted, server.client, **ready.options, **options)
-
-
-@contextlib.contextmanager
-def _on_any(
-    given: ServerOptions, read: _Load, out: str | None, waiting: Mapping[str, Any], **options: Any
-) -> Iterator[tuple[Workflow, _Submit]]:
-    from . import several_servers
-
-    with several_servers.pool_of(given) as servers:
-        ready = read(servers)
-        servers.clients()  # wait for all servers
-        options = {**waiting, **ready.options, **options}
-        with saving_to(out, ready.workflow.to_dict()):
-            yield ready.workflow, partial(several_servers.submitted, servers.pool, **options)
+    transport: Transport = "poll" if options.detach else "auto"
+    with (
+        reading(given, read, transport) as ((workflow, more), server),
+        saving_to(options.out, workflow.to_dict()),
+    ):
+        submit: Callable[..., AbstractContextManager[Job]]
+        if isinstance(server, AskedPool):
+            quiet, detach, timeout = options.quiet, options.detach, options.timeout
+            to_pool = partial(submitted_to_pool, quiet=quiet, detach=detach, timeout=timeout)
+            submit = partial(to_pool, server.pool)
+        else:
+            submit = partial(submitted, server.client)
+        yield workflow, partial(submit, check=options.check, front=options.front, **more)
 
 
 @contextlib.contextmanager

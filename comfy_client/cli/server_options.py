@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Transport = Literal["auto", "poll"]
 
 #: Seconds within which a running server answers a short question.
 ANSWER_LIMIT: Final = 10.0
@@ -109,7 +110,7 @@ class ServerOptions:
 
     @contextlib.contextmanager
     def client(
-        self, limit: float = REQUEST_LIMIT, transport: Literal["auto", "poll"] = "auto"
+        self, limit: float = REQUEST_LIMIT, transport: Transport = "auto"
     ) -> Iterator[ComfyApi]:
         """Context manager: make a client of the server; no request is sent yet.
 
@@ -143,7 +144,7 @@ class ServerOptions:
         self,
         server: Target,
         limit: float = REQUEST_LIMIT,
-        transport: Literal["auto", "poll"] = "auto",
+        transport: Transport = "auto",
     ) -> ComfyApi:
         """Make a client of a server, with the limit and the recording of the options."""
         try:

@@ -20,16 +20,19 @@ import click
 
 from .. import runtime
 from ..errors import ComfyError, JobTimeout
+from ..values import T
 from .exits import Exit, SilentExit, StillRunning, message_of, worst
 from .printing import emit, note, report, table
 from .results import cancelled_if_stopped
-from .server_options import RUN_LIMIT, ServerOptions
+from .server_options import RUN_LIMIT, ServerOptions, Transport
+from .workflow_source import LazyServer
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
     from ..pool.pool import ComfyPool
     from ..pool.pooled_job import PooledJob
     from ..workflow import Workflow
+    from .prompt_records import PromptSource
 
 #: Seconds between two checks.
 _CHECK_INTERVAL: Final = 0.02
@@ -245,7 +248,34 @@ def at_once(call: Callable[[ComfyApi], object], clients: Sequence[ComfyApi]) -> 
 
 
 @contextlib.contextmanager
-def submitted(
+def reading(
+    given: ServerOptions,
+    read: Callable[[PromptSource], T],
+    transport: Transport = "auto",
+    **pool_options: Any,
+) -> Iterator[tuple[T, LazyServer | AskedPool]]:
+    """Context manager: yield what ``read`` returns for a server or a pool, and that.
+
+    A single server is contacted only when needed; those of a pool have all answered or failed.
+    """
+    if given.is_several:
+        with pool_of(given, **pool_options) as servers:
+            found = read(servers)
+            servers.clients()  # wait for all servers
+            yield found, servers
+        return
+    with given.client(RUN_LIMIT, transport) as api:
+
+        def ask() -> ComfyApi:
+            api.poll_status(given.answer_limit)
+            return api
+
+        server = LazyServer(ask)
+        yield read(server), server
+
+
+@contextlib.contextmanager
+def submitted_to_pool(
     pool: ComfyPool,
     workflow: Workflow,
     *,

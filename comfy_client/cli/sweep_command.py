@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,8 +31,9 @@ from .results import (
     saving,
     saving_to,
 )
-from .run_command import input_option, lazy_server, prepared, seed_option, set_option
-from .server_options import RUN_LIMIT, ServerOptions, file_name_of, of_servers
+from .run_command import input_option, prepared, seed_option, set_option
+from .server_options import ServerOptions, file_name_of, of_servers
+from .several_servers import AskedPool, at_once, reading
 from .workflow_source import complete_axes, content_of, workflow_argument
 
 if TYPE_CHECKING:
@@ -134,7 +135,10 @@ def sweep(
     _check_sheet(sheet)
     with contextlib.ExitStack() as stack:
         read = partial(_read, content_of(workflow), sets, inputs, seed, axes, extra_data)
-        ready, grid, more, runner = stack.enter_context(_servers(given, read, on_lost, options))
+        pool_options = _pool_options(given, on_lost, options)
+        found, server = stack.enter_context(reading(given, read, **pool_options))
+        ready, grid, more = found
+        runner = server.pool if isinstance(server, AskedPool) else server.client
         for option, file in (("--csv", csv), ("--sheet", sheet)):
             if file is not None and not Path(file).exists():  # may be a device in /dev
                 stack.enter_context(folder_for(Path(file).parent, option))
@@ -157,39 +161,13 @@ def sweep(
         raise Unsaved(message, printer.unsaved[0])
 
 
-#: A workflow, its grid, options of its submission, and the client or pool that runs them.
-_Ready = tuple["Workflow", "_Grid", Mapping[str, Any], "ComfyApi | ComfyPool"]
-_ReadSweep = Callable[[PromptSource], tuple["Workflow", "_Grid", Mapping[str, Any]]]
-
-
-def _servers(
-    given: ServerOptions, read: _ReadSweep, on_lost: str, options: dict[str, Any]
-) -> contextlib.AbstractContextManager[_Ready]:
-    """Return a context manager for the client or pool of the sweep; adapt ``options`` to it."""
+def _pool_options(given: ServerOptions, on_lost: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of a pool out of those of the sweep, and return them; a client has none."""
     if not given.is_several:
         options["in_flight"] = options["in_flight"] or _IN_FLIGHT
-        return _on_one(given, read)
-    patience = options.pop("patience")  # only a pool takes it, and not None
-    limits = {} if patience is None else {"patience": patience}
-    return _on_several(given, read, on_lost=on_lost, **limits)
-
-
-@contextlib.contextmanager
-def _on_one(given: ServerOptions, read: _ReadSweep) -> Iterator[_Ready]:
-    with given.client(RUN_LIMIT) as api:
-        server = lazy_server(api, given.answer_limit)
-        ready = read(server)
-        yield *ready, server.client
-
-
-@contextlib.contextmanager
-def _on_several(given: ServerOptions, read: _ReadSweep, **options: Any) -> Iterator[_Ready]:
-    from .several_servers import pool_of
-
-    with pool_of(given, **options) as servers:
-        ready = read(servers)
-        servers.clients()  # wait for all servers
-        yield *ready, servers.pool
+        return {}
+    patience = options.pop("patience")  # a pool takes no None
+    return {"on_lost": on_lost} | ({} if patience is None else {"patience": patience})
 
 
 def _run_all(
@@ -265,7 +243,6 @@ def _without_what_runs() -> Iterator[None]:
 def _end_everywhere(runner: ComfyApi | ComfyPool, sweep_id: str, journal: str | None) -> None:
     from ..client import ComfyApi
     from ..transport.deadline import limited_silence
-    from .several_servers import at_once
 
     def end(api: ComfyApi) -> None:
         try:
