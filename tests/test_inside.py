@@ -5,11 +5,18 @@ from __future__ import annotations
 import ast
 import importlib
 import re
-from collections.abc import Iterator
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from types import FrameType
+
+import pytest
 
 import comfy_client
+from comfy_client import ComfyApi, ComfyPool, Job, Workflow
+from comfy_client.testing import ComfyServer
 from tests.walks import MODULES, nodes, tree
 
 from .guide import text_of
@@ -72,6 +79,94 @@ def threads() -> Iterator[str]:
                 for keyword in node.keywords:
                     if keyword.arg == "name":
                         yield ast.unparse(keyword.value).lstrip("f").strip("'\"").partition("{")[0]
+
+
+# -- the ways ------------------------------------------------------------------------------
+
+Calls = dict[str, list[str]]
+
+
+class Watch:
+    """The calls of the package while it is on, by thread; a profile function."""
+
+    def __init__(self) -> None:
+        self.calls: Calls = {}
+        self.is_on = False
+        self._caller = threading.get_ident()
+
+    def __call__(self, frame: FrameType, event: str, arg: object) -> None:
+        """Note a call."""
+        if event == "call" and self.is_on:
+            module = frame.f_globals.get("__name__", "")
+            if module.startswith("comfy_client."):
+                is_caller = threading.get_ident() == self._caller
+                thread = "caller" if is_caller else threading.current_thread().name
+                name = f"{module.removeprefix('comfy_client.')}.{frame.f_code.co_qualname}"
+                self.calls.setdefault(thread, []).append(name)
+
+    def of(self, submit: Callable[[Workflow], Job], seed: int) -> Calls:
+        """Return the calls that a prompt takes."""
+        workflow = Workflow.example()
+        workflow["KSampler"]["seed"] = seed
+        self.calls, self.is_on = {}, True
+        submit(workflow).result(120)
+        self.is_on = False
+        return self.calls
+
+    def see(self, submit: Callable[[Workflow], Job], *ways: Calls) -> bool:
+        """Return whether a prompt goes these ways.
+
+        The first one imports and connects.  On a busy machine, the end of one may overtake the
+        answer to its submission, so it has some tries.
+        """
+        found = [self.of(submit, seed) for seed in range(6)]
+        return any(all(follows(calls, way) for way in ways) for calls in found)
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """A profile function for this thread, and for those that begin now."""
+    found, before = Watch(), sys.getprofile()
+    threading.setprofile(found)
+    sys.setprofile(found)
+    yield found
+    sys.setprofile(before)
+    threading.setprofile(None)
+
+
+def drawn(title: str) -> Calls:
+    """The functions on a drawing, by thread."""
+    text = inside().partition(f"\n{title}::\n\n")[2].partition("\n\n")[0]
+    rows = re.findall(r"^    ([a-z-]+) +(\S.*(?:\n {8,}\S.*)*)", text, re.MULTILINE)
+    return {thread: re.findall(r"[\w.]+", names) for thread, names in rows}
+
+
+def follows(calls: Calls, way: Calls) -> bool:
+    """Whether each thread of a drawing makes the calls on it, in this order."""
+    return bool(way) and all(
+        all(name in rest for name in names)  # each search goes on where the last one ended
+        for rest, names in ((iter(calls.get(thread, ())), way[thread]) for thread in way)
+    )
+
+
+def test_a_prompt_goes_the_way_that_the_page_draws(watch: Watch) -> None:
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        assert watch.see(api.submit, drawn("A prompt"), drawn("A frame of a prompt"))
+
+
+def test_another_order_of_calls_is_not_the_way_that_the_page_draws() -> None:
+    calls = {"caller": ["first", "between", "second"]}
+    assert follows(calls, {"caller": ["first", "second"]})
+    assert not follows(calls, {"caller": ["second", "first"]})
+    assert not follows(calls, {"comfy-events": ["first"]})
+
+
+def test_a_pooled_job_goes_the_way_that_the_page_draws(watch: Watch) -> None:
+    with ComfyServer() as server, ComfyPool([server.url]) as pool:
+        assert watch.see(pool.submit, drawn("A job of a pool"))
+
+
+# -- the tables ----------------------------------------------------------------------------
 
 
 def test_each_thread_stands_in_the_table() -> None:
