@@ -154,7 +154,7 @@ def test_a_prompt_goes_the_way_that_the_page_draws(watch: Watch) -> None:
         assert watch.see(api.submit, drawn("A prompt"), drawn("A frame of a prompt"))
 
 
-def test_another_order_of_calls_is_not_the_way_that_the_page_draws() -> None:
+def test_the_order_of_calls_counts_on_the_way_that_the_page_draws() -> None:
     calls = {"caller": ["first", "between", "second"]}
     assert follows(calls, {"caller": ["first", "second"]})
     assert not follows(calls, {"caller": ["second", "first"]})
