@@ -576,8 +576,8 @@ class ComfyApi(KnownAttributes, Routes):
 
         ``POST /prompt``.  Errors of the run are raised by ``job.result()``.  Callbacks are called
         in the delivery thread, in turn with the receivers of signals, which a slow callback delays.
-        An exception in one is logged, and later events still come.  ``job.result()`` returns after
-        all calls.
+        An exception in one is logged, and later events still come.  ``job.result()`` waits
+        for all calls, five seconds at most.
 
         Example::
 

@@ -189,7 +189,7 @@ def test_each_module_and_class_named_on_the_page_exists() -> None:
     packages = {name.partition(".")[0] for name in sources()} - {"__init__", "__main__"}
     text = re.sub(r"(``[\w.]+\.)\n\s+([\w.]+``)", r"\1\2", inside())
     text = re.sub(r"(``[\w.]+\.)  .*\n\s+([\w.]+``)", r"\1\2", text)
-    found = re.findall(r"``((?:[a-z_]+\.)+\w+)``", text)
+    found = re.findall(r"``((?:[a-z_]+\.)+\w+(?:\.\w+)*)``", text)
     names = [name for name in found if name.partition(".")[0] in packages]
     assert len(names) > 50
     for name in names:

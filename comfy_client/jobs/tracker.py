@@ -4,7 +4,7 @@ The socket is fast, HTTP is authoritative.  The end of a prompt is decided once,
 evidence of either: its end event, or the queue and then the history over HTTP (in this order,
 since a prompt may move from one to the other between two requests).
 :class:`~comfy_client.jobs.state.PromptState` computes the outcome; this module has the registry,
-the lock, the counters, and :meth:`Tracker.end`, which alone ends a job.
+the lock, the counters, and :meth:`Tracker.end`, which ends a prompt that the server had.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The dispatcher of a pool assigns its jobs to its servers.
 
-All changes of the pool's state are made under one lock and published afterwards, in the thread that
-wants them.  No signal handler comes in between, so a Ctrl-C leaves nothing half done.
+The thread that asks for a change makes it, under the pool's lock, and publishes it afterwards.  No
+signal handler comes in between, so a Ctrl-C leaves nothing half done.
 """
 
 from __future__ import annotations
@@ -504,7 +504,7 @@ class Dispatcher:
     def submit(self, entry: Entry) -> None:
         """Queue a job, which waits until a server is chosen.
 
-        If a Ctrl-C or an alarm interrupts this call, a server still gets the job.
+        After a Ctrl-C or an alarm the pool may have the job: the caller withdraws it.
         """
         self._change(partial(self._submit, entry))
 
