@@ -40,7 +40,7 @@ FILES: Final = tuple(
         ("behaviour", "cli_files cli_stdout download_resume journal recording save_many"),
         ("behaviour", "shared_files uploads"),
         ("unit", "cli_following cli_mine deadline deafness definition_file delivery_thread"),
-        ("unit", "file_names files health hosted_poller job outage parallel poller pool_worker"),
+        ("unit", "file_names files health hosted_poller job outage parallel poller pool_changes"),
         ("unit", "queue_monitor runtime stop_signals tracker upload user_folder"),
     )
     for name in names.split()
