@@ -130,10 +130,11 @@ def has_secret_names(names: set[Any]) -> bool:
     new = names - _harmless
     if not new:
         return False
-    if any(is_secret_name(str(name)) for name in new):
+    if any(is_secret_name(name if isinstance(name, str) else str(name)) for name in new):
         return True
     if len(_harmless) + len(new) <= 4096:
-        _harmless.update(name for name in new if len(str(name)) <= MAX_CACHED)
+        # No others: one of an Enum, say, may equal a name that is secret.
+        _harmless.update(name for name in new if type(name) is str and len(name) <= MAX_CACHED)
     return False
 
 

@@ -257,7 +257,6 @@ PAUSES_OF_THEIR_OWN = {
     "comfy_client.distributed.task": "a task on Dask waits for all servers of its cluster",
     "comfy_client.jobs.execute": "the memory of a server",
     "comfy_client.jobs.poller": "an unanswered submission",
-    "comfy_client.pool.server_thread": "the longest one of a pool",
     "comfy_client.transport.resume": "a download",
 }
 
@@ -272,7 +271,7 @@ def test_pauses_that_grow_are_fields_of_timing() -> None:
         for given in (*node.args[:2], *(each.value for each in node.keywords if is_time(each)))
         if not re.search(r"(timing|intervals)\.\w+$", ast.unparse(given))
     }
-    assert numbers <= PAUSES_OF_THEIR_OWN.keys()
+    assert numbers == PAUSES_OF_THEIR_OWN.keys()
 
 
 def is_time(given: ast.keyword) -> bool:

@@ -164,11 +164,12 @@ class Dispatcher:
                 self._worker.put(partial(_stop, self._threads.pop(member)))
             calls, lines = self._take_news()
             self._changed.notify_all()
-        if runtime.current_thread() is runtime.main_thread():
-            to_log += lines
-        else:
-            calls += lines
-        in_full([*calls, self._mark_published])
+        if calls or lines:
+            here = lines
+            if runtime.current_thread() is runtime.main_thread():
+                to_log += lines
+                here = []
+            in_full([*calls, *here, self._mark_published])
         return answer
 
     def _take_news(self) -> tuple[_Calls, _Calls]:
@@ -178,7 +179,7 @@ class Dispatcher:
         calls += [partial(self._receivers.publish, event) for event in state.events]
         lines: _Calls = [partial(_log, line) for line in state.log_lines]
         state.ends, state.events, state.log_lines = [], [], []
-        state.publishing += 1
+        state.publishing += bool(calls or lines)
         return calls, lines
 
     def _mark_published(self) -> None:

@@ -191,7 +191,7 @@ def shut_down(dispatcher: Dispatcher, *, wait: bool, cancel: bool) -> None:
     while wait and not dispatcher.wait(lambda: dispatcher.state.is_idle, SLICE):
         dispatcher.warn_of_away()
         dispatcher.warn_of_silence()
-    if dispatcher.state.is_idle:
+    if wait or dispatcher.state.is_idle:
         dispatcher.stop()
 
 

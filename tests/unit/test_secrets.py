@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from comfy_client.recording.secrets import MAX_WORDS, Secrets
 from comfy_client.redaction import Sealed, is_secret_name, sealed_workflow
+from comfy_client.workflow.graph import check_graph
 
 SECRET = 'hünter2 "geheim"/&'
 
@@ -304,3 +305,16 @@ def test_a_secret_is_sealed_in_a_copy_of_the_workflow(around: Callable[[Any], An
     assert "the-secret" not in repr(safe)
     assert "a fox" in repr(safe)
     assert safe == around({"api_key": Sealed("the-secret"), "text": "a fox"})
+
+
+class Impostor(str):
+    """A text that equals a name, and prints as another one, as a member of an ``Enum`` does."""
+
+    def __str__(self) -> str:
+        return "field"
+
+
+def test_secret_names_are_known_by_their_value_not_by_what_they_print() -> None:
+    for name in (Impostor("api_key"), "api_key"):  # the first one is not remembered as harmless
+        graph = check_graph({"1": {"class_type": "A", "inputs": {name: "the-secret"}}})
+        assert "the-secret" not in repr(graph)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -183,7 +184,8 @@ def test_a_thread_that_only_seems_to_be_the_main_one_makes_the_call() -> None:
     assert handlers() == before
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.posix("fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_the_child_of_a_fork_by_another_thread_gets_its_signals() -> None:
     """Although the thread that would bring the handlers back does not exist there."""
     children: list[int] = []
@@ -207,3 +209,19 @@ def test_the_child_of_a_fork_by_another_thread_gets_its_signals() -> None:
 
     undivided(change)
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
+@pytest.mark.posix("signals of an event loop")
+def test_the_handler_of_an_event_loop_is_not_replaced() -> None:
+    """It raises nothing, and setting it again would undo its ``signal.siginterrupt``."""
+
+    async def during_a_change() -> object:
+        asyncio.get_running_loop().add_signal_handler(ALARM, lambda: None)
+        return undivided(lambda: signal.getsignal(ALARM))
+
+    before = signal.getsignal(ALARM)
+    try:
+        during = asyncio.run(during_a_change())
+    finally:
+        signal.signal(ALARM, before)
+    assert getattr(during, "__module__", None) == "asyncio.unix_events"
