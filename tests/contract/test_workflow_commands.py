@@ -12,6 +12,7 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
+from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
 
 Server = ComfyServer | ComfyUI
@@ -115,7 +116,9 @@ def past(comfy_client, short) -> str:
     with ComfyApi(comfy_client.host) as api:
         workflow = Workflow.load(comfy_client.home / short)
         workflow.randomize_seeds()
-        return api.run(workflow, workflow_ui=ui).prompt_id
+        prompt_id = api.run(workflow, workflow_ui=ui).prompt_id
+        until(lambda: api.get_history(prompt_id))  # its record follows the end event
+        return prompt_id
 
 
 def test_rerun_keeps_the_seed_and_the_workflow_of_the_frontend(comfy_client, past):
