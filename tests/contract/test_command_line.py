@@ -85,6 +85,7 @@ def before(comfyui: Server) -> tuple[str, bytes]:
     """A prompt that has ended: its id, and its picture."""
     with ComfyApi(comfyui.url) as api:
         result = api.run(load_workflow("txt2img_tiny", steps=2, seed=1), timeout=LIMIT)
+        until(lambda: api.get_history(result.prompt_id))  # its record follows the end event
         return result.prompt_id, result.images[0].bytes()
 
 
