@@ -16,6 +16,7 @@ import attrs
 from aiohttp import web
 
 from .active_faults import ActiveFault, check_count, check_header
+from .hosts import cors_headers
 from .received import Records
 from .server_loop import Connections
 from .server_state import ServerState
@@ -152,7 +153,9 @@ class Exchange:
 
     def reply(self, answer: Answer) -> web.StreamResponse:
         """Send an answer to the client; return a placeholder response for aiohttp."""
-        data = encode(answer)
+        status, headers, body = answer
+        allowing = cors_headers(self.request.headers, self.state.options.origins)
+        data = encode((status, {**allowing, **headers}, body))
         if self.request.method == "HEAD":
             data = data[: data.index(b"\r\n\r\n") + 4]
         self.write(data)

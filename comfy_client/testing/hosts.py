@@ -22,6 +22,15 @@ if TYPE_CHECKING:
 
 ANY = "*"
 _HOST = re.compile(r"(?:\[([0-9a-f:.]+)\]|([^\s:/@\[\]\\?#]+))(?::\d{0,5})?", re.IGNORECASE)
+#: As browsers send it: without a path, and without the port that its scheme has anyway.
+_ORIGIN = re.compile(
+    r"(?!http://.*:80$|https://.*:443$)[a-z][a-z0-9+.-]*://[^\s/?#@]+", re.IGNORECASE
+)
+_CORS = {
+    "Access-Control-Allow-Methods": "POST, GET, DELETE, PUT, OPTIONS, PATCH",
+    "Access-Control-Allow-Headers": "Content-Type, Authorization",
+    "Access-Control-Allow-Credentials": "true",
+}
 
 
 def check_hosts(allowed: Any) -> None:
@@ -33,6 +42,19 @@ def check_hosts(allowed: Any) -> None:
     for name in allowed:
         if not isinstance(name, str) or (name != ANY and name_of(name) is None):
             raise ValueError(f"a host looks like 'comfy.example' or '10.0.0.5', not {name!r}")
+
+
+def allowed_origins(cors: Any) -> frozenset[str]:
+    """Return the origins whose pages may use a server, as browsers write them, or ``ANY``.
+
+    Raises TypeError or ValueError unless the value is a list of valid origins.
+    """
+    if isinstance(cors, str) or not isinstance(cors, Collection):
+        raise TypeError(f"cors must be a list of origins, such as ['*'], not {cors!r}")
+    for origin in cors:
+        if not isinstance(origin, str) or (origin != ANY and not _ORIGIN.fullmatch(origin)):
+            raise ValueError(f"an origin looks like 'http://localhost:5173', not {origin!r}")
+    return frozenset(origin.lower() for origin in cors)
 
 
 def accepted_names(
@@ -82,10 +104,42 @@ def name_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -
     return None
 
 
-def host_refusal(headers: CIMultiDictProxy[str], names: frozenset[str] | None) -> str | None:
-    """Return the reason to refuse a request with these headers, or None to accept it."""
+def is_of_allowed_page(headers: CIMultiDictProxy[str], origins: frozenset[str]) -> bool:
+    """Return whether a page of one of these origins has sent a request with these headers.
+
+    Browsers load its pictures and scripts without ``Origin``; ``Referer`` has it then.
+    """
+    if ANY in origins:
+        return True
+    given = headers.getall("Origin", [])
+    if not given:
+        given = ["/".join(one.split("/", 3)[:3]) for one in headers.getall("Referer", [])]
+    return len(given) == 1 and given[0].lower() in origins
+
+
+def cors_headers(headers: CIMultiDictProxy[str], origins: frozenset[str]) -> dict[str, str]:
+    """Return the headers that let a page of one of these origins read the answer to a request."""
+    if ANY in origins:
+        return {"Access-Control-Allow-Origin": ANY, **_CORS}
+    if "Origin" in headers and is_of_allowed_page(headers, origins):
+        return {"Access-Control-Allow-Origin": headers["Origin"], "Vary": "Origin", **_CORS}
+    return {}
+
+
+def host_refusal(
+    headers: CIMultiDictProxy[str],
+    names: frozenset[str] | None,
+    origins: frozenset[str] = frozenset(),
+) -> str | None:
+    """Return the reason to refuse a request with these headers, or None to accept it.
+
+    Args:
+        headers: The headers of the request.
+        names: The host names that are accepted besides those of loopback; ``None``: any.
+        origins: The origins whose pages may ask, besides the server's own.
+    """
     reason = name_refusal(headers, names)
-    if reason is not None:
+    if reason is not None or is_of_allowed_page(headers, origins):
         return reason
     hosts = headers.getall("Host", [])  # browsers always send Host
     for origin in headers.getall("Origin", []):
@@ -120,12 +174,17 @@ def is_page_of(host: str, origin: str) -> bool:
         return False
 
 
-def host_filter(names: frozenset[str] | None, *, pages: bool = True) -> Any:
+def host_filter(
+    names: frozenset[str] | None,
+    *,
+    pages: bool = True,
+    origins: frozenset[str] = frozenset(),
+) -> Any:
     """Return middleware that refuses requests for other host names.
 
-    It also refuses web pages from other sites if ``pages`` is true.
+    It also refuses web pages from other sites, except from ``origins``, if ``pages`` is true.
     """
-    refusal = host_refusal if pages else name_refusal
+    refusal = functools.partial(host_refusal, origins=origins) if pages else name_refusal
 
     @web.middleware
     async def check(request: web.Request, handler: Next) -> web.StreamResponse:

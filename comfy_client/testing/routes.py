@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ..transport.url import is_loopback_address
 from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
-from .hosts import is_same_site
+from .hosts import cors_headers, is_of_allowed_page, is_same_site
 from .prompt_routes import JOB_ROUTES, NEWEST_JOB_ROUTES, PROMPT_ROUTES
 from .server_routes import (
     ASSET_ROUTES,
@@ -79,6 +79,8 @@ def application(state: ServerState) -> web.Application:
         client_max_size=options.max_upload_size, middlewares=[_cache_control, _origin]
     )
     app[_STATE] = state
+    if options.origins:
+        app.on_response_prepare.append(_add_cors_headers)
     app[_USERS] = Users(folders.user, multi=options.multi_user, newest=options.is_newest)
     if options.is_newest:
         app.middlewares.append(_same_site)
@@ -185,7 +187,7 @@ async def _cache_control(request: web.Request, handler: Next) -> web.StreamRespo
 async def _origin(request: web.Request, handler: Next) -> web.StreamResponse:
     """Refuse requests of pages from other sites to a loopback host; answer OPTIONS requests."""
     host, origin = request.headers.get("Host"), request.headers.get("Origin")
-    if host is not None and origin is not None:
+    if host is not None and origin is not None and not _is_of_allowed_page(request):
         host, origin = host.lower(), origin.lower()
         if not is_same_site(host, origin) and _is_loopback(urlsplit(f"//{host}").hostname or ""):
             return web.Response(status=403)
@@ -195,7 +197,19 @@ async def _origin(request: web.Request, handler: Next) -> web.StreamResponse:
 @web.middleware
 async def _same_site(request: web.Request, handler: Next) -> web.StreamResponse:
     is_foreign = request.headers.get("Sec-Fetch-Site") == "cross-site"
-    return web.Response(status=403) if is_foreign else await handler(request)
+    if is_foreign and not _is_of_allowed_page(request):
+        return web.Response(status=403)
+    return await handler(request)
+
+
+def _is_of_allowed_page(request: web.Request) -> bool:
+    return is_of_allowed_page(request.headers, request.config_dict[_STATE].options.origins)
+
+
+async def _add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Add the headers that pages of other origins need, to answers of errors too."""
+    options = request.config_dict[_STATE].options
+    response.headers.update(cors_headers(request.headers, options.origins))
 
 
 def _is_loopback(host: str) -> bool:

@@ -26,7 +26,7 @@ from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosted.gateway import Gateway
 from .hosted.traps import HostedKind, HostedTraps
-from .hosts import ANY, accepted_names, check_hosts, host_filter
+from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter
 from .nodes import NodeRegistry, definition_of
 from .replay import Player
 from .routes import application
@@ -138,6 +138,7 @@ class ComfyServer(ScriptedServer):
         step_seconds: float = 0.02,
         version: Version = "0.3.75",
         allowed_hosts: Collection[str] | None = None,
+        cors: Collection[str] = (),
         hosted: HostedKind | None = None,
         traps: HostedTraps | None = None,
     ) -> None:
@@ -158,6 +159,7 @@ class ComfyServer(ScriptedServer):
             multi_user=multi_user,
             max_upload_size=max_upload_size,
             prefix="" if hosted else prefix,
+            origins=allowed_origins(cors),
         )
         self._credentials = credentials
         #: The address that clients use, and that of ComfyUI itself.
@@ -349,7 +351,8 @@ class ComfyServer(ScriptedServer):
         if ANY in (self._allowed_hosts or ()):
             return []
         names = accepted_names((own or self._front).port.host, address, self._allowed_hosts)
-        return [host_filter(names, pages=own is not None)]
+        origins = self._options.origins
+        return [host_filter(names, pages=own is not None, origins=origins)]
 
     def stop(self) -> None:
         """Close all connections, stop the running prompt and delete the server's files; idempotent.

@@ -242,6 +242,8 @@ class ServerSettings:
     multi_user: bool
     max_upload_size: int
     prefix: str
+    #: Of other pages that may use the server.
+    origins: frozenset[str]
 
     @property
     def is_newer(self) -> bool:
