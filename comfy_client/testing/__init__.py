@@ -21,10 +21,13 @@ Modules:
     exchange: A request, and the faults that apply to it.
     server_state: The parts of a running server, the versions it can be; all open event sockets, and
         what goes to them.
+    prompt_check: The answer to a prompt, by the definitions of its classes.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
         prompt, with the nodes that its nodes expand into.
+    stubs: Stand-ins for classes of which only the definition is known.
+    definitions: Node definitions that a server is given.
     builtin_nodes: ComfyUI's own nodes for pictures, and a simulated sampler.
     node_api: Functions for running nodes.
     images: Batches of pictures, as they pass between nodes; pictures of the simulated sampler.

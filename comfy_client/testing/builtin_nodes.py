@@ -21,11 +21,10 @@ from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 
 from ..workflow.metadata.png import add_texts
 from .folders import Folders
-from .images import Frame, Pictures, draw, scaled
-from .node_api import PreviewTuple, ProgressBar, check_interrupted, wants_previews
+from .images import Frame, Latent, Pictures, draw, scaled
+from .node_api import PreviewTuple, ProgressBar, wait, wants_previews
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
-_POLL = 0.05  # seconds between two checks for an interrupt
 _leniency = threading.Lock()  # guards Pillow's switch, which is global
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -40,6 +39,7 @@ class BuiltinNode:
     folders: ClassVar[Folders]
     previews: ClassVar[bool]
     step_seconds: ClassVar[float]
+    placeholders: ClassVar[bool]  # whether missing input files are replaced by drawn pictures
 
 
 class Simulated(BuiltinNode):
@@ -52,14 +52,25 @@ class Simulated(BuiltinNode):
 class _Loader(BuiltinNode):
     @classmethod
     def IS_CHANGED(cls, image: str, **_: Any) -> str:
-        return hashlib.sha256(cls.folders.input_file(image).read_bytes()).hexdigest()
+        path = cls.folders.input_file(image)
+        if cls.placeholders and not path.exists():
+            return image
+        return hashlib.sha256(path.read_bytes()).hexdigest()
 
     @classmethod
     def exists(cls, image: str) -> bool | str:
         with contextlib.suppress(ValueError):
-            if os.path.exists(cls.folders.input_file(image)):
+            if os.path.exists(cls.folders.input_file(image)) or cls.placeholders:
                 return True
         return f"Invalid image file: {image}"
+
+    @classmethod
+    def opened(cls, image: str) -> Image.Image:
+        """Open a file, or draw a placeholder for a missing one."""
+        path = cls.folders.input_file(image)
+        if cls.placeholders and not path.exists():
+            return draw(64, 64, 0, image, 0, 1.0)
+        return cls.read(Image.open, path)
 
     @classmethod
     def read(cls, function: Callable[[_A], _B], argument: _A) -> _B:
@@ -103,7 +114,7 @@ class LoadImage(_Loader):
     def run(self, image: str) -> tuple[Pictures, list[Image.Image]]:
         frames: list[Frame] = []
         masks = []
-        with self.read(Image.open, self.folders.input_file(image)) as file:
+        with self.opened(image) as file:
             single = file.format == "MPO"
             for part in ImageSequence.Iterator(file):
                 picture = self.upright(part)
@@ -123,7 +134,7 @@ class LoadImageMask(_Loader):
         return cls.exists(image)
 
     def run(self, image: str, channel: str) -> tuple[list[Image.Image]]:
-        with self.read(Image.open, self.folders.input_file(image)) as file:
+        with self.opened(image) as file:
             picture = self.upright(file)
             if channel == "alpha":
                 return ([self.mask(picture.convert("RGBA"))],)
@@ -352,27 +363,6 @@ class Primitive(BuiltinNode):
 # -- text to image, simulated -----------------------------------------------------------
 
 
-@attrs.frozen
-class _Latent:
-    """The description of a batch of pictures to draw."""
-
-    width: int
-    height: int
-    batch_size: int
-    seed: int = 0
-    text: str = ""
-    sampled: float = 0.0  # 0 to 1: the fraction of steps done
-
-    def drawn(self, index: int = 0) -> Image.Image:
-        """Draw one picture of the batch, labelled as simulated, from seed, text and index."""
-        return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
-
-    def preview(self) -> Image.Image:
-        """Draw the first picture at an eighth of its width and height, scaled to preview size."""
-        size = (self.width // 8, self.height // 8)
-        return draw(*size, self.seed, self.text, 0, self.sampled, box=_PREVIEW_SIZE)
-
-
 class CheckpointLoaderSimple(Simulated):
     """Return stand-ins for the model, CLIP and VAE of any checkpoint file."""
 
@@ -394,8 +384,8 @@ class CLIPTextEncode(Simulated):
 class EmptyLatentImage(Simulated):
     """Return the description of a batch of this size in place of a latent."""
 
-    def run(self, width: int, height: int, batch_size: int) -> tuple[_Latent]:
-        return (_Latent(width // 8 * 8, height // 8 * 8, batch_size),)
+    def run(self, width: int, height: int, batch_size: int) -> tuple[Latent]:
+        return (Latent(_whole(width), _whole(height), batch_size),)
 
 
 class KSampler(Simulated):
@@ -411,43 +401,42 @@ class KSampler(Simulated):
         scheduler: str,
         positive: str,
         negative: str,
-        latent_image: _Latent,
+        latent_image: Latent,
         denoise: float,
-    ) -> tuple[_Latent]:
+    ) -> tuple[Latent]:
         bar = ProgressBar(steps)
         latent = attrs.evolve(latent_image, seed=seed, text=str(positive))
         for step in range(1, steps + 1):
-            self._wait()
+            wait(self.step_seconds)
             latent = attrs.evolve(latent, sampled=step / steps)
             bar.update_absolute(step, preview=self._preview(latent))
         return (latent,)
 
-    def _wait(self) -> None:
-        end = time.monotonic() + self.step_seconds
-        while (left := end - time.monotonic()) > 0:
-            check_interrupted()
-            time.sleep(min(left, _POLL))
-
-    def _preview(self, latent: _Latent) -> PreviewTuple | None:
+    def _preview(self, latent: Latent) -> PreviewTuple | None:
         if not wants_previews(self.previews):
             return None
-        return "JPEG", latent.preview(), _PREVIEW_SIZE
+        return "JPEG", latent.preview(_PREVIEW_SIZE), _PREVIEW_SIZE
 
 
 class VAEDecode(Simulated):
     """Draw the pictures that a simulated latent describes."""
 
-    def run(self, samples: _Latent, vae: Any) -> tuple[Pictures]:
-        drawn = (samples.drawn(index) for index in range(samples.batch_size))
-        return (Pictures(Frame.of(picture) for picture in drawn),)
+    def run(self, samples: Latent, vae: Any) -> tuple[Pictures]:
+        drawn = (Frame.of(samples.drawn(index)) for index in range(samples.batch_size))
+        return (Pictures(frame for frame in drawn for _ in range(samples.frames)),)
 
 
 class VAEEncode(Simulated):
     """Return the size and number of the pictures in place of a latent."""
 
-    def run(self, pixels: Pictures, vae: Any) -> tuple[_Latent]:
-        width, height = pixels.frames[0].size
-        return (_Latent(width // 8 * 8, height // 8 * 8, len(pixels)),)
+    def run(self, pixels: Any, vae: Any) -> tuple[Latent]:
+        width, height = Pictures.whole(pixels).size
+        return (Latent(_whole(width), _whole(height), len(pixels)),)
+
+
+def _whole(side: int) -> int:
+    """Return a number of pixels that a latent can have."""
+    return max(8, side // 8 * 8)
 
 
 _PRIMITIVES = ("Int", "Float", "String", "StringMultiline", "Boolean")

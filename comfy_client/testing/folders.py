@@ -134,10 +134,10 @@ class Folders:
             raise ValueError(f"Invalid image file: {name}")
         return folder / plain
 
-    def inputs(self, *, images: bool) -> list[str]:
-        """Return the names of files directly in the input folder; only pictures if ``images``."""
+    def inputs(self, media: str = "") -> list[str]:
+        """Return the names of files directly in the input folder, of one kind such as ``image``."""
         names = sorted(entry.name for entry in os.scandir(self.root / "input") if entry.is_file())
-        return [name for name in names if not images or is_image(name)]
+        return [name for name in names if not media or _is_media(name, media)]
 
     def save_target(
         self, kind: str, prefix: str, width: int, height: int
@@ -226,7 +226,11 @@ def is_inside(path: str | Path, folder: Path) -> bool:
 
 def is_image(name: str) -> bool:
     """Return whether a file name has the extension of a picture."""
-    return (mimetypes.guess_type(name, strict=False)[0] or "").startswith("image/")
+    return _is_media(name, "image")
+
+
+def _is_media(name: str, kind: str) -> bool:
+    return (mimetypes.guess_type(name, strict=False)[0] or "").startswith(f"{kind}/")
 
 
 def safetensors_header(path: Path, limit: int) -> Any:

@@ -119,6 +119,28 @@ class Pictures(Sequence[Any]):
         return f"<{len(self)} pictures of {width}x{height}>"
 
 
+@attrs.frozen
+class Latent:
+    """A description of a batch of pictures to draw, the value of a ``LATENT``."""
+
+    width: int
+    height: int
+    batch_size: int
+    seed: int = 0
+    text: str = ""
+    sampled: float = 0.0  # 0 to 1: the fraction of steps done
+    frames: int = 1  # of a video: how often each picture repeats
+
+    def drawn(self, index: int = 0) -> Image.Image:
+        """Draw one picture of the batch, labelled as simulated, from seed, text and index."""
+        return draw(self.width, self.height, self.seed, self.text, index, self.sampled)
+
+    def preview(self, box: int) -> Image.Image:
+        """Draw the first picture at an eighth of its width and height, scaled to a box."""
+        size = (max(1, self.width // 8), max(1, self.height // 8))
+        return draw(*size, self.seed, self.text, 0, self.sampled, box=box)
+
+
 def _rows(frame: Frame) -> Iterator[Frame]:
     """Yield each row of a picture as a grey frame: one line per pixel, one column per channel."""
     width, height = frame.size

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
@@ -13,6 +14,7 @@ PreviewTuple = tuple[str, Any, int | None]
 #: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
 _UPDATE_INTERVAL: Final = 0.1
 _PART: Final = 0.005
+_POLL: Final = 0.05  # seconds between two checks for an interrupt
 
 
 class Interrupted(Exception):
@@ -109,6 +111,14 @@ class ProgressBar:
 def check_interrupted() -> None:
     """Raise :class:`Interrupted` if the running prompt was interrupted; for slow nodes."""
     context.get().check_interrupted()
+
+
+def wait(seconds: float) -> None:
+    """Let a node take some seconds; raise :class:`Interrupted` if the prompt is interrupted."""
+    end = runtime.monotonic() + seconds
+    while (left := end - runtime.monotonic()) > 0:
+        check_interrupted()
+        time.sleep(min(left, _POLL))
 
 
 def wants_previews(default: bool) -> bool:

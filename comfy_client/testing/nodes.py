@@ -30,18 +30,29 @@ from __future__ import annotations
 import contextlib
 import copy
 import hashlib
+import inspect
 import json
 import math
+import os
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
 import attrs
 
 from ..workflow.validate import ExtraCheck, is_link
-from .builtin_nodes import CLASSES, Simulated
+from .builtin_nodes import CLASSES, BuiltinNode, Simulated
+from .definitions import (
+    FileChoices,
+    NodeSettings,
+    file_choices,
+    hidden_inputs,
+    specs_of,
+    with_choices,
+)
 from .folders import Folders
+from .stubs import Stub, guessed_definition, stub_class
 
 # -- the graph of a prompt ---------------------------------------------------------------
 
@@ -213,8 +224,7 @@ class CacheKeys:
             return _nothing_like_it()
         node = graph.get_node(node_id)
         class_type = node["class_type"]
-        hidden = nodes.definition(class_type)["input"].get("hidden", {})
-        personal = "UNIQUE_ID" in hidden.values()
+        personal = "UNIQUE_ID" in hidden_inputs(nodes.definition(class_type)).values()
         cls = nodes.classes[class_type]
         personal = personal or bool(getattr(cls, "NOT_IDEMPOTENT", False))
         inputs = [
@@ -256,37 +266,55 @@ def _digest(value: object) -> str:
 # -- the classes of a server -------------------------------------------------------------
 
 _NAMED = 40  # the most classes in a hint
+_MOST_GUESSED = 1000  # classes without definition that a server accepts
 _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 
 
 class NodeRegistry:
     """The node classes of one server, and their definitions."""
 
-    def __init__(self, folders: Folders, settings: Mapping[str, Any], *, newest: bool) -> None:
+    def __init__(self, folders: Folders, settings: NodeSettings, *, newest: bool) -> None:
+        self.settings = settings
         self._newest = newest
-        self._definitions = recorded("definitions_0.28" if newest else "definitions")
         self._folders = folders
         #: The command line of the server.
         self.argv: list[str] = ["main.py", "--cpu"]
-        if settings.get("previews"):
+        if settings.previews:
             self.argv += ["--preview-method", "auto"]
-        bound = {"folders": folders, **settings}
+        own = recorded("definitions_0.28" if newest else "definitions")
+        given = copy.deepcopy(dict(settings.definitions))
+        self._definitions: dict[str, Any] = {**own, **given}
         self.classes: dict[str, Any] = {
-            name: type(name, (CLASSES[name],), bound) for name in self._definitions
+            name: self._class(name, definition) for name, definition in self._definitions.items()
         }
         #: How often a class replaced another, whose cached outputs are invalid then.
         self.replaced: int = 0
-        for name, cls in self.classes.items():
-            cls.OUTPUT_NODE = self._definitions[name]["output_node"]
-            cls.RETURN_TYPES = self._definitions[name]["output"]
-            if issubclass(cls, Simulated):
-                self._definitions[name]["description"] = _SIMULATED
+        self._guessed: set[str] = set()  # classes without definition
+        self._files: dict[str, list[FileChoices]] = {}
+
+    def _class(self, name: str, definition: dict[str, Any]) -> type:
+        """Return the class that plays a node: one of the package if it fits, or a stub."""
+        if not _plays(name, definition):
+            definition["description"] = _SIMULATED
+            return stub_class(name, definition, self._folders)
+        if issubclass(CLASSES[name], Simulated):
+            definition["description"] = _SIMULATED
+        bound = {
+            "folders": self._folders,
+            "previews": self.settings.previews,
+            "step_seconds": self.settings.step_seconds,
+            "placeholders": self.settings.inputs == "placeholder",
+            "OUTPUT_NODE": definition["output_node"],
+            "RETURN_TYPES": definition["output"],
+        }
+        return type(name, (CLASSES[name],), bound)
 
     def add(self, name: str, cls: type) -> None:
         """Add a user's node class, or replace the class that already has this name."""
         is_known = name in self.classes
         self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._definitions.pop(name, None)
+        self._guessed.discard(name)
         self.replaced += is_known  # last, as this invalidates cached outputs
 
     def definition(self, name: str) -> dict[str, Any]:
@@ -294,12 +322,14 @@ class NodeRegistry:
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
             return definition_of(name, self.classes[name], newest=self._newest)
-        choices = self._choices(name)
-        if choices is None:
-            return known
-        definition = copy.deepcopy(known)
-        next(iter(definition["input"]["required"].values()))[0] = choices
-        return definition
+        if name not in self._files:
+            self._files[name] = file_choices(known, self._folders)
+        models = self.settings.models
+        offered = {
+            choices.spec.name: choices.listed(self._folders, models)
+            for choices in self._files[name]
+        }
+        return with_choices(known, offered) if offered else known
 
     def definitions(self, graph: Any = None) -> dict[str, Any]:
         """Return the definitions of the classes that a graph uses, or of all if ``graph`` is None.
@@ -309,18 +339,49 @@ class NodeRegistry:
         nodes = graph.values() if isinstance(graph, dict) else ()
         used: list[Any] = [node.get("class_type") for node in nodes if isinstance(node, dict)]
         found: dict[str, Any] = {}
-        for name in self.classes if graph is None else used:
-            with contextlib.suppress(TypeError, KeyError):  # None if missing
-                found[name] = self.definition(name)
+        for name in self.classes if graph is None else dict.fromkeys(filter(_is_text, used)):
+            if name not in self._guessed:
+                with contextlib.suppress(TypeError, KeyError):  # None if missing
+                    found[name] = self.definition(name)
+        return found
+
+    def stubs(self, names: Iterable[str]) -> list[str]:
+        """Return those of these classes that are stand-ins."""
+        return [name for name in names if issubclass(self.classes.get(name, object), Stub)]
+
+    def files_in(self, kind: str) -> list[str]:
+        """Return the names of the files directly in a folder: input, output or temp."""
+        folder = self._folders.of_type(kind)
+        found = os.scandir(folder) if folder else ()
+        return [entry.name for entry in found if entry.is_file()]
+
+    def guess(self, graph: Mapping[str, Any]) -> dict[str, Any]:
+        """Accept the classes of a graph that nothing knows; return definitions by its shape."""
+        found: dict[str, Any] = {}
+        if any(not isinstance(node, dict) for node in graph.values()):
+            return found
+        for name in dict.fromkeys(filter(_is_text, (n.get("class_type") for n in graph.values()))):
+            if name in self.classes and name not in self._guessed:
+                continue
+            if name not in self._guessed and len(self._guessed) >= _MOST_GUESSED:
+                break
+            found[name] = guessed_definition(name, graph)
+            if name not in self._guessed:
+                bare = {**found[name], "input": {}}
+                self._guessed.add(name)
+                self._definitions[name] = bare
+                self.classes = {**self.classes, name: stub_class(name, bare, self._folders)}
         return found
 
     def hint(self) -> str:
         """Return a hint for prompts with an unknown node class; a real server gives none."""
-        names = sorted(self.classes)
+        names = sorted(self.classes.keys() - self._guessed)
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         return (
             f"this is the embedded server, which has {', '.join(names[:_NAMED])}{more}; "
-            "server.add_node(cls) gives it a class of your own"
+            "server.add_node(cls) gives it a class of your own, object_info=FILE the classes of a "
+            "ComfyUI (its GET /object_info), and nodes='any' all others; comfy-client serve has "
+            "--nodes and --object-info for that"
         )
 
     def checks(self) -> dict[str, ExtraCheck]:
@@ -328,13 +389,20 @@ class NodeRegistry:
         found = {name: getattr(c, "VALIDATE_INPUTS", None) for name, c in self.classes.items()}
         return {name: check for name, check in found.items() if check is not None}
 
-    def _choices(self, name: str) -> list[str] | None:
-        """Return the files that a loader class offers, or None for any other class."""
-        if name in ("LoadImage", "LoadImageMask"):
-            return self._folders.inputs(images=name == "LoadImage")
-        return (
-            self._folders.model_names("checkpoints") if name == "CheckpointLoaderSimple" else None
-        )
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _plays(name: str, definition: Mapping[str, Any]) -> bool:
+    """Return whether a class of the package takes the inputs of a definition."""
+    if name not in CLASSES:
+        return False
+    parameters = inspect.signature(getattr(CLASSES[name], BuiltinNode.FUNCTION)).parameters.values()
+    known = {one.name for one in parameters}
+    needed = {one.name for one in parameters if one.default is one.empty} - {"self"}
+    inputs = {spec.name for spec in specs_of(definition)}
+    return inputs <= known and needed <= inputs | hidden_inputs(definition).keys()
 
 
 def shipped(name: str) -> Any:

@@ -20,7 +20,8 @@ from aiohttp import web
 
 from ..values import is_uuid
 from ..workflow.explain import unknown_class
-from ..workflow.validate import ValidationResult, no_prompt, validate
+from ..workflow.validate import ValidationResult, no_prompt
+from .prompt_check import CheckedPrompt, check_prompt
 from .prompt_queue import PromptQueue
 from .prompt_run import SECRETS
 from .server_state import RouteTable, ServerState
@@ -62,7 +63,8 @@ def submit_prompt(state: ServerState, read: Any, source: str | None = None) -> w
     prompt_id = _prompt_id(state, body)
     if prompt_id is None:
         return web.json_response(_INVALID_ID, status=400)
-    result = _validated(state, body)
+    checked = _validated(state, body)
+    result = checked.result
     if result.crash is not None:
         raise RuntimeError(result.crash)
     extra_data = body.get("extra_data", {})
@@ -76,9 +78,14 @@ def submit_prompt(state: ServerState, read: Any, source: str | None = None) -> w
     extra_data["create_time"] = int(time.time() * 1000)
     outputs = result.outputs_to_execute
     state.queue.put((number, prompt_id, result.graph, extra_data, outputs, secrets))
-    return web.json_response(
-        {"prompt_id": prompt_id, "number": number, "node_errors": result.node_errors}
-    )
+    answer = {"prompt_id": prompt_id, "number": number, "node_errors": result.node_errors}
+    if checked.guessed:
+        answer["hint"] = hint = (
+            f"nobody knows what {', '.join(checked.guessed)} would do: this embedded server "
+            "accepts any node class (nodes='any'), and makes up its inputs and outputs"
+        )
+        state.log(f"WARNING: {hint}")
+    return web.json_response(answer)
 
 
 def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
@@ -91,21 +98,17 @@ def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
     return str(prompt_id)  # older servers accept any value
 
 
-def _validated(state: ServerState, body: Mapping[str, Any]) -> ValidationResult:
+def _validated(state: ServerState, body: Mapping[str, Any]) -> CheckedPrompt:
     """Validate a prompt; accept an invalid one, too, if a script will replace it."""
     if "prompt" not in body:
-        return no_prompt()
-    result = validate(
-        body["prompt"],
-        state.nodes.definitions(body["prompt"] or {}),
-        targets=body.get("partial_execution_targets"),
-        extra_checks=state.nodes.checks(),
-        version=state.options.version,
-    )
-    if state.faults.first("script") and isinstance(body["prompt"], dict):
-        graph = result.graph if result.ok else body["prompt"]
-        return ValidationResult(True, None, {}, result.outputs_to_execute, graph)
-    return result
+        return CheckedPrompt(no_prompt())
+    prompt, targets = body["prompt"], body.get("partial_execution_targets")
+    checked = check_prompt(state.nodes, prompt, targets, state.options.version)
+    if state.faults.first("script") and isinstance(prompt, dict):
+        result = checked.result
+        graph = result.graph if result.ok else prompt
+        return CheckedPrompt(ValidationResult(True, None, {}, result.outputs_to_execute, graph))
+    return checked
 
 
 def _refused(state: ServerState, body: Mapping[str, Any], result: ValidationResult) -> web.Response:

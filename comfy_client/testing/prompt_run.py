@@ -16,7 +16,8 @@ import attrs
 from PIL import Image, ImageOps
 
 from ..workflow.validate import is_link, type_of
-from .node_api import ExecutionBlocker, PreviewTuple
+from .definitions import hidden_inputs
+from .node_api import ExecutionBlocker, PreviewTuple, wait
 from .nodes import (
     Cached,
     CacheKeys,
@@ -26,6 +27,7 @@ from .nodes import (
     NodeRegistry,
     inputs_in,
 )
+from .stubs import fitted
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
 CallResult = tuple[dict[str, Any] | None, Any]
@@ -269,6 +271,11 @@ class PromptRun:
 
     # -- one node -----------------------------------------------------------------------
 
+    @property
+    def _class_type(self) -> str:
+        class_type: str = self.graph.get_node(self.node_id)["class_type"]
+        return class_type
+
     def _class_of(self, node_id: str) -> Any:
         return self.nodes.classes[self.graph.get_node(node_id)["class_type"]]
 
@@ -303,9 +310,11 @@ class PromptRun:
         `sources` only.  Without `sources`, they are only the values in the graph.
         """
         node = self.graph.get_node(node_id)
-        types = self.nodes.definition(node["class_type"])["input"]
+        definition = self.nodes.definition(node["class_type"])
+        types = definition["input"]
         known = {**types.get("optional", {}), **types.get("required", {})}
-        hidden = types.get("hidden", {})
+        hidden = hidden_inputs(definition)
+        takes_all = getattr(self._class_of(node_id), "TAKES_ALL", False)
         values: dict[str, list[Any]] = {}
         missing = set()
         for name, value in inputs_in(node).items():
@@ -314,11 +323,12 @@ class PromptRun:
             if is_link(value) and not raw:
                 source = self.cached(value[0]) if value[0] in (sources or ()) else None
                 if source is not None and value[1] < len(source.outputs):
-                    values[name] = source.outputs[value[1]]
+                    kind = config[0] if config else "*"
+                    values[name] = [fitted(one, kind) for one in source.outputs[value[1]]]
                 else:
                     values[name] = [None]
                     missing.add(name)
-            elif config is not None or name in hidden:
+            elif config is not None or name in hidden or takes_all:
                 values[name] = [value]
         constants_only = sources is None
         offered = {
@@ -358,6 +368,7 @@ class PromptRun:
             if block:
                 returned: Any = self._blocked(block, executed)
             else:
+                wait(self.nodes.settings.seconds.get(self._class_type, 0.0))
                 returned = _called(getattr(node, node.FUNCTION), arguments)
             expansion = None
             if isinstance(returned, dict):

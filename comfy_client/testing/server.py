@@ -14,13 +14,14 @@ import ssl
 import tempfile
 import threading
 import weakref
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
+from .definitions import InputFiles, KnownNodes, ModelNames, NodeSettings, ObjectInfo
 from .exchange import Rule, fault_middleware
 from .faults import OF_ONE_LIFE
 from .folders import Folders
@@ -80,6 +81,22 @@ class ComfyServer(ScriptedServer):
         previews: Whether the sampler sends previews, as with ``--preview-method``.
         max_upload_size: Largest request body in bytes; the answer to larger ones is 413.
         step_seconds: How many seconds the simulated sampler takes for a step.
+        object_info: Further node classes: the definitions of a version that the package contains
+            (``"0.3.75"``, ``"0.28.1"``, ``"0.33.0"``), a JSON file of what ``GET /object_info``
+            answers (also ``.json.gz``), or that as a dict.  Their nodes are stand-ins, which run no
+            model: outputs have values of their types, and output nodes write small files of their
+            kind, which say that they are simulated.  The answers are those of ``version``, which
+            the definitions do not change.
+        models: Which names of model files are accepted: ``"any"``; ``"recorded"``: those in the
+            definitions; ``"touched"``: those of files below ``root / "models"``.  ``None``:
+            ``"any"`` with ``object_info``, else ``"touched"``.
+        inputs: ``"placeholder"``: any name of an input file is accepted, and a picture is drawn in
+            place of a missing file; ``"real"``: the file must exist.  ``None``: ``"placeholder"``
+            with ``object_info``, else ``"real"``.
+        nodes: ``"known"``: prompts with unknown node classes are refused; ``"any"``: they are
+            accepted, with inputs and outputs as the workflow links them.  The answer to such a
+            prompt has a ``hint``, and the log a warning.
+        node_seconds: How many seconds each node of a class takes, by class.
         version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
             ``"0.8"`` has the jobs API (``/api/jobs``), takes ``preview_method`` from
             ``extra_data``, and checks the choices of ``COMBO`` inputs.
@@ -117,8 +134,9 @@ class ComfyServer(ScriptedServer):
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
             host, an unknown version or hosted surface, a number out of range, ``traps`` without
-            ``hosted``, or user and password with it.
+            ``hosted``, or user and password with it, ``object_info`` that contains no definitions.
         TypeError: An argument of another type.
+        OSError: ``object_info`` cannot be read.
     """
 
     # repr() must work although __init__ failed: tracebacks show it.
@@ -136,6 +154,11 @@ class ComfyServer(ScriptedServer):
         previews: bool = True,
         max_upload_size: int = UPLOAD_SIZE,
         step_seconds: float = 0.02,
+        object_info: ObjectInfo | None = None,
+        models: ModelNames | None = None,
+        inputs: InputFiles | None = None,
+        nodes: KnownNodes = "known",
+        node_seconds: Mapping[str, float] | None = None,
         version: Version = "0.3.75",
         allowed_hosts: Collection[str] | None = None,
         cors: Collection[str] = (),
@@ -172,7 +195,9 @@ class ComfyServer(ScriptedServer):
         #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._allowed_hosts = allowed_hosts
-        self._node_settings = {"previews": previews, "step_seconds": step_seconds}
+        self._node_settings = NodeSettings.of(
+            previews, step_seconds, object_info, models, inputs, nodes, node_seconds
+        )
         self._added: dict[str, type] = {}
         self._root: Path | None = None
         self._threads: list[threading.Thread] = []

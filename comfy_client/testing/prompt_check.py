@@ -1,0 +1,103 @@
+"""The server's answer to a prompt: whether it may run, by the definitions of its classes.
+
+The inputs of some classes depend on the values of a node (autogrow inputs, dynamic combos, matched
+types).  Each node of such a class is checked with a definition of its own.  Names of files are
+accepted as the server's settings say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import attrs
+
+from ..workflow.input_specs import InputSpec
+from ..workflow.rules import file_input, rules_for
+from ..workflow.validate import ServerVersion, ValidationResult, validate
+from .definitions import accepting, takes_model
+from .nodes import NodeRegistry
+
+
+@attrs.frozen
+class CheckedPrompt:
+    """The server's answer to a prompt.
+
+    Attributes:
+        result: Whether it may run, or why not.
+        guessed: The classes that nothing knows and that were accepted.
+    """
+
+    result: ValidationResult
+    guessed: tuple[str, ...] = ()
+
+
+def check_prompt(
+    nodes: NodeRegistry, prompt: Any, targets: Any, version: ServerVersion
+) -> CheckedPrompt:
+    """Return the server's answer to a prompt, which is not changed."""
+    definitions = nodes.definitions(prompt or {})
+    checks = nodes.checks()
+    if not isinstance(prompt, dict):
+        return CheckedPrompt(validate(prompt, definitions, version=version))
+    guessed = nodes.guess(prompt) if nodes.settings.nodes == "any" else {}
+    accepts = _Accepts(nodes)
+    definitions = accepting({**definitions, **guessed}, prompt, accepts)
+    stubs = [name for name in nodes.stubs(definitions) if name not in guessed]
+    rules = rules_for(prompt, {name: definitions[name] for name in stubs}, accepts.listed)
+    graph = rules.graph(prompt)
+    definitions = accepting({**definitions, **rules.definitions}, graph, accepts)
+    result = validate(
+        graph,
+        definitions,
+        targets=targets,
+        extra_checks={**checks, **rules.checks},
+        version=version,
+    )
+    own_names = {name: name.partition("\n")[0] for name in rules.classes.values() if "\n" in name}
+    return CheckedPrompt(_renamed(result, own_names) if own_names else result, tuple(guessed))
+
+
+@attrs.frozen
+class _Accepts:
+    """The inputs of a server that accept any name of a file."""
+
+    _nodes: NodeRegistry
+
+    def __call__(self, definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> bool:
+        settings = self._nodes.settings
+        if file_input(definition, class_type, spec) is not None:
+            return settings.inputs == "placeholder"
+        return settings.models == "any" and takes_model(definition, class_type, spec)
+
+    def listed(self, folder: str) -> Collection[str] | None:
+        """Return the names of the files in a folder, or None if any name is accepted."""
+        if self._nodes.settings.inputs == "placeholder":
+            return None
+        return self._nodes.files_in(folder)
+
+
+def _renamed(result: ValidationResult, names: Mapping[str, str]) -> ValidationResult:
+    """Return a result with the names of classes in place of those of nodes' own definitions."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, str):
+            if "\n" in value:
+                for name in sorted(names, key=len, reverse=True):
+                    value = value.replace(name, names[name])
+            return value
+        if isinstance(value, list):
+            return list(map(renamed, value))
+        if isinstance(value, dict):
+            return {key: renamed(one) for key, one in value.items()}
+        return value
+
+    graph = {
+        key: {**node, "class_type": names[node["class_type"]]}
+        if isinstance(node, dict) and node.get("class_type") in names
+        else node
+        for key, node in result.graph.items()
+    }
+    return attrs.evolve(
+        result, error=renamed(result.error), node_errors=renamed(result.node_errors), graph=graph
+    )
