@@ -38,6 +38,7 @@ FLOORS: Final = {
     "numpy": Floor("1.23.2", "the first for Python 3.11", "1.26.0"),
     "ipython": Floor("8.18", "the oldest that was tried"),
     "aiohttp": Floor("3.12.15", "3.11 leaves a deleted prompt pending (test_cancel.py)"),
+    "comfyui-frontend-package": Floor("1.32.9", "the page of the oldest version that is played"),
     "distributed": Floor("2025.1.0", "2024.8.0 has no dask.tokenize"),
     "blake3": Floor("0.4.1", "the oldest that was tried"),
 }

@@ -22,6 +22,7 @@ Modules:
     server_state: The parts of a running server, the versions it can be; all open event sockets, and
         what goes to them.
     prompt_check: The answer to a prompt, by the definitions of its classes.
+    page: The official page with its templates and its help, and settings with which it starts.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a

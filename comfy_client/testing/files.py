@@ -18,7 +18,7 @@ import re
 import shutil
 import tomllib
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
@@ -198,8 +198,12 @@ _SETTINGS = "comfy.settings.json"
 class Users:
     """The users of a server, and the folders of their files."""
 
-    def __init__(self, root: Path, *, multi: bool, newest: bool) -> None:
+    def __init__(
+        self, root: Path, *, multi: bool, newest: bool, settings: Mapping[str, Any]
+    ) -> None:
         self.root = root
+        #: What counts until a user sets it otherwise.
+        self.settings = settings
         self.multi = multi
         #: Whether to send times in whole milliseconds, and downloads as attachments.
         self.newest = newest
@@ -264,12 +268,11 @@ def _load(users: Users, request: web.Request) -> dict[str, Any]:
     try:
         path = users.path(request, _SETTINGS)  # also creates the user's folder
         text = "" if path is None else path.read_text(encoding="utf-8")
-        settings: dict[str, Any] = json.loads(text)
+        return {**users.settings, **json.loads(text)}
     except KeyError:
         raise web.HTTPUnauthorized from None
     except (OSError, ValueError):
-        return {}
-    return settings
+        return dict(users.settings)
 
 
 def _save(users: Users, request: web.Request, settings: dict[str, Any]) -> web.Response:

@@ -81,15 +81,16 @@ _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 class Folders:
     """The folders of a server's files, which are created if missing."""
 
-    def __init__(self, root: Path, *, newest: bool) -> None:
+    def __init__(self, root: Path, *, newest: bool, web: Path | None = None) -> None:
         self.root = root
         self.user: Path = root / "user"
-        self.web: Path = root / "web"
+        #: The page: the server's own, or one that is only read.
+        self.web: Path = web or root / "web"
         kinds = {**MODEL_FOLDERS, **NEW_MODEL_FOLDERS} if newest else MODEL_FOLDERS
         self.models: dict[str, list[Path]] = {
             kind: [root / name for name in names] for kind, names in kinds.items()
         }
-        is_new = not self.web.exists()  # otherwise the files are the user's by now
+        is_new = not (root / "web").exists()  # otherwise the files are the user's by now
         for name in ("input", "output", "temp", "user/default", "web"):
             (root / name).mkdir(parents=True, exist_ok=True)
         for folders in self.models.values():
@@ -100,7 +101,7 @@ class Folders:
     def _ship(self) -> None:
         """Create the files that a new ComfyUI has from the start, and one checkpoint."""
         page = "<!doctype html><title>ComfyUI</title><p>An embedded ComfyUI, without its frontend."
-        (self.web / "index.html").write_text(page, encoding="utf-8")
+        (self.root / "web" / "index.html").write_text(page, encoding="utf-8")
         for folder, names in _SHIPPED.items():
             (self.root / folder).mkdir(parents=True, exist_ok=True)
             for name in names:

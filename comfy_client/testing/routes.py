@@ -81,7 +81,12 @@ def application(state: ServerState) -> web.Application:
     app[_STATE] = state
     if options.origins:
         app.on_response_prepare.append(_add_cors_headers)
-    app[_USERS] = Users(folders.user, multi=options.multi_user, newest=options.is_newest)
+    app[_USERS] = Users(
+        folders.user,
+        multi=options.multi_user,
+        newest=options.is_newest,
+        settings=options.settings,
+    )
     if options.is_newest:
         app.middlewares.append(_same_site)
     internal = web.RouteTableDef()
@@ -93,6 +98,8 @@ def application(state: ServerState) -> web.Application:
     resources = _resources if options.prefix else _shared_resources
     for resource in resources(is_newer=options.is_newer, is_newest=options.is_newest):
         app.router.register_resource(resource)
+    if options.page:
+        options.page.add_routes(app.router)
     app.router.add_static("/", folders.web)  # all else: 404 to GET, 405 to the rest
     return app
 

@@ -17,6 +17,7 @@ import weakref
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar, cast
 
 from aiohttp import web
@@ -29,6 +30,7 @@ from .hosted.gateway import Gateway
 from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter
 from .nodes import NodeRegistry, definition_of
+from .page import checked_settings, find_page
 from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
@@ -110,6 +112,15 @@ class ComfyServer(ScriptedServer):
             ``host``, such as the name of a proxy in front of the server.  ``None``: no others
             while it listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web
             pages included.
+        cors: The origins of other pages that may use it, such as ``["http://localhost:5173"]`` of a
+            page in development; ``["*"]``: all, as with ``--enable-cors-header``.  Socket, uploads
+            and pictures are included; a hosted surface is not.
+        frontend: ``True``: serve ComfyUI's own page, as the extra ``[frontend]`` installs it, with
+            the workflow templates and the help on nodes that are installed; or the folder of
+            another page, which is only read.  A warning tells if the page is not the one that
+            this version of ComfyUI comes with.
+        settings: Settings of the page, such as ``{"Comfy.TutorialCompleted": True}``, which count
+            until a user changes them.
         hosted: Serve Comfy API v2 at ``url``, as ``"proxy"`` (comfy-api-proxy 0.1.6 in front of the
             ComfyUI of ``version``), ``"serverless"`` or ``"cloud"``, and ComfyUI itself at
             ``comfyui_url``, without credentials.  ``None``: ComfyUI is at ``url``.
@@ -134,9 +145,11 @@ class ComfyServer(ScriptedServer):
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
             host, an unknown version or hosted surface, a number out of range, ``traps`` without
-            ``hosted``, or user and password with it, ``object_info`` that contains no definitions.
+            ``hosted``, user and password with it, ``object_info`` that contains no definitions, or
+            a folder without a page.
         TypeError: An argument of another type.
         OSError: ``object_info`` cannot be read.
+        ModuleNotFoundError: ``frontend=True``, but no page is installed.
     """
 
     # repr() must work although __init__ failed: tracebacks show it.
@@ -162,6 +175,8 @@ class ComfyServer(ScriptedServer):
         version: Version = "0.3.75",
         allowed_hosts: Collection[str] | None = None,
         cors: Collection[str] = (),
+        frontend: bool | str | os.PathLike[str] = False,
+        settings: Mapping[str, Any] = MappingProxyType({}),
         hosted: HostedKind | None = None,
         traps: HostedTraps | None = None,
     ) -> None:
@@ -183,6 +198,8 @@ class ComfyServer(ScriptedServer):
             max_upload_size=max_upload_size,
             prefix="" if hosted else prefix,
             origins=allowed_origins(cors),
+            page=find_page(frontend, version),
+            settings=checked_settings(settings),
         )
         self._credentials = credentials
         #: The address that clients use, and that of ComfyUI itself.
@@ -353,7 +370,8 @@ class ComfyServer(ScriptedServer):
             # Also at the end of the process, if the server is never stopped.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = self._options
-        folders = Folders(self._root, newest=options.is_newest)
+        web_folder = options.page.folder if options.page else None
+        folders = Folders(self._root, newest=options.is_newest, web=web_folder)
         nodes = NodeRegistry(folders, self._node_settings, newest=options.is_newest)
         for name, cls in self._added.items():
             nodes.add(name, cls)

@@ -7,7 +7,7 @@ import contextlib
 import itertools
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
@@ -19,6 +19,7 @@ from aiohttp import web
 from .active_faults import ActiveFaults
 from .folders import Folders
 from .nodes import NodeRegistry
+from .page import Page
 from .prompt_queue import Executor, PromptQueue
 from .received import Records
 from .server_loop import Connections, ServerLoop
@@ -244,6 +245,10 @@ class ServerSettings:
     prefix: str
     #: Of other pages that may use the server.
     origins: frozenset[str]
+    #: The official page, if it is served.
+    page: Page | None
+    #: The settings of the page with which users begin.
+    settings: Mapping[str, Any]
 
     @property
     def is_newer(self) -> bool:
