@@ -31,6 +31,7 @@ import contextlib
 import copy
 import hashlib
 import inspect
+import itertools
 import json
 import math
 import os
@@ -176,6 +177,31 @@ class NodeCache:
             yield from store.node_ids()
 
 
+@attrs.define(eq=False)
+class _Ancestry:
+    """What a node depends on, as an extension of what one of its sources depends on.
+
+    Most nodes add little to their largest source, so that all ancestries of a chain share one dict.
+    """
+
+    key: str
+    base: _Ancestry | None
+    added: list[str]  # nodes beside those of the base, this one last
+    size: int  # number of nodes, this one included
+    _places: dict[str, int] | None = None
+
+    def places(self) -> dict[str, int]:
+        """Return the place of each node; those from ``size`` on belong to other ancestries."""
+        if self._places is None:
+            places: dict[str, int] = {} if self.base is None else self.base.places()
+            start = 0 if self.base is None else self.base.size
+            if len(places) > start:  # another node extends it
+                places = dict(itertools.islice(places.items(), start))
+            places.update(zip(self.added, itertools.count(start), strict=False))
+            self._places = places
+        return self._places
+
+
 class CacheKeys:
     """The cache keys of a prompt's nodes: nodes with equal keys have equal outputs.
 
@@ -189,57 +215,71 @@ class CacheKeys:
         self._graph = graph
         self._nodes = nodes
         self._changed = changed
-        self._known: dict[str, str] = {}
+        self._known: dict[str, _Ancestry] = {}
+        self._own: dict[str, tuple[list[Any], list[tuple[str, str, Any]]]] = {}
 
     def of(self, node_id: str) -> str:
         """Return the cache key of a node."""
-        chain = {node_id: None}  # each node is the only source of the one before
-        while node_id not in self._known:
-            sources = list(dict.fromkeys(self._sources(node_id)))
-            if len(sources) != 1 or sources[0] in chain:
-                break
-            [node_id] = sources
-            chain[node_id] = None
-        *users, base = chain
-        if base not in self._known:
-            self._known[base] = self._with_all_sources(base)
-        key = self._known[base]
-        for user, source in zip(reversed(users), [base, *reversed(users)], strict=False):
-            key = self._known[user] = _digest([self._of_itself(user, {source: 0}), key])
-        return key
-
-    def _with_all_sources(self, node_id: str) -> str:
-        order: dict[str, int] = {}
-        waiting = self._sources(node_id)[::-1]
+        waiting, seen = [node_id], set[str]()
         while waiting:
-            source = waiting.pop()
-            if source not in order:
-                order[source] = len(order)
-                waiting += self._sources(source)[::-1]
-        return _digest([self._of_itself(one, order) for one in (node_id, *order)])
+            last = waiting[-1]
+            if last in self._known:
+                waiting.pop()
+            elif last in seen:
+                self._known[last] = self._ancestry(last)
+            else:
+                seen.add(last)
+                waiting += [one for one in self._sources(last) if one not in seen]
+        return self._known[node_id].key
 
-    def _of_itself(self, node_id: str, order: Mapping[str, int]) -> object:
+    def _ancestry(self, node_id: str) -> _Ancestry:
+        """Return the ancestry of a node; sources in a cycle have none yet."""
+        known = [self._known[one] for one in self._sources(node_id) if one in self._known]
+        base = max(known, key=lambda ancestry: ancestry.size, default=None)
+        places, size = ({}, 0) if base is None else (base.places(), base.size)
+        refs: dict[str, int] = {node_id: -1}  # by distance, for nodes that the base lacks
+        entries = []
+        waiting = [node_id]
+        for one in waiting:
+            for source in self._sources(one):
+                if source not in refs:
+                    refs[source] = places.get(source, size)
+                    if refs[source] >= size:
+                        refs[source] = -1 - len(waiting)
+                        waiting.append(source)
+            entries.append(self._of_itself(one, refs))
+        key = _digest([entries, None if base is None else base.key])
+        return _Ancestry(key, base, waiting[::-1], size + len(waiting))
+
+    def _of_itself(self, node_id: str, refs: Mapping[str, int]) -> object:
+        """Return a node without its sources, each of which is replaced by its reference."""
+        if node_id not in self._own:
+            self._own[node_id] = self._looked_at(node_id)
+        own, links = self._own[node_id]
+        return [own, [(name, refs[source], slot) for name, source, slot in links]]
+
+    def _looked_at(self, node_id: str) -> tuple[list[Any], list[tuple[str, str, Any]]]:
         graph, nodes = self._graph, self._nodes
         if not graph.has_node(node_id):
-            return _nothing_like_it()
+            return [_nothing_like_it()], []
         node = graph.get_node(node_id)
         class_type = node["class_type"]
         personal = "UNIQUE_ID" in hidden_inputs(nodes.definition(class_type)).values()
         cls = nodes.classes[class_type]
         personal = personal or bool(getattr(cls, "NOT_IDEMPOTENT", False))
-        inputs = [
-            (name, "link", order[value[0]], _comparable(value[1]))
-            if is_link(value)
-            else (name, _comparable(value))
-            for name, value in sorted(inputs_in(node).items())
-        ]
+        links, values = [], []
+        for name, value in sorted(inputs_in(node).items()):
+            if is_link(value):
+                links.append((name, value[0], _comparable(value[1])))
+            else:
+                values.append((name, _comparable(value)))
         changed = _comparable(self._changed(node_id))
-        return [class_type, changed, node_id if personal else None, inputs]
+        return [class_type, changed, node_id if personal else None, values], links
 
     def _sources(self, node_id: str) -> list[str]:
-        graph = self._graph
-        links = sorted(linked_inputs(graph, node_id)) if graph.has_node(node_id) else ()
-        return [source for _, source in links]
+        if node_id not in self._own:
+            self._own[node_id] = self._looked_at(node_id)
+        return list(dict.fromkeys(source for _, source, _ in self._own[node_id][1]))
 
 
 def _comparable(value: Any) -> object:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import heapq
+import itertools
 import threading
 import time
 from collections import defaultdict
@@ -454,6 +455,11 @@ class ExecutionList:
         #: The sources of each node; of lazy inputs, only requested ones.
         self.sources: defaultdict[str, set[str]] = defaultdict(set)
         self._behind: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._places: dict[str, int] = {}  # of pending nodes, in the order of their addition
+        self._numbers = itertools.count()
+        self._before_output: dict[str, bool] = {}  # while nothing is added
+        self._ready: list[tuple[int, int, str]] = []  # a heap of nodes by rank and place
+        self._has_grown = True
 
     def add(self, node_id: str) -> None:
         """Add a node and, recursively, the uncached sources of its inputs that are not lazy."""
@@ -464,6 +470,8 @@ class ExecutionList:
             if node_id in self.pending:
                 continue
             self.pending[node_id] = set()
+            self._places[node_id] = next(self._numbers)
+            self._has_grown = True
             for name, source in linked_inputs(self._run.graph, node_id):
                 if not self._run.config(node_id, name).get("lazy"):
                     if not self._run.cached(source):
@@ -477,6 +485,7 @@ class ExecutionList:
         if not self._run.cached(source):
             self.add(source)
             self._behind[source][target] = None
+            self._has_grown = True
             self.pending[target].add(source)
         self.sources[target].add(source)
 
@@ -492,17 +501,34 @@ class ExecutionList:
 
     def pick(self) -> str:
         """Return the id of the node to run next; raise NodeFailure if all wait for each other."""
-        ready = [node_id for node_id, needed in self.pending.items() if not needed]
-        if not ready:
-            raise self._cycle()
-        nearer = (self._run.goes_first, self._is_before_output, self._is_two_before_output)
-        return next((one for is_near in nearer for one in ready if is_near(one)), ready[0])
+        if self._has_grown:
+            self._has_grown = False
+            self._before_output.clear()
+            ready = [node_id for node_id, needed in self.pending.items() if not needed]
+            self._ready = sorted(map(self._entry, ready))
+        while self._ready:
+            node_id = self._ready[0][2]
+            if self.pending.get(node_id, True):
+                heapq.heappop(self._ready)  # it has run, or waits again
+            else:
+                return node_id
+        raise self._cycle()
+
+    def _entry(self, node_id: str) -> tuple[int, int, str]:
+        return self._rank(node_id), self._places[node_id], node_id
+
+    def _rank(self, node_id: str) -> int:
+        """Return 0 for an output, 1 for a node before one, 2 before that, and 3 for others."""
+        if self._run.goes_first(node_id):
+            return 0
+        if self._is_before_output(node_id):
+            return 1
+        return 2 if any(map(self._is_before_output, list(self._behind[node_id]))) else 3
 
     def _is_before_output(self, node_id: str) -> bool:
-        return any(map(self._run.is_output, self._behind[node_id]))
-
-    def _is_two_before_output(self, node_id: str) -> bool:
-        return any(map(self._is_before_output, list(self._behind[node_id])))
+        if node_id not in self._before_output:
+            self._before_output[node_id] = any(map(self._run.is_output, self._behind[node_id]))
+        return self._before_output[node_id]
 
     def _cycle(self) -> NodeFailure:
         display_id = self._run.graph.get_display_node_id
@@ -516,3 +542,5 @@ class ExecutionList:
         del self.pending[node_id]
         for other in self._behind.pop(node_id, ()):
             self.pending[other].discard(node_id)
+            if not self.pending[other] and not self._has_grown:
+                heapq.heappush(self._ready, self._entry(other))

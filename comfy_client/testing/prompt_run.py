@@ -156,20 +156,17 @@ class PromptRun:
 
     def start(self, node_id: str) -> None:
         """Report that a node starts, with no progress yet."""
-        self._states[node_id] = {"value": 0.0, "max": 1.0, "state": "running"}
-        self._send_states()
+        self._send_state(node_id, 0.0, 1.0, "running")
 
     def finish(self, node_id: str) -> None:
         """Report that a node is complete."""
         total = self._states.get(node_id, {"max": 1})["max"]
-        self._states[node_id] = {"value": total, "max": total, "state": "finished"}
-        self._send_states()
+        self._send_state(node_id, total, total, "finished")
 
     def progress(self, value: float, total: float, preview: PreviewTuple | None) -> None:
         """Report the progress of the running node."""
         sink, client_id = self.sink, self.client_id
-        self._states[self.node_id] = {"value": value, "max": total, "state": "running"}
-        self._send_states()
+        self._send_state(self.node_id, value, total, "running")
         with_metadata = preview is not None and sink.knows_metadata(client_id)
         if preview and with_metadata:
             sink.send(_PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
@@ -179,9 +176,11 @@ class PromptRun:
             number = 2 if preview[0] == "PNG" else 1
             sink.send(_PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
 
-    def _send_states(self) -> None:
-        nodes = {node_id: {**s, **self._identity(node_id)} for node_id, s in self._states.items()}
-        data = {"prompt_id": self.prompt_id, "nodes": nodes}
+    def _send_state(self, node_id: str, value: float, total: float, state: str) -> None:
+        """Set the progress of a node; send that of all nodes, of which each is made once."""
+        progress = {"value": value, "max": total, "state": state}
+        self._states[node_id] = {**progress, **self._identity(node_id)}
+        data = {"prompt_id": self.prompt_id, "nodes": dict(self._states)}
         self.sink.send("progress_state", data, self.client_id)
 
     def _identity(self, node_id: str) -> dict[str, Any]:

@@ -35,6 +35,9 @@ def check_version(version: str) -> None:
         raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
 
 
+_MANY_NODES = 100
+
+
 class Receiver(Protocol):
     """A receiver of the messages for one client id, such as its open socket."""
 
@@ -71,6 +74,7 @@ class EventSockets:
         self._flags: dict[str, Any] = {}
         self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._stale: dict[str, list[asyncio.Event]] = {}  # handlers whose socket has ended
+        self._newest: dict[str | None, Any] = {}  # the last long message, by client id
 
     @property
     def open(self) -> list[EventSocket]:
@@ -147,8 +151,20 @@ class EventSockets:
     # -- messages -----------------------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
-        """Queue a message for one client, or for all clients if ``client_id`` is None."""
-        self._later(partial(self.deliver, event, data, client_id))
+        """Queue a message for one client, or for all clients if ``client_id`` is None.
+
+        The progress of very many nodes is dropped if a newer one is queued before it is sent.
+        """
+        if event == "progress_state" and len(data["nodes"]) > _MANY_NODES:
+            self._newest[client_id] = data
+            self._later(partial(self._deliver_newest, event, data, client_id))
+        else:
+            self._later(partial(self.deliver, event, data, client_id))
+
+    async def _deliver_newest(self, event: str | int, data: Any, client_id: str | None) -> None:
+        if self._newest.get(client_id) is data:
+            del self._newest[client_id]
+            await self.deliver(event, data, client_id)
 
     def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
         self._loop.later(self._outgoing.put_nowait, sending)
