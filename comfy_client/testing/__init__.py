@@ -9,6 +9,7 @@ Each module imports only modules below it in this list.
 
 Modules:
     server: :class:`ComfyServer`: options, start and stop.
+    control: The control of a server over HTTP, by tests in any language.
     scripting: The part of a server that a test reads and sets; scripts, which replace prompts.
     replay: Playback of a recording to a client: its steps, and the state of its prompts at each.
     hosted: Comfy API v2 in front of the server: a proxy, a serverless deployment, Comfy Cloud.

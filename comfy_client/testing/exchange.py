@@ -7,6 +7,7 @@ import contextlib
 import inspect
 import threading
 from collections.abc import Mapping
+from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
@@ -22,6 +23,8 @@ from .server_loop import Connections
 from .server_state import ServerState
 from .wire import Answer, Handler, Next, Request, Wire, encode, hang_up, more_headers, upgrade
 
+#: The last request of the connection, and its record.
+_last: ContextVar[tuple[web.Request, Request] | None] = ContextVar("last", default=None)
 _POLL = 0.005  # seconds between two checks of the client and the fault
 
 
@@ -159,6 +162,7 @@ class Exchange:
         if self.request.method == "HEAD":
             data = data[: data.index(b"\r\n\r\n") + 4]
         self.write(data)
+        _note(self.request, status)
         return self.done(keep=self.request.keep_alive)
 
     def done(self, *, keep: bool) -> web.StreamResponse:
@@ -185,7 +189,7 @@ class _Sent(web.StreamResponse):
 
 
 def _make_request(
-    request: web.Request, connections: Connections, prefix: str, body: bytes
+    request: web.Request, connections: Connections, prefix: str, body: bytes, number: int = 0
 ) -> Request:
     """Return a record of a request that aiohttp has parsed."""
     url = urlsplit(request.raw_path)
@@ -211,7 +215,8 @@ def _make_request(
         request.headers,
         body,
         wire,
-        is_below,
+        number,
+        is_below=is_below,
         ask=connections.ask,
     )
 
@@ -259,6 +264,17 @@ def _set_body(request: web.Request, body: bytes, failure: BaseException | None =
     request._read_bytes = None
 
 
+async def note_status(request: web.Request, response: web.StreamResponse) -> None:
+    """Record the status of an answer that is about to be sent; a signal of aiohttp's."""
+    _note(request, response.status)
+
+
+def _note(request: web.Request, status: int) -> None:
+    last = _last.get()
+    if last is not None and last[0] is request:
+        last[1].answered(status)
+
+
 def fault_middleware(
     state: ServerState, records: Records, connections: Connections, prefix: str
 ) -> Any:
@@ -272,8 +288,10 @@ def fault_middleware(
             seen = _make_request(request, connections, prefix, await _read_body(request))
             return await Exchange(request, seen, state, handler, rest).proceed()
         with connections.handling(request):
-            seen = _make_request(request, connections, prefix, await _read_body(request))
+            body = await _read_body(request)
+            seen = _make_request(request, connections, prefix, body, next(records.numbers))
             records.keep_request(seen)
+            _last.set((request, seen))
             if seen.path == "/ws":
                 records.keep(records.handshakes, seen.headers)
             rules = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -46,6 +47,8 @@ class Records:
     """
 
     requests: list[Request] = attrs.field(factory=list)
+    #: Of requests.
+    numbers: itertools.count[int] = attrs.field(factory=lambda: itertools.count(1))
     connections: int = 0
     handshakes: list[Mapping[str, str]] = attrs.field(factory=list)
     hellos: list[str] = attrs.field(factory=list)

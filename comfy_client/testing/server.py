@@ -22,8 +22,9 @@ from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
+from .control.control_service import ControlService
 from .definitions import InputFiles, KnownNodes, ModelNames, NodeSettings, ObjectInfo
-from .exchange import Rule, fault_middleware
+from .exchange import Rule, fault_middleware, note_status
 from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosted.gateway import Gateway
@@ -126,6 +127,11 @@ class ComfyServer(ScriptedServer):
             ``comfyui_url``, without credentials.  ``None``: ComfyUI is at ``url``.
         traps: The peculiarities and traps of the hosted surface, see :class:`HostedTraps`;
             ``None``: those of the real one.
+        control: Let programs control the server over HTTP at ``control_url``, see
+            :mod:`comfy_client.testing.control`: ``True`` on any free port, a number on that port.
+            It is for programs on this machine, and not for web pages.
+        control_token: The bearer token that each call of the control must have; it then listens
+            on ``host``.  ``None``: no token, and it listens on loopback.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -179,6 +185,8 @@ class ComfyServer(ScriptedServer):
         settings: Mapping[str, Any] = MappingProxyType({}),
         hosted: HostedKind | None = None,
         traps: HostedTraps | None = None,
+        control: bool | int = False,
+        control_token: str | None = None,
     ) -> None:
         check_version(version)
         check_hosts(allowed_hosts)
@@ -189,6 +197,7 @@ class ComfyServer(ScriptedServer):
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
         _check_credentials(credentials)
+        _check_control(control, control_token)
         super().__init__()
         self.version: Version = version
         self.hosted: HostedKind | None = hosted
@@ -212,6 +221,10 @@ class ComfyServer(ScriptedServer):
         #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._allowed_hosts = allowed_hosts
+        self._control: ControlService | None = None
+        if control is not False:
+            port = 0 if control is True else control
+            self._control = ControlService(self, port, host, control_token)
         self._node_settings = NodeSettings.of(
             previews, step_seconds, object_info, models, inputs, nodes, node_seconds
         )
@@ -252,6 +265,14 @@ class ComfyServer(ScriptedServer):
         if self._gateway is None:
             raise RuntimeError("the server is not hosted: use ComfyServer(hosted='proxy')")
         return self._gateway
+
+    @property
+    def control_url(self) -> str:
+        """The URL below which programs control the server; RuntimeError without ``control``."""
+        if self._control is None:
+            raise RuntimeError("the server has no control: use ComfyServer(control=True)")
+        self._check_port()
+        return self._control.url
 
     @property
     def port(self) -> int:
@@ -359,6 +380,8 @@ class ComfyServer(ScriptedServer):
             started.result()
             if self._gateway:
                 self._gateway.attach(state, self._own.url, again=again)
+            if self._control:
+                self._control.open()
         except BaseException:
             self.stop()
             raise
@@ -382,6 +405,7 @@ class ComfyServer(ScriptedServer):
             app.middlewares.append(_guard(self._credentials))
         faults = fault_middleware(state, self._records, state.connections, options.prefix)
         app.middlewares.insert(0, faults)
+        app.on_response_prepare.append(note_status)
         app.middlewares[:0] = self._host_filters(address, self._own)
         return state, app
 
@@ -402,6 +426,8 @@ class ComfyServer(ScriptedServer):
 
         A running node has 10 seconds to end.
         """
+        if self._control:
+            self._control.close()  # first, as one of its calls may be restarting the server
         with self._alone():
             self._halt()
             self._own.port.release()
@@ -529,6 +555,15 @@ def _check_hosted(hosted: Any, traps: Any, credentials: Any) -> None:
             raise ValueError("traps are for a hosted server: give hosted='proxy' too")
     elif isinstance(credentials, tuple):
         raise ValueError("a hosted server takes a token, not a pair of user and password")
+
+
+def _check_control(control: Any, token: Any) -> None:
+    if not isinstance(control, bool):
+        _check_number("control", control, 65535)
+    if not isinstance(token, str | None):
+        raise TypeError("control_token must be a string")  # not quoted: it is a secret
+    if token is not None and (control is False or not re.fullmatch(r"[!-~]+", token)):
+        raise ValueError("control_token is for control=True, and has no spaces or odd characters")
 
 
 def _check_host(host: Any) -> None:

@@ -128,6 +128,8 @@ class Request:
         query: The query parameters, decoded; only the last of several with the same name.
         headers: The headers; names are case-insensitive.
         body: The bytes that were read: fewer than announced if the client was cut off.
+        number: Its number, counted from 1 over the server's whole life.
+        at: When it came, in seconds since the epoch.
         is_below: Whether the path is below the server's prefix; faults affect no other requests.
         rest: The faults that have yet to be applied to it; for the server's own use.
         ask: Sends a request to the port that received this one; for the server's own use.
@@ -141,9 +143,21 @@ class Request:
     headers: CIMultiDictProxy[str] = attrs.field(repr=False)
     body: bytes = attrs.field(repr=False)
     _wire: Callable[[], Wire] = attrs.field(repr=False)
+    number: int = attrs.field(default=0, repr=False)
+    at: float = attrs.field(factory=time.time, repr=False)
     is_below: bool = attrs.field(default=True, repr=False)
     rest: list[Any] = attrs.field(factory=list, repr=False, init=False)
+    _status: list[int] = attrs.field(factory=list, repr=False, init=False)
     ask: Callable[[Request], Coroutine[Any, Any, bytes]] = attrs.field(kw_only=True, repr=False)
+
+    @property
+    def status(self) -> int | None:
+        """The HTTP status of the answer; None: none yet, or the connection ended without one."""
+        return self._status[0] if self._status else None
+
+    def answered(self, status: int) -> None:
+        """Record the status of the answer; for the server's own use."""
+        self._status[:] = [status]
 
     def json(self) -> Any:
         """Return the decoded JSON body; raise ValueError if it is not JSON."""
