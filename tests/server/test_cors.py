@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+import requests
 import websocket
 
 from comfy_client.testing import ComfyServer
@@ -107,6 +108,16 @@ def test_a_star_allows_every_page_as_comfyui_does() -> None:
         url = f"ws://127.0.0.1:{server.port}/ws"
         with closing(websocket.create_connection(url, LIMIT, origin="http://a.example")) as ws:
             assert json.loads(ws.recv())["type"] == "status"
+
+
+def test_pages_of_named_origins_may_not_control_a_server() -> None:
+    with ComfyServer(control=True, cors=[VITE, "*"]) as server:
+        url = f"{server.control_url}/health"
+        assert requests.get(url, timeout=LIMIT).status_code == 200
+        for method in ("GET", "OPTIONS"):
+            answer = requests.request(method, url, headers={"Origin": VITE}, timeout=LIMIT)
+            assert answer.status_code == 403
+            assert "Access-Control-Allow-Origin" not in answer.headers
 
 
 @pytest.mark.parametrize(
