@@ -262,7 +262,7 @@ def accepting(
 
     ``is_free`` says of a definition, a class and an input whether any name is accepted.
     """
-    more: dict[str, dict[str, list[Any]]] = {}
+    more: dict[str, dict[str, dict[str, None]]] = {}  # by class and input
     for node in graph.values():
         name = node.get("class_type") if isinstance(node, dict) else None
         given = node.get("inputs") if isinstance(node, dict) else None
@@ -275,8 +275,12 @@ def accepting(
             is_combo = isinstance(spec.kind, list) or spec.kind == "COMBO"
             if not isinstance(value, str) or not is_combo:
                 continue
-            known = more.get(name, {}).get(spec.name) or spec.choices or []
-            if value not in known and is_free(definitions[name], class_type, spec):
-                more.setdefault(name, {})[spec.name] = [*known, value]
-    opened = {name: with_choices(definitions[name], choices) for name, choices in more.items()}
+            is_known = value in (spec.choices or ())
+            if not is_known and is_free(definitions[name], class_type, spec):
+                more.setdefault(name, {}).setdefault(spec.name, {})[value] = None
+    opened = {}
+    for name, added in more.items():
+        specs = [spec for spec in specs_of(definitions[name]) if spec.name in added]
+        choices = {spec.name: [*(spec.choices or ()), *added[spec.name]] for spec in specs}
+        opened[name] = with_choices(definitions[name], choices)
     return {**definitions, **opened}

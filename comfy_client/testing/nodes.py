@@ -53,7 +53,7 @@ from .definitions import (
     with_choices,
 )
 from .folders import Folders
-from .stubs import Stub, guessed_definition, stub_class
+from .stubs import Stub, guessed_definitions, stub_class
 
 # -- the graph of a prompt ---------------------------------------------------------------
 
@@ -397,20 +397,18 @@ class NodeRegistry:
 
     def guess(self, graph: Mapping[str, Any]) -> dict[str, Any]:
         """Accept the classes of a graph that nothing knows; return definitions by its shape."""
-        found: dict[str, Any] = {}
         if any(not isinstance(node, dict) for node in graph.values()):
-            return found
-        for name in dict.fromkeys(filter(_is_text, (n.get("class_type") for n in graph.values()))):
-            if name in self.classes and name not in self._guessed:
-                continue
-            if name not in self._guessed and len(self._guessed) >= _MOST_GUESSED:
-                break
-            found[name] = guessed_definition(name, graph)
-            if name not in self._guessed:
-                bare = {**found[name], "input": {}}
-                self._guessed.add(name)
-                self._definitions[name] = bare
-                self.classes = {**self.classes, name: stub_class(name, bare, self._folders)}
+            return {}
+        used = dict.fromkeys(filter(_is_text, (n.get("class_type") for n in graph.values())))
+        new = [name for name in used if name not in self.classes]
+        del new[_MOST_GUESSED - len(self._guessed) :]
+        old = [name for name in used if name in self._guessed]
+        found = guessed_definitions([*old, *new], graph)
+        for name in new:
+            self._definitions[name] = {**found[name], "input": {}}
+            self._guessed.add(name)
+        made = {name: stub_class(name, self._definitions[name], self._folders) for name in new}
+        self.classes = {**self.classes, **made}
         return found
 
     def hint(self) -> str:

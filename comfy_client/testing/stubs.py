@@ -8,7 +8,7 @@ small files of their kind.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import attrs
@@ -108,20 +108,31 @@ def stub_class(name: str, definition: Mapping[str, Any], folders: Folders) -> ty
     return type(name, (Stub,), flags)
 
 
-def guessed_definition(name: str, graph: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a definition for a class that nothing knows, by the nodes of a graph.
+def guessed_definitions(names: Iterable[str], graph: Mapping[str, Any]) -> dict[str, Any]:
+    """Return definitions for classes that nothing knows, by the nodes of a graph.
 
-    It accepts all inputs, and its nodes are output nodes if no node uses them.
+    They accept all inputs, and their nodes are output nodes if no node uses them.
     """
-    nodes = {key: node for key, node in graph.items() if node.get("class_type") == name}
-    inputs = [node["inputs"] for node in nodes.values() if isinstance(node.get("inputs"), dict)]
-    used = any(link[0] in nodes for node in graph.values() for link in _links(node))
-    return {
-        "name": name,
-        "input": {"optional": {one: ["*", {}] for given in inputs for one in given}},
-        "output": ["*"] * _MOST_OUTPUTS,
-        "output_node": not used,
+    used = {link[0] for node in graph.values() for link in _links(node)}
+    found: dict[str, Any] = {
+        name: {
+            "name": name,
+            "input": {"optional": {}},
+            "output": ["*"] * _MOST_OUTPUTS,
+            "output_node": True,
+        }
+        for name in names
     }
+    for node_id, node in graph.items():
+        class_type, inputs = node.get("class_type"), node.get("inputs")
+        if not isinstance(class_type, str) or class_type not in found:
+            continue
+        definition = found[class_type]
+        definition["output_node"] = definition["output_node"] and node_id not in used
+        definition["input"]["optional"] |= {
+            name: ["*", {}] for name in (inputs if isinstance(inputs, dict) else ())
+        }
+    return found
 
 
 def _links(node: Any) -> Iterator[list[Any]]:

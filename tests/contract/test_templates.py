@@ -7,13 +7,15 @@ import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from comfy_client import ComfyApi, ConversionWarning, Workflow
+from comfy_client.testing import ComfyServer
 from comfy_client.workflow.convert import Conversion, convert
 from tests.comfyui import ComfyUI, templates
+from tests.helpers.bare import end_of
 from tests.helpers.conformance import First, definitions
 from tests.helpers.real_validation import validating
 from tests.helpers.running_comfyui import Running
@@ -21,6 +23,8 @@ from tests.helpers.running_comfyui import Running
 pytestmark = pytest.mark.real  # it downloads them once
 OWN = {"PrimitiveNode", "Reroute", "Note", "MarkdownNote"}
 MUTED, BYPASSED = 2, 4
+#: Kinds of warnings about templates that the definitions do not fit.
+UNFIT = {"value", "not_installed", "link"}
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +114,25 @@ def test_check_accepts_those_that_the_server_accepts(
             if workflow.check(api).accepted is not accepts:
                 different.append(name)
     assert different == []
+
+
+@pytest.mark.timeout(600)  # a minute on an idle machine
+@pytest.mark.parametrize(("nodes", "count"), [("known", 447), ("any", 627)])
+def test_the_embedded_server_runs_them(
+    files: dict[str, Any], nodes: Literal["known", "any"], count: int
+) -> None:
+    """With the definitions of 0.28.1; it refuses what they do not fit, as a real one does.
+
+    These are templates with newer classes, which ``nodes="any"`` accepts, and templates whose
+    values the page puts into the wrong inputs or whose links it loses.
+    """
+    known, ends = definitions("0.28.1"), Counter[str]()
+    with ComfyServer(
+        object_info="0.28.1", version="new", nodes=nodes, step_seconds=0, previews=False
+    ) as server:
+        for name, file in files.items():
+            done = convert(file, known, dynamic_prompts=First())
+            how = end_of(server, done.graph)
+            assert how == "success" or said(done) & UNFIT, (name, how)
+            ends[how] += 1
+    assert ends == {"success": count, "refused": 644 - count}

@@ -153,3 +153,24 @@ def asking(path: str, method: str = "GET", body: bytes = b"") -> bytes:
 def upload(server: ComfyServer, data: bytes, name: str = "a.png") -> requests.Response:
     files = {"image": (name, data)}
     return requests.post(f"{server.url}/upload/image", files=files, timeout=LIMIT)
+
+
+def entry_of(server: ComfyServer, prompt_id: str) -> Any:
+    """The history of a prompt, when it has ended."""
+    found: list[Any] = []
+
+    def has_ended() -> bool:
+        found[:] = get(server, f"/history/{prompt_id}").json().values()
+        return bool(found)
+
+    until(has_ended, LIMIT)
+    return found[0]
+
+
+def end_of(server: ComfyServer, prompt: dict[str, Any]) -> str:
+    """How a prompt ended: the status of its history, or ``refused``."""
+    answer = post(server, "/prompt", {"prompt": prompt})
+    if answer.status_code != 200:
+        return "refused"
+    found: str = entry_of(server, answer.json()["prompt_id"])["status"]["status_str"]
+    return found

@@ -19,8 +19,7 @@ from comfy_client.testing import ComfyServer
 from comfy_client.testing.definitions import SHIPPED, read_definitions
 from comfy_client.testing.server_state import Version
 from tests.helpers import bare, conformance
-from tests.helpers.bare import LIMIT
-from tests.helpers.clients import until
+from tests.helpers.bare import LIMIT, end_of, entry_of
 from tests.helpers.graphs import canvas, node
 from tests.helpers.prose import values
 from tests.shipped_definitions import packed, path_of
@@ -54,27 +53,6 @@ def post(server: ComfyServer, prompt: Any) -> tuple[int, dict[str, Any]]:
     return answer.status_code, answer.json()
 
 
-def entry(server: ComfyServer, prompt_id: str) -> Any:
-    """The history of a prompt, when it has ended."""
-    found: list[Any] = []
-
-    def has_ended() -> bool:
-        found[:] = bare.get(server, f"/history/{prompt_id}").json().values()
-        return bool(found)
-
-    until(has_ended)
-    return found[0]
-
-
-def end(server: ComfyServer, prompt: dict[str, Any]) -> str:
-    """How a prompt ended: the status of its history, or ``refused``."""
-    status, answer = post(server, prompt)
-    if status != 200:
-        return "refused"
-    found: str = entry(server, answer["prompt_id"])["status"]["status_str"]
-    return found
-
-
 # -- recorded workflows -----------------------------------------------------------------
 
 
@@ -88,7 +66,7 @@ def test_recorded_workflows_are_accepted_and_end_well(
     with ComfyServer(
         object_info=definitions, version=version, step_seconds=0, previews=False
     ) as server:
-        found = [(name, end(server, prompt)) for name, prompt in prompts[::step]]
+        found = [(name, end_of(server, prompt)) for name, prompt in prompts[::step]]
     refused = [name for name, how in found if how == "refused"]
     assert refused == [name for name, _ in found if name in REFUSED]
     assert [name for name, how in found if how not in ("success", "refused")] == []
@@ -217,7 +195,7 @@ def test_missing_input_files_are_drawn_or_refused(class_type: str) -> None:
     }
     options: dict[str, Any] = {"object_info": "0.28.1", "version": "new"}
     with ComfyServer(**options) as server:
-        assert end(server, graph) == "success"
+        assert end_of(server, graph) == "success"
     with ComfyServer(**options, inputs="real") as server:
         status, answer = post(server, graph)
     assert status == 400
@@ -244,7 +222,7 @@ def test_parts_of_an_autogrow_input_are_checked(any_workflow: ComfyServer) -> No
         "2": node("BatchImagesNode", **{"images.image0": ["1", 0], "images.image1": ["1", 0]}),
         "3": node("PreviewImage", images=["2", 0]),
     }
-    assert end(any_workflow, graph) == "success"
+    assert end_of(any_workflow, graph) == "success"
     del graph["2"]["inputs"]["images.image0"]
     status, answer = post(any_workflow, graph)
     assert status == 400
@@ -314,7 +292,7 @@ def test_a_class_without_definition_is_accepted_loudly_if_any_is() -> None:
         status, answer = post(server, UNKNOWN)
         assert status == 200
         assert "Sharpen++, Tell++" in answer["hint"]
-        ended = entry(server, answer["prompt_id"])
+        ended = entry_of(server, answer["prompt_id"])
         assert ended["status"]["status_str"] == "success"
         assert len(ended["outputs"]["3"]["images"]) == 1
         assert "nobody knows what Sharpen++" in bare.get(server, "/internal/logs").text
