@@ -28,7 +28,6 @@ links to them.
 from __future__ import annotations
 
 import contextlib
-import copy
 import hashlib
 import inspect
 import itertools
@@ -322,8 +321,9 @@ class NodeRegistry:
         if settings.previews:
             self.argv += ["--preview-method", "auto"]
         own = recorded("definitions_0.28" if newest else "definitions")
-        given = copy.deepcopy(dict(settings.definitions))
-        self._definitions: dict[str, Any] = {**own, **given}
+        known = {**own, **settings.definitions}
+        # Copies, as they get a description, and other servers may have the same.
+        self._definitions: dict[str, Any] = {name: {**one} for name, one in known.items()}
         self.classes: dict[str, Any] = {
             name: self._class(name, definition) for name, definition in self._definitions.items()
         }
