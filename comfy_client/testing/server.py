@@ -87,9 +87,9 @@ class ComfyServer(ScriptedServer):
         object_info: Further node classes: the definitions of a version that the package contains
             (``"0.3.75"``, ``"0.28.1"``, ``"0.33.0"``), a JSON file of what ``GET /object_info``
             answers (also ``.json.gz``), or that as a dict.  Their nodes are stand-ins, which run no
-            model: outputs have values of their types, and output nodes write small files of their
-            kind, which say that they are simulated.  The answers are those of ``version``, which
-            the definitions do not change.
+            model: outputs have values of their types, and pictures say that they are simulated.
+            Output nodes other than those for pictures write no file.  The answers are those of
+            ``version``, which the definitions do not change.
         models: Which names of model files are accepted: ``"any"``; ``"recorded"``: those in the
             definitions; ``"touched"``: those of files below ``root / "models"``.  ``None``:
             ``"any"`` with ``object_info``, else ``"touched"``.

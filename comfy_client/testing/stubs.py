@@ -2,8 +2,8 @@
 
 Pictures are drawn and say that they are simulated; a latent describes its size; numbers and texts
 are those of the inputs.  Everything else is a :class:`Token`, which prints what it stands for.  An
-output without a type of its own, as of a switch, passes on what an input got.  Output nodes write
-small files of their kind.
+output without a type of its own, as of a switch, passes on what an input got.  Stand-ins write no
+files.
 """
 
 from __future__ import annotations
