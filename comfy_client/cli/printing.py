@@ -282,11 +282,14 @@ def confirm(question: str, yes: bool) -> None:
 
 
 def command(
-    *examples: str, name: str | None = None
+    *examples: str, name: str | None = None, settings: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., Any]], click.Command]:
-    """Make a function a command, whose help ends with examples."""
+    """Make a function a command, whose help ends with examples.
+
+    ``settings`` are those of its context.
+    """
     listed = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
-    return click.command(name, epilog=listed)
+    return click.command(name, epilog=listed, context_settings=dict(settings or {}))
 
 
 output_option: Decorator = click.option(

@@ -1,151 +1,135 @@
-"""``comfy-client serve``: the embedded server, for users without a ComfyUI."""
+"""``comfy-client serve``: the embedded server, for programs in any language."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import time
-from typing import IO, TYPE_CHECKING, Any, Final
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from . import served_program
 from .decorators import complete_files, seconds_option
-from .exits import STOPPED, Mistake
-from .printing import command
+from .exits import STOPPED
+from .printing import command, emit, note
+from .serve_options import furnish, login_of, make, of_embedded_server
+from .serve_watch import Watch, parent_has_ended
+from .server_options import ServerOptions, with_json
 
 if TYPE_CHECKING:
-    from ..testing.hosted.traps import HostedKind
+    from ..testing import ComfyServer
 
-#: The versions of the embedded server, and the hosted servers that it plays, listed here as
-#: importing it takes a while.
-VERSIONS: Final = ("0.3.75", "0.8", "new")
-PLACES: Final = ("proxy", "serverless", "cloud")
+#: Seconds between two looks at what has come.  A signal to another thread does not end a sleep.
+_PAUSE: Final = 0.1
+#: What clients use in place of an address that stands for all of a machine.
+_LOOPBACK: Final = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
 
 
 @command(
     "comfy-client serve",
     "comfy-client serve --port 0 --login-file login.txt",
     "comfy-client serve --hosted proxy --port 8189",
+    "comfy-client serve --fault 'bad_gateway(503, times=2)' -- npm test",
+    settings={"auto_envvar_prefix": "COMFY_SERVE", "allow_interspersed_args": False},
 )
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.argument("program", metavar="[-- COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
+@of_embedded_server
 @click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=8188,
-    show_default=True,
-    help="Port to listen on; 0 takes a free one.",
-)
-@click.option(
-    "--version",
-    type=click.Choice(VERSIONS),
-    default="0.3.75",
-    show_default=True,
-    help="Version of ComfyUI to imitate.",
-)
-@click.option(
-    "--hosted",
-    type=click.Choice(PLACES),
-    help="Play a hosted server, with Comfy API v2.  A login is a key then.",
-)
-@click.option(
-    "--login-env",
-    metavar="NAME",
-    shell_complete=lambda _ctx, _param, text: [one for one in os.environ if one.startswith(text)],
-    help="Environment variable with the user:password that clients must send.",
-)
-@click.option(
-    "--login-file",
+    "--port-file",
     metavar="FILE",
-    type=click.File(encoding="utf-8"),
-    help="File with the user:password, or with --hosted the key, that clients must send; - reads "
-    "standard input.",
-)
-@click.option("--multi-user", is_flag=True, help="Keep settings and files by user.")
-@click.option(
-    "--tls-certfile",
-    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
     shell_complete=complete_files,
-    help="Certificate (PEM), for https.",
+    help="File that holds the port from when the server is ready until it ends.",
 )
-@click.option(
-    "--tls-keyfile",
-    metavar="FILE",
-    shell_complete=complete_files,
-    help="The certificate's key.  Default: in the same file.",
-)
-@click.option("--prefix", default="", metavar="PATH", help="Path of all routes, such as /comfy.")
-@click.option(
-    "--allowed-host",
-    "allowed_hosts",
-    metavar="NAME",
-    multiple=True,
-    help="Host name that clients may use, such as that of a proxy; * allows any.",
-)
-@click.option("--no-previews", is_flag=True, help="Send no previews.")
-@seconds_option(
-    "--step-seconds",
-    "How long a step of the simulated sampler takes.",
-    default=0.02,
-    show_default=True,
-    zero=True,
-)
+@seconds_option("--idle-timeout", "End once nobody has used the server for so long.")
+@click.option("--with-parent", is_flag=True, help="End when the parent process has ended.")
+@with_json
 def serve(
-    login_env: str | None,
-    login_file: IO[str] | None,
-    tls_certfile: str | None,
-    tls_keyfile: str | None,
-    allowed_hosts: tuple[str, ...],
-    no_previews: bool,
-    hosted: HostedKind | None,
+    common: ServerOptions,
+    /,
+    program: tuple[str, ...],
+    port_file: Path | None,
+    idle_timeout: float | None,
+    with_parent: bool,
     **options: Any,
-) -> None:
-    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
+) -> int | None:
+    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP, or while COMMAND runs.
 
-    The first line on stdout is its URL.  It executes workflows of ComfyUI's own nodes for
-    pictures; sampling is simulated.  Its files are in a temporary folder, which is deleted at the
-    end.
+    The first line on stdout is its URL, once it is ready; with --json an object, and another one
+    for each request and prompt.  It executes workflows of ComfyUI's own nodes for pictures;
+    sampling is simulated.  Its files are in a temporary folder, which is deleted at the end.
+
+    COMMAND has the URL in COMFYUI_HOST, and gets the signals; its exit status is that of serve.
+    COMFY_SERVE_PORT in the environment stands for --port, and so on for each option.
     """
-    from ..testing import ComfyServer
-
-    if tls_keyfile and not tls_certfile:
-        raise Mistake("--tls-keyfile is the key to a --tls-certfile; give both")
-    server = ComfyServer(
-        credentials=_login(login_env, login_file, is_key=hosted is not None),
-        hosted=hosted,
-        tls=(tls_certfile, tls_keyfile or tls_certfile) if tls_certfile else None,
-        allowed_hosts=allowed_hosts or None,
-        previews=not no_previews,
-        **options,
-    )
-    with contextlib.suppress(*STOPPED), contextlib.ExitStack() as stack:
+    words = served_program.found(program) if program else []
+    is_orphan = parent_has_ended() if with_parent else bool
+    login = login_of(options)
+    server = make(options, login)
+    with contextlib.suppress(*() if words else STOPPED), contextlib.ExitStack() as stack:
         stack.callback(server.stop)  # a signal may come during the start
         server.start()
-        click.echo(server.url)
+        furnish(server, options)
+        if port_file is not None:
+            stack.enter_context(_holding(port_file, server.port))
+        _say_ready(server, as_json=common.json, runs=bool(words))
+        watch = Watch(server, tells=common.json, idle_timeout=idle_timeout)
+
+        def is_over() -> bool:
+            return watch.is_over() or is_orphan()
+
+        if words:
+            return served_program.run(words, _variables(server, login), is_over)
+        while not is_over():
+            time.sleep(_PAUSE)
+    return None
+
+
+def _url(server: ComfyServer) -> str:
+    """Return the URL of the server for a client on this machine."""
+    url = server.url
+    for anywhere, here in _LOOPBACK.items():
+        url = url.replace(anywhere, here, 1)
+    return url
+
+
+def _say_ready(server: ComfyServer, *, as_json: bool, runs: bool) -> None:
+    """Say where the server is, on stderr if the stdout is that of a program."""
+    url = _url(server)
+    if as_json:
+        ready = {"event": "ready", "url": url, "pid": os.getpid(), "port": server.port}
+        emit({**ready, "root": str(server.root), "control": None})
+    elif runs:
+        note(f"An embedded ComfyUI runs at {url}")
+    else:
+        click.echo(url)
         click.echo("An embedded ComfyUI runs there; its sampler is simulated.")
-        if hosted:
+        if server.hosted:
             click.echo("It speaks Comfy API v2: other commands need --hosted.")
         click.echo("Press Ctrl-C to stop it.")
-        while True:  # in slices: a signal to another thread does not end a sleep
-            time.sleep(0.5)
 
 
-def _login(
-    variable: str | None, file: IO[str] | None, *, is_key: bool
-) -> tuple[str, str] | str | None:
-    """Return user and password, or a key, from a variable or a file; None if neither is given.
+@contextlib.contextmanager
+def _holding(path: Path, port: int) -> Iterator[None]:
+    """Context manager: let a file hold the port, which others find whole or not at all."""
+    from ..transport.local_files import write_atomically
 
-    Unlike an option, these are not shown in the list of processes.
-    """
-    if variable and file:
-        raise Mistake("give --login-env or --login-file, not both")
-    if not variable and not file:
-        return None
-    from .target import split_login
+    write_atomically(path, [f"{port}\n".encode()], if_exists="overwrite", through=True)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
-    text = file.readline().rstrip("\r\n") if file else os.environ.get(variable or "", "")
-    where = f"the variable {variable}" if variable else "the first line of the file"
-    if not is_key:
-        return split_login(text, where)
-    if not (key := text.strip()):  # as clients strip it
-        raise Mistake(f"{where} does not hold a key")
-    return key
+
+def _variables(server: ComfyServer, login: tuple[str, str] | str | None) -> dict[str, str]:
+    """Return the variables by which a program finds the server, and may use it."""
+    url = _url(server)
+    if server.hosted:
+        key = {"COMFY_API_KEY": login} if isinstance(login, str) else {}
+        return {"COMFY_BASE_URL": url, **key}
+    pair = {"COMFYUI_LOGIN": ":".join(login)} if isinstance(login, tuple) else {}
+    return {"COMFYUI_HOST": url, **pair}

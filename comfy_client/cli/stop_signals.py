@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from os import _exit as exit_at_once
 from types import FrameType
 from typing import Any, Final
@@ -82,6 +82,19 @@ def ending_as_by_ctrl_c() -> Iterator[None]:
         if dropped:
             dropped.clear()
             raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
+def passed_on(to: Callable[[int], object]) -> Iterator[None]:
+    """Context manager: hand the numbers of the signals to a function; they stop nothing here."""
+    before = _heeded()
+    try:
+        for number in before:
+            signal.signal(number, lambda number, _: to(number))
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _heeded() -> dict[int, Any]:

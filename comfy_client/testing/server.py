@@ -61,7 +61,7 @@ class ComfyServer(ScriptedServer):
 
     Its files are in a temporary folder, ``root``, with ComfyUI's layout: put images into
     ``root / "input"``, and any file into ``root / "models/checkpoints"`` to have a checkpoint
-    of that name.  :meth:`stop` deletes the folder.
+    of that name.  :meth:`stop` deletes the folder, unless it was given.
 
     Example::
 
@@ -183,6 +183,7 @@ class ComfyServer(ScriptedServer):
         cors: Collection[str] = (),
         frontend: bool | str | os.PathLike[str] = False,
         settings: Mapping[str, Any] = MappingProxyType({}),
+        root: str | os.PathLike[str] | None = None,
         hosted: HostedKind | None = None,
         traps: HostedTraps | None = None,
         control: bool | int = False,
@@ -229,6 +230,7 @@ class ComfyServer(ScriptedServer):
             previews, step_seconds, object_info, models, inputs, nodes, node_seconds
         )
         self._added: dict[str, type] = {}
+        self._kept_root = None if root is None else Path(root)
         self._root: Path | None = None
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
@@ -388,7 +390,10 @@ class ComfyServer(ScriptedServer):
         return self
 
     def _built(self, address: str) -> tuple[ServerState, web.Application]:
-        if self._root is None:
+        if self._root is None and self._kept_root is not None:
+            self._kept_root.mkdir(parents=True, exist_ok=True)
+            self._root = self._kept_root.resolve()
+        elif self._root is None:
             self._root = Path(tempfile.mkdtemp(prefix=f"comfy-server-{os.getpid()}-")).resolve()
             # Also at the end of the process, if the server is never stopped.
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
@@ -435,7 +440,8 @@ class ComfyServer(ScriptedServer):
                 self._gateway.release()
             if self._root is not None:
                 self._root = None
-                self._remove_root()
+                if self._kept_root is None:
+                    self._remove_root()
 
     def restart(self) -> None:
         """Stop and restart the server on its port: queue and history are lost, files are kept."""

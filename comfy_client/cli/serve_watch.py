@@ -1,0 +1,98 @@
+"""What has come to the server of ``comfy-client serve``: lines of JSON, and when it may end."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import TYPE_CHECKING, Any
+
+from ..values import T
+from .exits import Mistake
+from .printing import emit
+
+if TYPE_CHECKING:
+    from ..testing import ComfyServer, Ran
+
+
+class Watch:
+    """The requests and prompts of a server since the last look, and how long it has been idle."""
+
+    def __init__(self, server: ComfyServer, *, tells: bool, idle_timeout: float | None) -> None:
+        self._server = server
+        #: Whether a look prints what is new.
+        self._tells = tells
+        self._idle_timeout = idle_timeout
+        self._used_at = time.monotonic()
+        #: The last request and prompt that were seen; the lists may have lost older ones.
+        self._request: Any = None
+        self._prompt: Any = None
+        #: Prompts that have not ended.
+        self._running: list[Ran] = []
+
+    def is_over(self) -> bool:
+        """Print what is new, and return whether nobody has used the server for too long.
+
+        A prompt in the queue and an open socket count as use.
+        """
+        requests = _since(self._server.requests, self._request)
+        prompts = _since(self._server.ran, self._prompt)
+        self._request = requests[-1] if requests else self._request
+        self._prompt = prompts[-1] if prompts else self._prompt
+        if self._tells:
+            for request in requests:
+                size = len(request.body)
+                emit(
+                    {
+                        "event": "request",
+                        "method": request.method,
+                        "path": request.target,
+                        "bytes": size,
+                    }
+                )
+            self._tell_prompts(prompts)
+        return self._is_idle(bool(requests))
+
+    def _tell_prompts(self, begun: Sequence[Ran]) -> None:
+        for prompt in begun:
+            emit(_line(prompt, None))
+        self._running += begun
+        ended = [prompt for prompt in self._running if prompt.status is not None]
+        self._running = [prompt for prompt in self._running if prompt.status is None]
+        for prompt in ended:
+            emit(_line(prompt, prompt.status))
+
+    def _is_idle(self, has_requests: bool) -> bool:
+        if self._idle_timeout is None:
+            return False
+        server, now = self._server, time.monotonic()
+        if has_requests or server.sockets or server.running or server.pending:
+            self._used_at = now
+        return now - self._used_at >= self._idle_timeout
+
+
+def _line(prompt: Ran, status: str | None) -> dict[str, Any]:
+    return {
+        "event": "prompt",
+        "prompt_id": prompt.prompt_id,
+        "client_id": prompt.client_id,
+        "status": status,
+    }
+
+
+def _since(kept: Sequence[T], last: T | None) -> list[T]:
+    """Return the items of a list that another thread appends to which come after ``last``."""
+    return list(takewhile(lambda one: one is not last, reversed([*kept])))[::-1]
+
+
+def parent_has_ended() -> Callable[[], bool]:
+    """Return a function that says whether the parent of this process has ended.
+
+    Raises Mistake on Windows, where processes have no parent that could be asked for.
+    """
+    if sys.platform == "win32":
+        raise Mistake("--with-parent needs a system that tells of parents, which Windows does not")
+    parent = os.getppid()
+    return lambda: os.getppid() != parent
