@@ -32,7 +32,8 @@ _LOOPBACK: Final = {"//0.0.0.0:": "//127.0.0.1:", "//[::]:": "//[::1]:"}
     "comfy-client serve",
     "comfy-client serve --port 0 --login-file login.txt",
     "comfy-client serve --hosted proxy --port 8189",
-    "comfy-client serve --fault 'bad_gateway(503, times=2)' -- npm test",
+    "comfy-client serve --object-info 0.28.1 -- npm test",
+    "comfy-client serve --fault 'bad_gateway(503, times=2)' --fault 'cut(POST, /prompt, ran=true)'",
     settings={"auto_envvar_prefix": "COMFY_SERVE", "allow_interspersed_args": False},
 )
 @click.argument("program", metavar="[-- COMMAND [ARG]...]", nargs=-1, type=click.UNPROCESSED)
@@ -59,11 +60,15 @@ def serve(
     """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP, or while COMMAND runs.
 
     The first line on stdout is its URL, once it is ready; with --json an object, and another one
-    for each request and prompt.  It executes workflows of ComfyUI's own nodes for pictures;
-    sampling is simulated.  Its files are in a temporary folder, which is deleted at the end.
+    for each request and prompt.  It executes workflows of ComfyUI's own nodes for pictures, and
+    those of other nodes with --object-info; sampling is simulated.  Its files are in a temporary
+    folder, which is deleted at the end.
 
-    COMMAND has the URL in COMFYUI_HOST, and gets the signals; its exit status is that of serve.
-    COMFY_SERVE_PORT in the environment stands for --port, and so on for each option.
+    COMMAND has the URL in COMFYUI_HOST, with --hosted in COMFY_BASE_URL, and that of --control in
+    COMFYUI_CONTROL.  It gets the signals, and its exit status is that of serve.
+
+    Each option may be given in the environment, such as --port as COMFY_SERVE_PORT; an option that
+    may be repeated has values between spaces there.
     """
     words = served_program.found(program) if program else []
     is_orphan = parent_has_ended() if with_parent else bool
@@ -73,35 +78,38 @@ def serve(
         stack.callback(server.stop)  # a signal may come during the start
         server.start()
         furnish(server, options)
+        url = _reachable(server.url)
+        control = _reachable(server.control_url) if options["control"] else None
         if port_file is not None:
             stack.enter_context(_holding(port_file, server.port))
-        _say_ready(server, as_json=common.json, runs=bool(words))
+        _say_ready(server, url, control, as_json=common.json, runs=bool(words))
         watch = Watch(server, tells=common.json, idle_timeout=idle_timeout)
 
         def is_over() -> bool:
             return watch.is_over() or is_orphan()
 
         if words:
-            return served_program.run(words, _variables(server, login), is_over)
+            variables = _variables(url, control, login, is_hosted=server.hosted is not None)
+            return served_program.run(words, variables, is_over)
         while not is_over():
             time.sleep(_PAUSE)
     return None
 
 
-def _url(server: ComfyServer) -> str:
-    """Return the URL of the server for a client on this machine."""
-    url = server.url
+def _reachable(url: str) -> str:
+    """Return a URL of the server for a client on this machine."""
     for anywhere, here in _LOOPBACK.items():
         url = url.replace(anywhere, here, 1)
     return url
 
 
-def _say_ready(server: ComfyServer, *, as_json: bool, runs: bool) -> None:
+def _say_ready(
+    server: ComfyServer, url: str, control: str | None, *, as_json: bool, runs: bool
+) -> None:
     """Say where the server is, on stderr if the stdout is that of a program."""
-    url = _url(server)
     if as_json:
         ready = {"event": "ready", "url": url, "pid": os.getpid(), "port": server.port}
-        emit({**ready, "root": str(server.root), "control": None})
+        emit({**ready, "root": str(server.root), "control": control})
     elif runs:
         note(f"An embedded ComfyUI runs at {url}")
     else:
@@ -109,6 +117,8 @@ def _say_ready(server: ComfyServer, *, as_json: bool, runs: bool) -> None:
         click.echo("An embedded ComfyUI runs there; its sampler is simulated.")
         if server.hosted:
             click.echo("It speaks Comfy API v2: other commands need --hosted.")
+        if control:
+            click.echo(f"It is controlled at {control}")
         click.echo("Press Ctrl-C to stop it.")
 
 
@@ -125,11 +135,15 @@ def _holding(path: Path, port: int) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def _variables(server: ComfyServer, login: tuple[str, str] | str | None) -> dict[str, str]:
+def _variables(
+    url: str, control: str | None, login: tuple[str, str] | str | None, *, is_hosted: bool
+) -> dict[str, str]:
     """Return the variables by which a program finds the server, and may use it."""
-    url = _url(server)
-    if server.hosted:
-        key = {"COMFY_API_KEY": login} if isinstance(login, str) else {}
-        return {"COMFY_BASE_URL": url, **key}
-    pair = {"COMFYUI_LOGIN": ":".join(login)} if isinstance(login, tuple) else {}
-    return {"COMFYUI_HOST": url, **pair}
+    found = {"COMFY_BASE_URL" if is_hosted else "COMFYUI_HOST": url}
+    if control is not None:
+        found["COMFYUI_CONTROL"] = control
+    if isinstance(login, tuple):
+        found["COMFYUI_LOGIN"] = ":".join(login)
+    elif login is not None:
+        found["COMFY_API_KEY"] = login
+    return found

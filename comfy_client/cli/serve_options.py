@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -25,8 +26,20 @@ if TYPE_CHECKING:
 #: importing it takes a while.
 VERSIONS: Final = ("0.3.75", "0.8", "new")
 PLACES: Final = ("proxy", "serverless", "cloud")
-#: The arguments of ``ComfyServer.replay``.
-_OF_REPLAY: Final = ("path", "pace", "port", "host", "tls", "prefix", "allowed_hosts")
+#: What ``--models`` and ``--inputs`` may say, as the server has it.
+_MODELS: Final = ("any", "recorded", "touched")
+_INPUTS: Final = ("placeholder", "real")
+#: Options of a server that repeats a recording.
+_WITH_REPLAY: Final = (
+    *("replay", "pace", "fault", "host", "port", "prefix", "allowed_host"),
+    *("tls_certfile", "tls_keyfile", "control", "control_port", "control_token_env"),
+)
+#: Options that are no arguments of the server as they are.
+_APART: Final = (
+    *("checkpoint", "model", "input", "output", "fault"),  # for ``furnish``
+    *("login_env", "login_file", "tls_certfile", "tls_keyfile", "replay", "pace"),
+    *("control", "control_port", "control_token_env"),
+)
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -34,6 +47,24 @@ def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int 
         return None if value is None else number_of_bytes(value)
     except ValueError as exc:
         raise click.BadParameter(str(exc)) from None
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, Any]:
+    """Return ``NAME=VALUE`` as a mapping, with values that are JSON decoded."""
+    found = {}
+    for text in value:
+        name, equals, shown = text.partition("=")
+        if not name or not equals:
+            raise click.BadParameter(f"{text!r}: write NAME=VALUE")
+        try:
+            found[name] = json.loads(shown)
+        except (ValueError, RecursionError):
+            found[name] = shown
+    return found
+
+
+def _page(ctx: click.Context, param: click.Parameter, value: str) -> bool | str:
+    return {"auto": True, "none": False}.get(value, value)
 
 
 def _folder(name: str, help: str, *, exists: bool = False) -> Decorator:
@@ -45,8 +76,13 @@ def _file(name: str, help: str) -> Decorator:
     return click.option(name, metavar="FILE", shell_complete=complete_files, help=help)
 
 
-def _several(name: str, metavar: str, help: str) -> Decorator:
-    return click.option(name, metavar=metavar, multiple=True, help=f"{help}  Repeatable.")
+def _several(name: str, metavar: str, help: str, **settings: Any) -> Decorator:
+    text = f"{help}  Repeatable."
+    return click.option(name, metavar=metavar, multiple=True, help=text, **settings)
+
+
+def _environment(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    return [name for name in os.environ if name.startswith(incomplete)]
 
 
 _OPTIONS: Final[tuple[Decorator, ...]] = (
@@ -70,7 +106,26 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         type=click.Choice(PLACES),
         help="Play a hosted server, with Comfy API v2.  A login is a key then.",
     ),
-    # What it has.
+    # What it knows and has.
+    click.option(
+        "--object-info",
+        metavar="FILE|VERSION",
+        shell_complete=complete_files,
+        help="Node classes besides those for pictures: of ComfyUI 0.3.75, 0.28.1 or 0.33.0, or in a"
+        " file of comfy-client object-info.  Stand-ins run in their place.",
+    ),
+    click.option("--any-node", is_flag=True, help="Accept node classes that nothing knows, too."),
+    click.option(
+        "--models",
+        type=click.Choice(_MODELS),
+        help="Model files that are accepted: any, those of --object-info, or those in the folders."
+        "  Default: any with --object-info, else touched.",
+    ),
+    click.option(
+        "--inputs",
+        type=click.Choice(_INPUTS),
+        help="What is in place of a missing input file.  Default: placeholder with --object-info.",
+    ),
     _several("--checkpoint", "NAME", "File name of a checkpoint that the server has."),
     _several("--model", "FOLDER/NAME", "Any other model, such as loras/a.safetensors."),
     _folder(
@@ -82,9 +137,7 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option(
         "--login-env",
         metavar="NAME",
-        shell_complete=lambda _ctx, _param, text: [
-            one for one in os.environ if one.startswith(text)
-        ],
+        shell_complete=_environment,
         help="Environment variable with the user:password that clients must send.",
     ),
     click.option(
@@ -103,6 +156,9 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         "NAME",
         "Host name that clients may use, such as that of a proxy; * allows any.",
     ),
+    _several(
+        "--cors", "ORIGIN", "Origin whose pages may use it, as http://localhost:5173; * for all."
+    ),
     click.option(
         "--max-upload-size",
         metavar="SIZE",
@@ -117,6 +173,30 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         default=0.02,
         show_default=True,
         zero=True,
+    ),
+    _several("--node-seconds", "CLASS=SECONDS", "How long a class takes.", callback=_pairs),
+    click.option(
+        "--frontend",
+        metavar="auto|none|DIR",
+        default="none",
+        show_default=True,
+        callback=_page,
+        shell_complete=complete_files,
+        help="ComfyUI's page: as the extra [frontend] installs it, or in a folder.",
+    ),
+    _several("--setting", "NAME=VALUE", "Setting with which the page begins.", callback=_pairs),
+    click.option("--control", is_flag=True, help="Let programs control it over HTTP."),
+    click.option(
+        "--control-port",
+        type=click.IntRange(0, 65535),
+        help="Port of --control.  Default: any free one.",
+    ),
+    click.option(
+        "--control-token-env",
+        metavar="NAME",
+        shell_complete=_environment,
+        help="Environment variable with the token that calls of --control must have; they may come"
+        " from other machines then.",
     ),
     _several("--fault", "NAME(...)", "A fault, such as 'cut(POST, /prompt, ran=true, times=1)'."),
     _file("--replay", "Recording to repeat: it executes nothing."),
@@ -140,37 +220,54 @@ def make(given: Mapping[str, Any], login: tuple[str, str] | str | None) -> Comfy
     """Make the embedded server of these options, which is not running yet."""
     from ..testing import ComfyServer
 
-    options = dict(given)
-    for name in ("checkpoint", "model", "input", "output", "fault", "login_env", "login_file"):
-        options.pop(name)  # for furnish, and for login_of
+    control = _control(given)
+    if given["replay"] is not None:
+        return _replayed(given, control)
+    if given["pace"] is not None:
+        raise Mistake("--pace is for --replay")
+    options = {name: value for name, value in given.items() if name not in _APART}
     options["credentials"] = login
-    options["tls"] = _tls(options.pop("tls_certfile"), options.pop("tls_keyfile"))
-    options["allowed_hosts"] = options.pop("allowed_host") or None
+    options["tls"] = _tls(given)
+    options["allowed_hosts"] = options.pop("allowed_host")
     options["previews"] = not options.pop("no_previews")
-    path, pace = options.pop("replay"), options.pop("pace")
-    if path is None:
-        if pace is not None:
-            raise Mistake("--pace is for --replay")
-        kept = {name: value for name, value in options.items() if value not in (None, ())}
-        return ComfyServer(**kept)
-    _check_replay()
-    options = {**options, "path": path, "pace": pace or 0.0}
-    return ComfyServer.replay(**{name: options[name] for name in _OF_REPLAY})
+    options["settings"] = options.pop("setting")
+    options["nodes"] = "any" if options.pop("any_node") else "known"
+    options = {name: value for name, value in options.items() if value not in (None, ())}
+    return ComfyServer(**{**options, **control})
 
 
-def _check_replay() -> None:
-    """Raise Mistake if an option was given that a server which repeats a recording ignores."""
+def _replayed(given: Mapping[str, Any], control: Mapping[str, Any]) -> ComfyServer:
+    """Make a server that repeats a recording; raise Mistake for options that it would ignore."""
+    from ..testing import ComfyServer
+
     context = click.get_current_context()
-    used = {*_OF_REPLAY, "replay", "fault", "allowed_host", "tls_certfile", "tls_keyfile"}
-    default = click.core.ParameterSource.DEFAULT
-    names = [param.name or "" for option in _OPTIONS for param in _made_by(option)]
-    for name in names:
-        if name not in used and context.get_parameter_source(name) is not default:
+    for name in given.keys() - {*_WITH_REPLAY}:
+        if context.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE:
             raise Mistake(f"--replay executes nothing: leave out --{name.replace('_', '-')}")
+    return ComfyServer.replay(
+        given["replay"],
+        pace=given["pace"] or 0.0,
+        port=given["port"],
+        host=given["host"],
+        tls=_tls(given),
+        prefix=given["prefix"],
+        allowed_hosts=given["allowed_host"] or None,
+        **control,
+    )
 
 
-def _made_by(option: Decorator) -> list[click.Parameter]:
-    return getattr(option(lambda: None), "__click_params__", [])
+def _control(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments for the control; raise Mistake for options of none."""
+    port, variable = given["control_port"], given["control_token_env"]
+    if not given["control"]:
+        for name, value in (("port", port), ("token-env", variable)):
+            if value is not None:
+                raise Mistake(f"--control-{name} is for --control")
+        return {}
+    token = None if variable is None else os.environ.get(variable, "").strip()
+    if token == "":
+        raise Mistake(f"the variable {variable} does not hold a token")
+    return {"control": port or True, "control_token": token}
 
 
 def furnish(server: ComfyServer, given: Mapping[str, Any]) -> None:
@@ -210,7 +307,8 @@ def _link(path: Path, target: Path) -> None:
     path.symlink_to(target.resolve(), target_is_directory=True)
 
 
-def _tls(certificate: str | None, key: str | None) -> tuple[str, str] | None:
+def _tls(given: Mapping[str, Any]) -> tuple[str, str] | None:
+    certificate, key = given["tls_certfile"], given["tls_keyfile"]
     if key and not certificate:
         raise Mistake("--tls-keyfile is the key to a --tls-certfile; give both")
     return (certificate, key or certificate) if certificate else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -67,8 +68,10 @@ class Watch:
     def _is_idle(self, has_requests: bool) -> bool:
         if self._idle_timeout is None:
             return False
-        server, now = self._server, time.monotonic()
-        if has_requests or server.sockets or server.running or server.pending:
+        server, now, is_used = self._server, time.monotonic(), has_requests
+        with contextlib.suppress(RuntimeError):  # its control has killed it
+            is_used = bool(is_used or server.sockets or server.running or server.pending)
+        if is_used:
             self._used_at = now
         return now - self._used_at >= self._idle_timeout
 

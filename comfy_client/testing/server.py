@@ -323,6 +323,8 @@ class ComfyServer(ScriptedServer):
         tls: _Tls | None = None,
         prefix: str = "",
         allowed_hosts: Collection[str] | None = None,
+        control: bool | int = False,
+        control_token: str | None = None,
     ) -> ComfyServer:
         """Make a server that repeats a recording, for a client that repeats its requests.
 
@@ -334,14 +336,23 @@ class ComfyServer(ScriptedServer):
             pace: The factor for recorded pauses: 0: none, 1: all.
             skip_after: Seconds that a request waits for the recorded requests before it; after
                 that, these count as left out by the client.
-            port: As for any server, as are ``host``, ``tls``, ``prefix`` and ``allowed_hosts``.
+            port: As for any server, as are ``host``, ``tls``, ``prefix``, ``allowed_hosts``,
+                ``control`` and ``control_token``.
 
         Raises:
             ValueError: The file is not a recording; the message names the line.  Or a number that
                 is below 0.
             OSError: The file cannot be read.
         """
-        server = cls(port, host=host, tls=tls, prefix=prefix, allowed_hosts=allowed_hosts)
+        server = cls(
+            port,
+            host=host,
+            tls=tls,
+            prefix=prefix,
+            allowed_hosts=allowed_hosts,
+            control=control,
+            control_token=control_token,
+        )
         player = Player(path, pace, skip_after, lambda: server._state is not None)
         server.on("*", "*", player.answer)
         server._active.add("answer", Rule("*", "/ws", player.socket))

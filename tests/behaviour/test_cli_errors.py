@@ -130,7 +130,7 @@ def test_every_command_is_asked_and_is_in_the_schema():
     alone = {"convert", "demo", "doctor", "example", "inputs", "serve", "stubs", "wait", "where"}
     alone |= {"help", "schema"}
     assert main.commands.keys() == ASKING.keys() | alone
-    assert main.commands.keys() - {"demo", "help", "serve", "stubs"} <= commands_in_schema()
+    assert main.commands.keys() - {"demo", "help", "stubs"} <= commands_in_schema()
 
 
 @pytest.mark.parametrize(
@@ -421,7 +421,6 @@ def test_wrong_usage_is_status_2_and_sends_nothing(comfy_client, args):
     "args",
     [
         ["--json", "demo"],
-        ["--json", "serve"],
         ["--json", "stubs"],
         ["convert", "w.json", "--python", "--json"],
     ],

@@ -8,6 +8,7 @@ import os
 import ssl
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +91,18 @@ def test_a_server_can_be_started_again():
     with server:
         assert server.root != root
         assert server.url in repr(server)
+
+
+def test_a_folder_of_the_user_is_used_and_kept(tmp_path: Path) -> None:
+    """It is made if it is missing, and another server has its files."""
+    server = ComfyServer(root=tmp_path / "new" / "root")
+    for _ in range(2):
+        with server:
+            assert server.root == (tmp_path / "new" / "root").resolve()
+            (server.root / "models/loras/a.safetensors").touch()
+    with ComfyServer(root=os.fspath(tmp_path / "new" / "root")) as other:
+        answer = requests.get(f"{other.url}/models/loras", timeout=LIMIT)
+    assert answer.json() == ["a.safetensors"]
 
 
 def test_each_use_of_a_server_raises_its_own_errors_only():
