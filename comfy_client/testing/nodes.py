@@ -419,7 +419,7 @@ class NodeRegistry:
             f"this is the embedded server, which has {', '.join(names[:_NAMED])}{more}; "
             "server.add_node(cls) gives it a class of your own, object_info=FILE the classes of a "
             "ComfyUI (its GET /object_info), and nodes='any' all others; comfy-client serve has "
-            "--nodes and --object-info for that"
+            "--object-info and --any-node for that"
         )
 
     def checks(self) -> dict[str, ExtraCheck]:

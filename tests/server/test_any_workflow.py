@@ -282,7 +282,7 @@ def test_a_class_without_definition_is_refused_with_a_hint(any_workflow: ComfySe
     status, answer = post(any_workflow, UNKNOWN)
     assert status == 400
     hint = answer["error"]["extra_info"]["hint"]
-    for word in ("add_node", "object_info=", "nodes='any'", "--nodes", "--object-info"):
+    for word in ("add_node", "object_info=", "nodes='any'", "--any-node", "--object-info"):
         assert word in hint
 
 
