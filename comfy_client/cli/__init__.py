@@ -6,6 +6,10 @@ Modules:
     sweep_command: ``sweep``.
     watch_command: ``watch``, ``wait``, and the changes of a queue and its history.
     serve_command: ``serve``.
+    serve_options: The options of ``serve``, and the embedded server that they make.
+    serve_watch: What comes to a served server, and when nobody uses it any more.
+    served_program: A program that ``serve`` runs beside its server.
+    fault_text: Faults of an embedded server as they are written on the command line.
     prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor``, ``where``, ``models``, ``upload`` and
         ``nodes``.

@@ -57,7 +57,9 @@ def serve(
     with_parent: bool,
     **options: Any,
 ) -> int | None:
-    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP, or while COMMAND runs.
+    """Run an embedded ComfyUI until Ctrl-C, SIGTERM or SIGHUP.
+
+    With COMMAND, it runs until that has ended.
 
     The first line on stdout is its URL, once it is ready; with --json an object, and another one
     for each request and prompt.  It executes workflows of ComfyUI's own nodes for pictures, and

@@ -268,11 +268,13 @@ def _load(users: Users, request: web.Request) -> dict[str, Any]:
     try:
         path = users.path(request, _SETTINGS)  # also creates the user's folder
         text = "" if path is None else path.read_text(encoding="utf-8")
-        return {**users.settings, **json.loads(text)}
+        settings: dict[str, Any] = json.loads(text)
     except KeyError:
         raise web.HTTPUnauthorized from None
     except (OSError, ValueError):
         return dict(users.settings)
+    # A list, which a user can write, is returned as it is: real servers do not look at it either.
+    return {**users.settings, **settings} if isinstance(settings, dict) else settings
 
 
 def _save(users: Users, request: web.Request, settings: dict[str, Any]) -> web.Response:

@@ -38,7 +38,7 @@ def test_a_text_that_is_no_fault_is_a_mistake(text: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["active", "clear", "_rule", "__init__", "drops"])
-def test_what_is_no_fault_is_not_called(name: str) -> None:
+def test_a_name_of_no_fault_is_not_called(name: str) -> None:
     with ComfyServer() as server, pytest.raises(Mistake, match="there is no"):
         activate(server.faults, FaultCall(name, (), {}))
 
