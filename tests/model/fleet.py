@@ -282,7 +282,8 @@ class World:
         """Have a server in the pool again."""
         if self.pool is not None:
             with contextlib.suppress(ValueError, ComfyError):
-                self.pool.add(self.apis[number])
+                # Of the living process: clients of those before it are dead.
+                self.pool.add(self.apis[number - len(self.servers)])
 
     # -- what servers say ------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ from comfy_client.errors import (
 )
 from comfy_client.events import Event
 from comfy_client.jobs.result import Result
+from comfy_client.pool.pool_state import Tries
 from tests.helpers.long import few
 from tests.model.fleet import (
     DEAD,
@@ -289,12 +290,23 @@ def _check_lost(
     assert any(fault.kind in may_lose for fault in plan.faults), words
     moved = "execution_error" if plan.on_failed == "move" else None
     assert not any(index in untouched for index, one in taken if one.end != moved), words
-    if untouched and not any(fault.kind in UNSURE for fault in plan.faults):
+    is_unsure = any(fault.kind in UNSURE for fault in plan.faults) or _fell_silent(world, number)
+    if untouched and not is_unsure:
         assert any(_may_have_begun(world, index, one) for index, one in taken), words
     if untouched and plan.on_lost == "retry" and plan.tasks[number].cancel is None:
         # Three tries, or two servers that died.
-        may_not_arrive = any(fault.kind in UNSURE for fault in plan.faults)
-        assert len(taken) >= 2 or may_not_arrive, words
+        assert len(taken) >= 2 or is_unsure, words
+
+
+def _fell_silent(world: World, number: int) -> bool:
+    """Whether a server was silent for so long that a job which was being sent is given up."""
+    plan, at = world.plan, world.plan.tasks[number].at
+    spans = (
+        (one.at, one.over + (DIAL if one.kind == "away" else 0.0))
+        for one in plan.faults
+        if one.kind in ("freeze", "away")
+    )
+    return any(end - begin >= plan.patience and end > at for begin, end in spans)
 
 
 def _may_have_begun(world: World, index: int, one: Taken) -> bool:
@@ -307,12 +319,12 @@ def _may_have_begun(world: World, index: int, one: Taken) -> bool:
 
 
 def _check_deaths(taken: list[tuple[int, Taken]], words: str) -> None:
-    """Two servers are enough."""
-    deaths = sorted((one.ended_at, index) for index, one in taken if one.end == "forgotten")
-    if len({index for _, index in deaths}) > 1:
-        second = next(at for at, index in deaths if index != deaths[0][1])
-        later = [one for _, one in taken if one.at > second + MOMENT]
-        assert not later, f"it killed two servers, and went on: {words}"
+    """Three are enough."""
+    deaths = sorted(one.ended_at for _, one in taken if one.end == "forgotten")
+    if len(deaths) >= Tries().deaths:
+        last = deaths[Tries().deaths - 1]
+        later = [one for _, one in taken if one.at > last + MOMENT]
+        assert not later, f"its servers died, and it went on: {words}"
 
 
 def _check_sick(world: World) -> None:
