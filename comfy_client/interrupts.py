@@ -13,7 +13,7 @@ from _thread import LockType, allocate_lock
 from collections.abc import Callable, Iterable, Iterator
 from contextvars import ContextVar
 from types import CodeType, FrameType
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from . import runtime
 from .tracebacks import steps_of
@@ -106,17 +106,12 @@ def undivided(call: Callable[[], Returned]) -> Returned:
             deferral.finish()
 
 
-#: The module of handlers that do nothing; ``signal.siginterrupt`` of them must stay as it is.
-_OF_ASYNCIO: Final = "asyncio.unix_events"
-
-
 class _Deferral:
     """A signal handler in place of all others, which notes the signals while it is on.
 
     If signals come in quick succession while it begins or ends, it may stay the handler of one.
     So may it in the child of a fork by another thread.  The next such signal brings the former
-    handler back, and that handles it.  What C code set for a signal is lost: its own handler, as of
-    ``faulthandler.register``, and ``signal.siginterrupt``.
+    handler back, and that handles it.
 
     Attributes:
         is_on: Held while signals are noted; it begins and ends in C, where no handler comes in
@@ -143,13 +138,14 @@ class _Deferral:
     def begin(self) -> None:
         """Replace the handlers that are written in Python, Ctrl-C's own included."""
         for number, handler in enumerate(map(runtime.get_handler, runtime.SIGNALS), 1):
-            if callable(handler) and getattr(handler, "__module__", "") != _OF_ASYNCIO:
+            if callable(handler):
                 self._former[number] = handler
                 self._replaced.append(number)
                 try:
                     self._former[number] = runtime.set_handler(number, self)
                 except ValueError as exc:
-                    if exc.__traceback__ is not None and exc.__traceback__.tb_next is None:
+                    *_, last = steps_of(exc.__traceback__)
+                    if last.tb_frame.f_code is runtime.set_handler.__code__:
                         return  # a sub-interpreter, which gets no signals
                     raise  # what the handler of another signal raised
 

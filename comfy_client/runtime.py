@@ -11,6 +11,7 @@ import threading
 import time
 from _signal import NSIG, getsignal, signal  # type: ignore[import-not-found]
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
@@ -55,7 +56,31 @@ get_ident: Callable[[], int] = threading.get_ident
 # The functions of ``signal``, without its enumerations, which are slow to import and to use.
 SIGNALS: Final = range(1, NSIG)
 get_handler: Callable[[int], object] = getsignal
-set_handler: Callable[[int, object], object] = signal
+
+
+def set_handler(number: int, handler: object) -> object:
+    """Set the handler of a signal, and return the former one.
+
+    Handlers of C code stay, as of ``faulthandler.register``, and so does ``signal.siginterrupt``.
+    """
+    keep = _action_of(number)
+    try:
+        return signal(number, handler)
+    finally:
+        keep()  # one step in C, before which no handler comes in between
+
+
+def _action_of(number: int) -> Callable[[], object]:
+    """Return a function that has the system do with a signal what it does now."""
+    try:
+        from ctypes import create_string_buffer, pythonapi  # seldom needed, and slow to import
+
+        sigaction, action = pythonapi.sigaction, create_string_buffer(256)  # more than it needs
+    except (ImportError, AttributeError):  # Windows, and some builds of Python
+        return bool
+    sigaction(number, None, action)
+    return partial(sigaction, number, action, None)
+
 
 Lock = threading.Lock
 RLock = threading.RLock

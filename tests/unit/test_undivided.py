@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
+import ctypes
+import faulthandler
 import itertools
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -211,17 +214,39 @@ def test_the_child_of_a_fork_by_another_thread_gets_its_signals() -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
 
 
-@pytest.mark.posix("signals of an event loop")
-def test_the_handler_of_an_event_loop_is_not_replaced() -> None:
-    """It raises nothing, and setting it again would undo its ``signal.siginterrupt``."""
+@pytest.mark.posix("faulthandler.register")
+def test_faulthandler_still_prints_the_stack_at_a_signal_after_a_change(tmp_path: Path) -> None:
+    with (tmp_path / "stacks").open("w+b") as stacks:
+        faulthandler.register(ALARM, stacks, chain=True)
+        try:
+            undivided(Change())
+            with pytest.raises(Alarm):
+                signal.raise_signal(ALARM)
+        finally:
+            faulthandler.unregister(ALARM)
+        stacks.seek(0)
+        assert b"most recent call first" in stacks.read()
 
-    async def during_a_change() -> object:
-        asyncio.get_running_loop().add_signal_handler(ALARM, lambda: None)
-        return undivided(lambda: signal.getsignal(ALARM))
 
-    before = signal.getsignal(ALARM)
-    try:
-        during = asyncio.run(during_a_change())
-    finally:
-        signal.signal(ALARM, before)
-    assert getattr(during, "__module__", None) == "asyncio.unix_events"
+@pytest.mark.posix("signal.siginterrupt")
+def test_siginterrupt_counts_after_a_change_as_before() -> None:
+    """As of the handlers of an event loop; a system call goes on after the signal."""
+    reads, writes = os.pipe()
+    signal.signal(ALARM, lambda *_: None)
+    signal.siginterrupt(ALARM, False)
+    undivided(Change())
+    main = threading.get_ident()
+
+    def press() -> None:
+        for _ in range(20):
+            signal.pthread_kill(main, ALARM)
+            time.sleep(0.01)
+        os.write(writes, b"1")
+
+    thread = threading.Thread(target=press)
+    thread.start()
+    count = ctypes.CDLL(None).read(reads, ctypes.create_string_buffer(1), 1)
+    thread.join()
+    os.close(reads)
+    os.close(writes)
+    assert count == 1
