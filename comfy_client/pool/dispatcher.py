@@ -363,7 +363,11 @@ class Dispatcher:
         thread = ServerThread(member, self, self.timing, on_status)
         self._threads[member] = thread
         if self._worker.is_started:
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:  # no more threads on this machine
+                availability.remove_member(self.state, member.name, now)
+                raise
 
     def remove(self, name: str, *, gone: bool = False) -> None:
         """Remove a server; raise ValueError if the pool lacks it.

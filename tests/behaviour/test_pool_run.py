@@ -353,6 +353,21 @@ def test_a_map_takes_back_what_waits_where_there_are_no_more_threads(
         GATES.set()
 
 
+def test_a_server_is_not_added_where_there_are_no_more_threads(
+    servers, clients, monkeypatch
+) -> None:
+    """Its jobs would wait for a thread that it does not have.  It can be added later."""
+    with pooled(clients[:1]) as pool:
+        fail_next_start(monkeypatch, RuntimeError("can't start new thread"), "comfy-pool")
+        with pytest.raises(RuntimeError, match="new thread"):
+            pool.add(clients[1])
+        assert pool.servers == (clients[0],)
+        until(lambda: len(pool.status().servers) == 1)
+        pool.add(servers[1].url)
+        until(lambda: all(one.state == "ready" for one in pool.status().servers))
+        assert len(pool.status().servers) == 2
+
+
 def test_a_defect_of_ours_in_one_step_of_a_pool_holds_up_no_job(
     servers, clients, monkeypatch, caplog
 ) -> None:
