@@ -66,7 +66,7 @@ def test_a_killed_server_is_stopped_until_it_comes_back(server: ComfyServer) -> 
 def test_a_restart_empties_the_history(server: ComfyServer) -> None:
     with ComfyApi(server.url) as api:
         api.run(Workflow.example())
-    assert len(server.history) == 1
+    server.until(lambda: len(server.history) == 1)  # it follows the end event
     assert call(server, "POST", "/restart")[0] == 200
     assert server.history == {}
 
@@ -114,6 +114,7 @@ def test_a_fault_ends_after_its_seconds(server: ComfyServer) -> None:
 def test_faults_that_happen_at_once_have_no_id(server: ComfyServer) -> None:
     with ComfyApi(server.url) as api:
         api.run(Workflow.example())
+        server.until(lambda: server.history)  # it follows the end event
         assert call(server, "POST", "/faults", {"name": "evict"}) == (
             200,
             {"id": None, "name": "evict"},
@@ -310,6 +311,7 @@ def test_verification_compares_parts_of_bodies_and_counts(server: ComfyServer) -
 def test_prompts_are_shown_with_graph_outputs_and_seconds(server: ComfyServer) -> None:
     with ComfyApi(server.url) as api:
         done = api.run(Workflow.example()).prompt_id
+    server.until(lambda: server.history)  # it follows the end event
     listed = call(server, "GET", "/prompts")[1]
     assert listed["count"] == 1
     assert listed["prompts"][0].items() >= {"id": done, "status": "success"}.items()
