@@ -74,7 +74,7 @@ class ControlError(Exception):
         self.status = status
         self.kind = kind
         self.near = near
-        self.more = dict(more or {})
+        self.more: dict[str, Any] = dict(more or {})
 
     def content(self) -> dict[str, Any]:
         """Return the JSON of the answer."""
