@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 from collections.abc import Callable
@@ -98,6 +99,8 @@ class ActiveFault(Fault):
     settings: Any = attrs.field(repr=False)
     times: int | None = attrs.field(repr=False)
     undo: Callable[[], object] | None = attrs.field(repr=False)
+    #: Another one for each fault of this process.
+    number: int = attrs.field(factory=itertools.count(1).__next__, init=False, repr=False)
 
 
 class ActiveFaults:

@@ -23,6 +23,7 @@ import difflib
 import http.client
 import inspect
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,13 +41,14 @@ from .active_faults import (
     jsonable,
 )
 from .exchange import Exchange, Rule, checked_answer
-from .server_state import ServerState
+from .node_faults import error_class, node_fault
+from .server_state import MEMORY, ServerState
 from .wire import Answer, EventSocket, Handler, frame, unknown_route
 
 __all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
 
-#: Faults that end with the sockets or the thread they affect.
-OF_ONE_LIFE = ("deaf", "go_dark", "freeze")
+#: Faults that end with the sockets, the thread or the server that they affect.
+OF_ONE_LIFE = ("deaf", "go_dark", "freeze", "crash")
 _OTHERS = ("active", "clear")
 _METHODS = ("*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT")
 _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
@@ -364,11 +366,20 @@ class Faults(AnswerFaults):
 
     :mod:`comfy_client.testing.faults` shows how to use them.  They stay active across
     :meth:`~comfy_client.testing.ComfyServer.restart`, except those of open sockets (:meth:`deaf`,
-    :meth:`go_dark`) and :meth:`freeze`.
+    :meth:`go_dark`), :meth:`freeze` and :meth:`crash`.
 
     In all methods, `times` is how often a fault occurs before it ends by itself; ``None`` means any
     number of times.  Invalid arguments raise ValueError immediately.
     """
+
+    def __init__(
+        self,
+        active: ActiveFaults,
+        running: Callable[[], ServerState],
+        kill: Callable[[], None],
+    ) -> None:
+        super().__init__(active, running)
+        self._kill = kill
 
     if not TYPE_CHECKING:
 
@@ -525,6 +536,89 @@ class Faults(AnswerFaults):
         check_count("size", size, 0, 2**63 - 1)
         self._running().sockets.push(b"\x82\x7f" + size.to_bytes(8, "big"), everybody=True)
 
+    # -- nodes and their device ---------------------------------------------------------
+
+    def node_fails(
+        self,
+        node: str,
+        exception_type: str = "RuntimeError",
+        message: str = "simulated failure",
+        *,
+        times: int | None = None,
+    ) -> Fault:
+        """Have nodes raise an error in place of running, which fails their prompt.
+
+        Meanwhile, outputs of these nodes that were cached before do not count.
+
+        Args:
+            node: The class of the nodes, or the id of one, which also stands for the nodes that
+                it expands into.
+            exception_type: The class of the error, with its module unless it is one of Python's
+                own.
+            message: Its text.
+            times: How many nodes fail; ``None``: any number.
+        """
+        error = error_class(exception_type, message), message
+        return self._faults.add("node_fails", node_fault(node, error), times=times)
+
+    def out_of_memory(self, node: str, *, times: int | None = None) -> Fault:
+        """Have nodes run out of CUDA memory, as :meth:`node_fails` has them fail.
+
+        ``node`` is the class of the nodes or the id of one.  The sizes in the message are those of
+        :meth:`vram`.
+        """
+        gpu = self._faults.first("vram")
+        free, total = gpu.settings if gpu else (0, MEMORY)
+        message = (
+            f"CUDA out of memory. Tried to allocate {_gib(free + 2**30)}. GPU 0 has a total "
+            f"capacity of {_gib(total)} of which {_gib(free)} is free."
+        )
+        error = error_class("torch.OutOfMemoryError", message), message
+        return self._faults.add("out_of_memory", node_fault(node, error), times=times)
+
+    def slow_node(self, node: str, seconds: float, *, times: int | None = None) -> Fault:
+        """Have nodes take some seconds more; ``node`` is their class or the id of one.
+
+        An interrupt ends them sooner.
+        """
+        slow = node_fault(node, check_seconds(seconds))
+        return self._faults.add("slow_node", slow, times=times)
+
+    def vram(self, free: int, total: int | None = None) -> Fault:
+        """Have ``GET /system_stats`` tell of a CUDA device with so many bytes of memory.
+
+        Nothing uses or frees this memory.
+
+        Args:
+            free: The free bytes.
+            total: All bytes; ``None``: 16 GiB, or ``free`` if that is more.
+        """
+        most = max(MEMORY, check_count("free", free)) if total is None else total
+        check_count("total", most, free)
+        return self._faults.add("vram", (free, most))
+
+    def crash(self, after: float = 0.0) -> Fault:
+        """Crash the server after some seconds, as ``server.kill()`` does.
+
+        Nothing starts it again.  If the fault ends before, the server does not crash.
+
+        Raises:
+            RuntimeError: The server is not running.
+        """
+        self._running()
+
+        def die() -> None:
+            with contextlib.suppress(RuntimeError):  # somebody else has stopped it
+                self._kill()
+
+        if check_seconds(after, "after is") > threading.TIMEOUT_MAX:
+            raise ValueError(f"after must be {threading.TIMEOUT_MAX:.0f} s at most, not {after}")
+        timer = threading.Timer(after, die)
+        timer.daemon = True
+        fault = self._faults.add("crash", undo=timer.cancel)
+        timer.start()
+        return fault
+
     # -- prompts ------------------------------------------------------------------------
 
     def late_history(self, seconds: float | None = None) -> Fault:
@@ -563,6 +657,10 @@ class Faults(AnswerFaults):
         An interrupt changes nothing, as if the thread had died.
         """
         return self._faults.add("hang_worker")
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.2f} GiB"
 
 
 def _chosen(events: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..workflow.validate import is_link
+from .active_faults import ActiveFaults
 from .node_api import Interrupted, context
 from .nodes import (
     Cached,
@@ -228,6 +229,7 @@ class Executor:
         self,
         nodes: NodeRegistry,
         queue: PromptQueue,
+        faults: ActiveFaults,
         sink: MessageSink,
         *,
         preview_methods: bool,
@@ -244,6 +246,7 @@ class Executor:
         self.client_id: str | None = None
         self._run: PromptRun | None = None
         self._queue = queue
+        self._faults = faults
         self._interrupted = threading.Event()
         self._replaced = nodes.replaced
         self.reset()
@@ -304,6 +307,7 @@ class Executor:
         self.client_id = extra_data.get("client_id")
         run = self._run = PromptRun(
             self.nodes,
+            self._faults,
             self.sink,
             self.check_interrupted,
             prompt_id,

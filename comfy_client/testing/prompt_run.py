@@ -16,8 +16,10 @@ import attrs
 from PIL import Image, ImageOps
 
 from ..workflow.validate import is_link, type_of
+from .active_faults import ActiveFaults
 from .definitions import hidden_inputs
 from .node_api import ExecutionBlocker, PreviewTuple, wait
+from .node_faults import affect, marks
 from .nodes import (
     Cached,
     CacheKeys,
@@ -68,6 +70,7 @@ class PromptRun:
     """The execution of one prompt."""
 
     nodes: NodeRegistry
+    faults: ActiveFaults
     sink: MessageSink
     check_interrupted: Callable[[], None]
     prompt_id: str
@@ -248,7 +251,7 @@ class PromptRun:
 
     def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
         """Return the cache keys of these nodes, by node id."""
-        keys = CacheKeys(self.graph, self.nodes, self.changed)
+        keys = CacheKeys(self.graph, self.nodes, self._version)
         return {node_id: keys.of(node_id) for node_id in node_ids}
 
     def changed(self, node_id: str) -> Any:
@@ -268,7 +271,17 @@ class PromptRun:
                 node["is_changed"] = float("nan")
         return node["is_changed"]
 
+    def _version(self, node_id: str) -> Any:
+        """Return what decides, besides its inputs, whether the cached output of a node counts."""
+        changed, found = self.changed(node_id), marks(self.faults, self._names(node_id))
+        return [changed, found] if found else changed
+
     # -- one node -----------------------------------------------------------------------
+
+    def _names(self, node_id: str) -> set[str]:
+        """Return the names by which faults find a node: its class, its id and its parents'."""
+        class_type = self.graph.get_node(node_id)["class_type"]
+        return {class_type, node_id, self.graph.get_real_node_id(node_id)}
 
     @property
     def _class_type(self) -> str:
@@ -361,12 +374,16 @@ class PromptRun:
         """Call a node with each set of arguments; return its displayed output and the results."""
         results: list[CallResult] = []
         uis: list[dict[str, Any]] = []
+        is_first = True
         for arguments in _slices(inputs, node):
             self.check_interrupted()
             block = next(filter(None, map(_block_in, arguments.values())), None)
             if block:
                 returned: Any = self._blocked(block, executed)
             else:
+                if is_first:
+                    is_first = False
+                    affect(self.faults, self._names(self.node_id))
                 wait(self.nodes.settings.seconds.get(self._class_type, 0.0))
                 returned = _called(getattr(node, node.FUNCTION), arguments)
             expansion = None

@@ -219,9 +219,13 @@ class ScriptedServer:
         self.messages: list[Any] = self._records.messages
         self.ran: list[Ran] = self._records.ran
         self.errors: list[BaseException] = self._records.errors
-        self.faults: Faults = Faults(self._active, self._running)
+        self.faults: Faults = Faults(self._active, self._running, self.kill)
 
     def _running(self) -> ServerState:
+        raise NotImplementedError
+
+    def kill(self) -> None:
+        """Crash the server."""
         raise NotImplementedError
 
     def _flush(self) -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from .files import converted
 from .folders import is_image, is_inside, safetensors_header
 from .nodes import shipped
-from .server_state import RouteTable, ServerState
+from .server_state import MEMORY, RouteTable, ServerState
 
 
 async def _object_info(state: ServerState, request: web.Request) -> web.Response:
@@ -140,7 +140,7 @@ _NEW_SYSTEM = {
     ],
     "deploy_environment": "local-git",
 }
-_MEMORY = 16 * 2**30  # bytes that the simulated device says it has
+_MEMORY_NAMES = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
 
 
 async def _index(state: ServerState, request: web.Request) -> web.FileResponse:
@@ -156,8 +156,8 @@ async def _features(state: ServerState, request: web.Request) -> web.Response:
 async def _system_stats(state: ServerState, request: web.Request) -> web.Response:
     system = {
         "os": sys.platform if state.options.is_newer else os.name,
-        "ram_total": _MEMORY,
-        "ram_free": _MEMORY,
+        "ram_total": MEMORY,
+        "ram_free": MEMORY,
         "comfyui_version": _VERSIONS[state.options.version],
         "required_frontend_version": "1.32.9",
         "installed_templates_version": None,
@@ -168,10 +168,21 @@ async def _system_stats(state: ServerState, request: web.Request) -> web.Respons
         "embedded_python": False,
         "argv": state.nodes.argv,
     }
-    names = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
-    memory = dict.fromkeys(names, _MEMORY)
-    device = {"name": f"simulated on {platform.machine()}", "type": "cpu", "index": None}
-    return web.json_response({"system": system, "devices": [{**device, **memory}]})
+    return web.json_response({"system": system, "devices": [_device(state)]})
+
+
+def _device(state: ServerState) -> dict[str, Any]:
+    """Return the device that computes: the processor, or a GPU if a fault gives it memory."""
+    gpu = state.faults.first("vram")
+    if gpu is None:
+        memory = dict.fromkeys(_MEMORY_NAMES, MEMORY)
+        device = {"name": f"simulated on {platform.machine()}", "type": "cpu", "index": None}
+    else:
+        gpu.hits += 1
+        free, total = gpu.settings
+        memory = dict(zip(_MEMORY_NAMES, (total, free, 0, 0), strict=True))
+        device = {"name": "cuda:0 simulated", "type": "cuda", "index": 0}
+    return {**device, **memory}
 
 
 SYSTEM_ROUTES: RouteTable[ServerState] = (

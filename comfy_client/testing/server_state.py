@@ -248,6 +248,7 @@ class RouteHandler(Protocol[_From]):
 #: A table of routes: method, path, and handler.
 RouteTable = Sequence[tuple[str, str, RouteHandler[_RouteSource]]]
 UPLOAD_SIZE = 100 * 2**20
+MEMORY = 16 * 2**30  # bytes that the simulated device says it has
 _LOG_LINES = 300
 
 
@@ -305,6 +306,7 @@ class ServerState:
         self.executor: Executor = Executor(
             nodes,
             self.queue,
+            faults,
             self,
             preview_methods=options.is_newer,
             newest=options.is_newest,
