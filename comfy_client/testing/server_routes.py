@@ -173,6 +173,7 @@ async def _system_stats(state: ServerState, request: web.Request) -> web.Respons
 
 def _device(state: ServerState) -> dict[str, Any]:
     """Return the device that computes: the processor, or a GPU if a fault gives it memory."""
+    device: dict[str, Any]
     gpu = state.faults.first("vram")
     if gpu is None:
         memory = dict.fromkeys(_MEMORY_NAMES, MEMORY)
