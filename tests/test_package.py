@@ -31,7 +31,7 @@ FOLDERS = (".ci", ".github", "comfy_client", "tests")
 #: Files of the package that are no modules, and that the wheel has.
 DATA = re.compile(
     r"comfy_client/(py\.typed|\w+\.json|\w+\.ipynb|guide/[\w-]+\.rst"
-    r"|testing/[\w.]+\.json(\.gz)?|testing/README\.rst)"
+    r"|testing/[\w.]+\.json(\.gz)?|testing/README\.rst|testing/Dockerfile)"
 )
 #: What stands beside the package in a wheel.
 INFO = {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"}
