@@ -99,7 +99,7 @@ def test_the_port_of_a_server_that_has_yet_to_start_is_given_to_nobody_else() ->
 @pytest.mark.long
 def test_any_comfyui_that_runs_can_be_tested() -> None:
     """Here the embedded one, like one that is newer than those that are set up."""
-    with ComfyServer(version="new") as server:
+    with ComfyServer(version="0.28") as server:
         add_test_content(server)
         wanted = ("--real", f"--comfyui={server.url}", "-p", "no:cacheprovider")
         cases = (

@@ -52,8 +52,6 @@ def routes_of(method: str) -> list[str]:
 
 def age(since: str) -> tuple[int, ...]:
     """What sorts versions and months: those with numbers came after all months."""
-    if since == "new":  # the embedded server that is like the newest
-        return (2,)
     if re.fullmatch(r"\d{4}-\d\d", since):
         return (0, *map(int, since.split("-")))
     if since.startswith("ComfyUI ") or since[:1].isdigit():

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 #: The versions of the embedded server, and the hosted servers that it plays, listed here as
 #: importing it takes a while.
-VERSIONS: Final = ("0.3.75", "0.8", "new")
+VERSIONS: Final = ("0.3.75", "0.28", "0.33")
 PLACES: Final = ("proxy", "serverless", "cloud")
 #: What ``--models`` and ``--inputs`` may say, as the server has it.
 _MODELS: Final = ("any", "recorded", "touched")

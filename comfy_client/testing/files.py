@@ -83,17 +83,17 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
         return converted(found, "png", rgb=True)
     if query.get("channel") == "a":
         return converted(found, "png", alpha_only=True)
-    return web.FileResponse(found, headers=_headers(found, state.options.is_newest))
+    return web.FileResponse(found, headers=_headers(found, state.options.since("0.28")))
 
 
-def _headers(path: Path, is_newest: bool) -> dict[str, str]:
+def _headers(path: Path, newer: bool) -> dict[str, str]:
     """Return the headers for a file, which keep browsers from showing HTML and similar types."""
     kind = _CONTENT_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
     disposition = f'filename="{path.name}"'
     headers = {}
-    if is_newest:
+    if newer:
         headers["X-Content-Type-Options"] = "nosniff"
-    if is_newest and kind in _NOT_SHOWN | _NOT_SHOWN_NOW:
+    if newer and kind in _NOT_SHOWN | _NOT_SHOWN_NOW:
         kind, disposition = _BYTES, f"attachment; {disposition}"
     elif kind in _NOT_SHOWN:
         kind = _BYTES
@@ -199,14 +199,14 @@ class Users:
     """The users of a server, and the folders of their files."""
 
     def __init__(
-        self, root: Path, *, multi: bool, newest: bool, settings: Mapping[str, Any]
+        self, root: Path, *, multi: bool, newer: bool, settings: Mapping[str, Any]
     ) -> None:
         self.root = root
         #: What counts until a user sets it otherwise.
         self.settings = settings
         self.multi = multi
         #: Whether to send times in whole milliseconds, and downloads as attachments.
-        self.newest = newest
+        self.newer = newer
         self.names: dict[str, str] = {} if multi else {"default": "default"}
 
     def add(self, name: str) -> str:
@@ -326,7 +326,7 @@ async def _list_files(users: Users, request: web.Request) -> web.Response:
     found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
     files = [file for file in found if file.is_file() and is_inside(file, path)]
     if asked("full_info"):
-        return web.json_response([_info(file, path, users.newest) for file in files])
+        return web.json_response([_info(file, path, users.newer) for file in files])
     names = [file.relative_to(path).as_posix() for file in files]
     if asked("split"):
         return web.json_response([[name, *name.split("/")] for name in names])
@@ -403,14 +403,14 @@ def _check_overwrite(request: web.Request, path: Path) -> None:
 def _stored(users: Users, request: web.Request, path: Path) -> web.Response:
     home = users.home(request)
     if request.query.get("full_info", "false").lower() == "true":
-        return web.json_response(_info(path, home, users.newest))
+        return web.json_response(_info(path, home, users.newer))
     return web.json_response(os.path.relpath(path, home))
 
 
 @_answers
 async def _get_file(users: Users, request: web.Request) -> web.StreamResponse:
     path, headers = _find_existing(users, request), {}
-    if users.newest:
+    if users.newer:
         headers["X-Content-Type-Options"] = "nosniff"
         if path != users.home(request) / "user.css":  # which pages link to
             headers["Content-Disposition"] = "attachment"
@@ -460,14 +460,14 @@ USER_ROUTES: RouteTable[Users] = (
 )
 
 
-def _info(path: Path, base: Path, newest: bool) -> dict[str, Any]:
+def _info(path: Path, base: Path, newer: bool) -> dict[str, Any]:
     stat = path.stat()
     modified, created = stat.st_mtime, stat.st_ctime
     return {
         "path": path.relative_to(base).as_posix(),
         "size": stat.st_size,
-        "modified": int(modified * 1000) if newest else modified,
-        "created": int(created * 1000) if newest else created,
+        "modified": int(modified * 1000) if newer else modified,
+        "created": int(created * 1000) if newer else created,
     }
 
 

@@ -81,12 +81,15 @@ _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 class Folders:
     """The folders of a server's files, which are created if missing."""
 
-    def __init__(self, root: Path, *, newest: bool, web: Path | None = None) -> None:
+    def __init__(self, root: Path, *, newer: bool, newest: bool, web: Path | None = None) -> None:
         self.root = root
+        self._newest = newest
         self.user: Path = root / "user"
         #: The page: the server's own, or one that is only read.
         self.web: Path = web or root / "web"
-        kinds = {**MODEL_FOLDERS, **NEW_MODEL_FOLDERS} if newest else MODEL_FOLDERS
+        kinds = {**MODEL_FOLDERS, **(NEW_MODEL_FOLDERS if newer else {})}
+        if newest:
+            kinds["datasets"] = ("datasets",)
         self.models: dict[str, list[Path]] = {
             kind: [root / name for name in names] for kind, names in kinds.items()
         }
@@ -164,11 +167,12 @@ class Folders:
         subfolder, name = os.path.split(os.path.normpath(prefix))
         folder = base / subfolder
         if not is_inside(folder, base):
+            common = os.path.commonpath((base, os.path.abspath(folder)))
             raise Exception(
                 "**** ERROR: Saving image outside the output folder is not allowed."
                 f"\n full_output_folder: {os.path.abspath(folder)}"
                 f"\n         output_dir: {base}"
-                f"\n         commonpath: {os.path.commonpath((base, os.path.abspath(folder)))}"
+                + ("" if self._newest else f"\n         commonpath: {common}")
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder, name, 1 + max(_numbers(folder, name), default=0), subfolder

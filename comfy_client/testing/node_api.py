@@ -69,8 +69,8 @@ class ProgressBar:
 
     It works like ``comfy.utils.ProgressBar``.  An update is sent as ``progress``,
     ``progress_state`` and, if there is one, a preview.  Each update raises :class:`Interrupted` if
-    the prompt was interrupted, which ends the node.  With ``version="new"``, an update is sent if
-    it is the first or the last one, has a preview, or comes 0.1 seconds and 0.5 % after the one
+    the prompt was interrupted, which ends the node.  Since ``version="0.28"``, an update is sent
+    if it is the first or the last one, has a preview, or comes 0.1 seconds and 0.5 % after the one
     before it.
 
     Attributes:

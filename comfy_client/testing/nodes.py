@@ -20,9 +20,9 @@ server's own nodes, or what your nodes returned.  ``OUTPUT_NODE``, ``RETURN_NAME
 ``INPUT_IS_LIST``, ``OUTPUT_IS_LIST``, ``IS_CHANGED``, ``VALIDATE_INPUTS``, hidden inputs,
 coroutines (one after the other), lazy inputs (``{"lazy": True}`` and ``check_lazy_status``)
 and expansion work as in ComfyUI, and ``HAS_INTERMEDIATE_OUTPUT`` with
-``version="new"``.  A node expands when it returns ``{"expand": nodes, "result": outputs}``: nodes
-as in a workflow, whose ids begin with its own (hidden ``UNIQUE_ID``), and outputs that may be
-links to them.
+``version="0.28"`` and newer.  A node expands when it returns
+``{"expand": nodes, "result": outputs}``: nodes as in a workflow, whose ids begin with its own
+(hidden ``UNIQUE_ID``), and outputs that may be links to them.
 """
 
 from __future__ import annotations
@@ -312,15 +312,15 @@ _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 class NodeRegistry:
     """The node classes of one server, and their definitions."""
 
-    def __init__(self, folders: Folders, settings: NodeSettings, *, newest: bool) -> None:
+    def __init__(self, folders: Folders, settings: NodeSettings, *, newer: bool) -> None:
         self.settings = settings
-        self._newest = newest
+        self._newer = newer
         self._folders = folders
         #: The command line of the server.
         self.argv: list[str] = ["main.py", "--cpu"]
         if settings.previews:
             self.argv += ["--preview-method", "auto"]
-        own = recorded("definitions_0.28" if newest else "definitions")
+        own = recorded("definitions_0.28" if newer else "definitions")
         known = {**own, **settings.definitions}
         # Copies, as they get a description, and other servers may have the same.
         self._definitions: dict[str, Any] = {name: {**one} for name, one in known.items()}
@@ -361,7 +361,7 @@ class NodeRegistry:
         """Return the definition of a node class by its name, as in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
-            return definition_of(name, self.classes[name], newest=self._newest)
+            return definition_of(name, self.classes[name], newer=self._newer)
         if name not in self._files:
             self._files[name] = file_choices(known, self._folders)
         models = self.settings.models
@@ -459,7 +459,7 @@ def recorded(name: str) -> dict[str, Any]:
     return definitions
 
 
-def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any]:
+def definition_of(name: str, cls: Any, *, newer: bool = False) -> dict[str, Any]:
     """Return the definition of a node class; raise TypeError if the class is not one."""
     try:
         inputs = cls.INPUT_TYPES()
@@ -488,7 +488,7 @@ def definition_of(name: str, cls: Any, *, newest: bool = False) -> dict[str, Any
                 definition[name_there.lower()] = True
         if hasattr(cls, "API_NODE"):
             definition["api_node"] = cls.API_NODE
-        if newest:
+        if newer:
             definition["is_input_list"] = getattr(cls, "INPUT_IS_LIST", False)
             definition["has_intermediate_output"] = getattr(cls, "HAS_INTERMEDIATE_OUTPUT", False)
             definition["search_aliases"] = getattr(cls, "SEARCH_ALIASES", [])

@@ -21,7 +21,9 @@ from .folders import is_inside
 
 _PACKAGE = "comfyui-frontend-package"
 #: The page that each version of ComfyUI requires.
-PAGES: Final[Mapping[str, str]] = MappingProxyType({"0.3.75": "1.32.9", "new": "1.45.21"})
+PAGES: Final[Mapping[str, str]] = MappingProxyType(
+    {"0.3.75": "1.32.9", "0.28": "1.45.21", "0.33": "1.49.6"}
+)
 _TEMPLATES = "comfyui_workflow_templates"
 #: Packages of templates: the whole of them before autumn 2025; workflows, and their pictures.
 _BUNDLES = (

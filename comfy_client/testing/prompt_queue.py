@@ -232,15 +232,12 @@ class Executor:
         faults: ActiveFaults,
         sink: MessageSink,
         *,
-        preview_methods: bool,
-        newest: bool,
+        newer: bool,
     ) -> None:
         self.nodes = nodes
         # Older servers keep cached outputs of a prompt without client out of the history, record
         # outputs of output nodes only, and send all progress.
-        self._newest = newest
-        #: Whether prompts may choose their previews.
-        self.preview_methods = preview_methods
+        self._newer = newer
         self.sink = sink
         #: The client of the running or last prompt.
         self.client_id: str | None = None
@@ -315,8 +312,7 @@ class Executor:
             {**extra_data, **secrets},
             self.client_id,
             self._store,
-            self.preview_methods,
-            self._newest,
+            self._newer,
         )
         token = context.set(run)
         try:
@@ -374,7 +370,7 @@ class Executor:
             node_id = plan.pick()
             if self._step(run, plan, node_id, executed):
                 plan.complete(node_id)
-        for node_id in cached if self._newest else ():
+        for node_id in cached if self._newer else ():
             if node_id not in run.ui and run.is_intermediate(node_id):
                 self._send_cached(run, node_id, run.cached(node_id))
 
@@ -423,7 +419,7 @@ class Executor:
         ui = cached.ui if cached else None
         if run.client_id is not None:
             run.send_executed(node_id, (ui or {}).get("output"))
-        if ui is not None and (self._newest or run.client_id is not None):
+        if ui is not None and (self._newer or run.client_id is not None):
             run.ui[node_id] = ui
 
     def _expand(

@@ -1,8 +1,7 @@
-"""Routes for prompts: submit, queue, history, interrupt; and the jobs API of ComfyUI 0.6 and newer.
+"""Routes for prompts: submit, queue, history, interrupt; and the jobs API of newer servers.
 
-The jobs API has queue and history as one list.  The newest servers call interrupted jobs cancelled,
-can cancel by id, and fail on a prompt whose ``extra_pnginfo``, or the ``workflow`` in it, is not an
-object.
+The jobs API has queue and history as one list.  It calls interrupted jobs cancelled, can cancel by
+id, and fails on a prompt whose ``extra_pnginfo``, or the ``workflow`` in it, is not an object.
 
 Fields that a script has not written to the history are left out.
 """
@@ -22,7 +21,6 @@ from ..values import is_uuid
 from ..workflow.explain import unknown_class
 from ..workflow.validate import ValidationResult, no_prompt
 from .prompt_check import CheckedPrompt, check_prompt
-from .prompt_queue import PromptQueue
 from .prompt_run import SECRETS
 from .server_state import RouteTable, ServerState
 
@@ -46,7 +44,7 @@ async def _get_prompt(state: ServerState, request: web.Request) -> web.Response:
 
 async def _post_prompt(state: ServerState, request: web.Request) -> web.Response:
     state.log("got prompt")
-    source = request.headers.get("Comfy-Usage-Source") if state.options.is_newest else None
+    source = request.headers.get("Comfy-Usage-Source") if state.options.since("0.28") else None
     return submit_prompt(state, await request.json(), source)
 
 
@@ -91,7 +89,7 @@ def submit_prompt(state: ServerState, read: Any, source: str | None = None) -> w
 def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
     """Return the id for a prompt, or None if the server refuses the requested one."""
     prompt_id = body.get("prompt_id", str(uuid.uuid4()))
-    if state.options.is_newest:
+    if state.options.since("0.28"):
         prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
         if "prompt" in body and not is_uuid(prompt_id):
             return None
@@ -103,7 +101,7 @@ def _validated(state: ServerState, body: Mapping[str, Any]) -> CheckedPrompt:
     if "prompt" not in body:
         return CheckedPrompt(no_prompt())
     prompt, targets = body["prompt"], body.get("partial_execution_targets")
-    checked = check_prompt(state.nodes, prompt, targets, state.options.version)
+    checked = check_prompt(state.nodes, prompt, targets, state.options.rules)
     if state.faults.first("script") and isinstance(prompt, dict):
         result = checked.result
         graph = result.graph if result.ok else prompt
@@ -199,28 +197,25 @@ PROMPT_ROUTES: RouteTable[ServerState] = (
 )
 
 
-_STATUSES = ("pending", "in_progress", "completed", "failed")
+_STATUSES = ("pending", "in_progress", "completed", "failed", "cancelled")
 _SORT_KEYS = ("created_at", "execution_duration")
 _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _TEXTS = (".txt", ".md", ".json")
 #: Kinds of outputs, and extensions of other files, that the frontend can show.
-_SHOWABLE = ("images", "video", "audio"), (".obj", ".fbx", ".gltf", ".glb")
-_ALSO_SHOWABLE = ("3d", "text"), (".usdz", *_TEXTS)
+_SHOWABLE = ("images", "video", "audio", "3d", "text")
+_SHOWABLE_ENDINGS = (".obj", ".fbx", ".gltf", ".glb", ".usdz", *_TEXTS)
 _EXCERPT = 1024  # characters of a text that represents a job
 
 
 async def _get_jobs(state: ServerState, request: web.Request) -> web.Response:
-    newest = state.options.is_newest
-    statuses = (*_STATUSES, "cancelled") if newest else _STATUSES
     try:
-        return web.json_response(_page(_jobs(state.queue, newest), request.query, statuses))
+        return web.json_response(_page(_jobs(state), request.query))
     except ValueError as exc:
         return web.json_response({"error": str(exc)}, status=400)
 
 
 async def _get_job(state: ServerState, request: web.Request) -> web.Response:
-    jobs = _jobs(state.queue, state.options.is_newest)
-    for job in reversed(jobs):  # if two have this id, prefer the ended one
+    for job in reversed(_jobs(state)):  # if two have this id, prefer the ended one
         if job.id == request.match_info["id"]:
             return web.json_response({**job.listed(), **job.details()})
     return web.json_response({"error": "Job not found"}, status=404)
@@ -260,21 +255,19 @@ async def _cancel_job(state: ServerState, request: web.Request) -> web.Response:
 JOB_ROUTES: RouteTable[ServerState] = (
     ("GET", "/api/jobs", _get_jobs),
     ("GET", "/api/jobs/{id}", _get_job),
-)
-NEWEST_JOB_ROUTES: RouteTable[ServerState] = (
     ("POST", "/api/jobs/cancel", _cancel_jobs),
     ("POST", "/api/jobs/{id}/cancel", _cancel_job),
 )
 
 
-def _page(found: list[_Job], query: Mapping[str, str], statuses: tuple[str, ...]) -> dict[str, Any]:
+def _page(found: list[_Job], query: Mapping[str, str]) -> dict[str, Any]:
     """Return the page of jobs for a query; raise ValueError with the server's text if invalid."""
     status = query.get("status", "")
     wanted = [word.strip().lower() for word in status.split(",") if word.strip()]
-    wrong = [word for word in wanted if word not in statuses]
+    wrong = [word for word in wanted if word not in _STATUSES]
     if wrong:
         raise ValueError(
-            f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(statuses)}"
+            f"Invalid status value(s): {', '.join(wrong)}. Valid values: {', '.join(_STATUSES)}"
         )
     sort_by = query.get("sort_by", "created_at").lower()
     order = query.get("sort_order", "desc").lower()
@@ -328,7 +321,7 @@ class _Job:
 
     status: str
     _item: Any
-    _newest: bool
+    _counts_shown: bool  # whether to count the outputs that can be shown
     _entry: Mapping[str, Any] | None = None  # set if the prompt has ended
 
     @property
@@ -352,15 +345,14 @@ class _Job:
                 execution_end_time=end.get("timestamp"),
                 execution_error=events.get("execution_error"),
             ),
-            **_summary(entry.get("outputs") or {}, self._newest),
+            **_summary(entry.get("outputs") or {}, self._counts_shown),
             **_present(workflow_id=self._workflow_id()),
         }
 
     def _workflow_id(self) -> Any:
         found = self._item[3]
         for key in ("extra_pnginfo", "workflow", "id"):
-            # The newest servers do not check the type.
-            found = found.get(key, {}) if self._newest or isinstance(found, dict) else {}
+            found = found.get(key, {})  # ComfyUI does not check the type, either
         return found or None
 
     def details(self) -> dict[str, Any]:
@@ -374,40 +366,42 @@ class _Job:
         }
 
 
-def _jobs(queue: PromptQueue, newest: bool) -> list[_Job]:
+def _jobs(state: ServerState) -> list[_Job]:
+    counts, queue = state.options.since("0.33"), state.queue
     shown = queue.shown()
     jobs = [
-        _Job(status, item, newest)
+        _Job(status, item, counts)
         for key, status in (("queue_running", "in_progress"), ("queue_pending", "pending"))
         for item in shown[key]
     ]
     ended = [entry for entry in queue.history().values() if len(entry["prompt"]) >= 5]
-    return jobs + [_Job(_status(one, newest), one["prompt"], newest, one) for one in ended]
+    return jobs + [_Job(_status(one), one["prompt"], counts, one) for one in ended]
 
 
-def _status(entry: Mapping[str, Any], newest: bool) -> str:
+def _status(entry: Mapping[str, Any]) -> str:
     status = entry.get("status") or {}
     if status.get("status_str") != "error":
         return "completed"
     events = [name for name, _ in status.get("messages") or ()]
-    return "cancelled" if newest and "execution_interrupted" in events else "failed"
+    return "cancelled" if "execution_interrupted" in events else "failed"
 
 
-def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
-    """Return the number of a job's output files, and a file or text to represent it, if any."""
+def _summary(outputs: Mapping[str, Any], counts_shown: bool) -> dict[str, Any]:
+    """Return the numbers of a job's output files, and a file or text to represent it, if any."""
     files = [
         (kind, {**one, "nodeId": node_id, "mediaType": kind})
         for node_id, kind, one in _each(outputs)
         if isinstance(one, dict)
     ]
-    shown = [file for kind, file in files if _is_shown(kind, file, newest)]
+    shown = [file for kind, file in files if _is_shown(kind, file)]
     texts = [
         {**_excerpt(str(one)), "nodeId": node_id, "mediaType": kind}
         for node_id, kind, one in _each(outputs)
-        if newest and kind == "text" and not isinstance(one, dict)
+        if kind == "text" and not isinstance(one, dict)
     ]
     return _present(
         outputs_count=len(files),
+        previewable_outputs_count=len(shown) if counts_shown else None,
         preview_output=next(iter([*sorted(shown, key=_rank), *texts]), None),
     )
 
@@ -420,13 +414,11 @@ def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 yield from ((node_id, kind, one) for one in ones)
 
 
-def _is_shown(kind: str, file: Mapping[str, Any], newest: bool) -> bool:
+def _is_shown(kind: str, file: Mapping[str, Any]) -> bool:
     """Return whether the frontend can show an output file."""
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
-    return form.startswith(("video/", "audio/")) or any(
-        kind in kinds or name.endswith(endings)
-        for kinds, endings in ((_SHOWABLE, _ALSO_SHOWABLE) if newest else (_SHOWABLE,))
-    )
+    shown = kind in _SHOWABLE or name.endswith(_SHOWABLE_ENDINGS)
+    return shown or form.startswith(("video/", "audio/"))
 
 
 def _rank(file: Mapping[str, Any]) -> int:

@@ -78,9 +78,9 @@ class PromptRun:
     extra_data: Mapping[str, Any]
     client_id: str | None
     _store: NodeCache
-    _has_preview_methods: bool  # whether prompts may say which previews they want
-    fewer_progress: bool
+    _newer: bool  # whether prompts choose their previews, and some progress is left out
     graph: DynamicPrompt = attrs.field(init=False)
+    fewer_progress: bool = attrs.field(init=False)
     node_id: str = attrs.field(default="", init=False)  # the running node
     shown_id: str | None = attrs.field(default=None, init=False)  # its id for the client
     known: list[str] = attrs.field(factory=list, init=False)  # nodes that can be cached
@@ -91,6 +91,7 @@ class PromptRun:
 
     def __attrs_post_init__(self) -> None:
         self.graph = DynamicPrompt(self.prompt)
+        self.fewer_progress = self._newer
 
     # -- messages -----------------------------------------------------------------------
 
@@ -201,10 +202,9 @@ class PromptRun:
         return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
 
     # -- for the running node -----------------------------------------------------------
-
     def wants_previews(self, default: bool) -> bool:
         """Return whether to send previews: the prompt's own choice if allowed, else ``default``."""
-        method = self.extra_data.get("preview_method") if self._has_preview_methods else None
+        method = self.extra_data.get("preview_method") if self._newer else None
         return method != "none" if method in _PREVIEW_METHODS else default
 
     def send_event(self, event: str, data: Any) -> None:

@@ -15,12 +15,12 @@ from aiohttp import web
 from ..transport.url import is_loopback_address
 from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
 from .hosts import cors_headers, is_of_allowed_page, is_same_site
-from .prompt_routes import JOB_ROUTES, NEWEST_JOB_ROUTES, PROMPT_ROUTES
+from .prompt_routes import JOB_ROUTES, PROMPT_ROUTES
 from .server_routes import (
     ASSET_ROUTES,
     CATALOGUE_ROUTES,
     INTERNAL_ROUTES,
-    NEWEST_CATALOGUE_ROUTES,
+    NEWER_CATALOGUE_ROUTES,
     SYSTEM_ROUTES,
 )
 from .server_state import RouteHandler, RouteTable, ServerState
@@ -46,21 +46,19 @@ def _add(table: web.RouteTableDef, key: web.AppKey[Any], routes: RouteTable[Any]
         table.route(method, path)(_for(key, handler))
 
 
-def _resources(*, is_newer: bool, is_newest: bool) -> tuple[web.AbstractResource, ...]:
+def _resources(*, newer: bool) -> tuple[web.AbstractResource, ...]:
     """Make the resources of all routes, most of them both with and without ``/api``."""
     table, prefixed = web.RouteTableDef(), web.RouteTableDef()
     _add(table, _STATE, _ROUTES)
-    if is_newest:
-        _add(table, _STATE, NEWEST_CATALOGUE_ROUTES)
+    if newer:
+        _add(table, _STATE, NEWER_CATALOGUE_ROUTES)
     _add(table, _USERS, USER_ROUTES)
     for route in table:
         if isinstance(route, web.RouteDef):  # there are no others
             prefixed.route(route.method, f"/api{route.path}")(route.handler)
     _add(prefixed, _STATE, TEMPLATE)
-    if is_newer:
-        _add(prefixed, _STATE, JOB_ROUTES)
-    if is_newest:
-        _add(prefixed, _STATE, (*NEWEST_JOB_ROUTES, *ASSET_ROUTES))
+    if newer:
+        _add(prefixed, _STATE, (*JOB_ROUTES, *ASSET_ROUTES))
     router = web.UrlDispatcher()
     router.add_routes(prefixed)
     router.add_routes(table)
@@ -84,10 +82,10 @@ def application(state: ServerState) -> web.Application:
     app[_USERS] = Users(
         folders.user,
         multi=options.multi_user,
-        newest=options.is_newest,
+        newer=options.since("0.28"),
         settings=options.settings,
     )
-    if options.is_newest:
+    if options.since("0.28"):
         app.middlewares.append(_same_site)
     internal = web.RouteTableDef()
     _add(internal, _STATE, INTERNAL_ROUTES)
@@ -96,7 +94,7 @@ def application(state: ServerState) -> web.Application:
     app.add_subapp("/internal", below_internal)
     # A prefix changes the resources, which are its own then.
     resources = _resources if options.prefix else _shared_resources
-    for resource in resources(is_newer=options.is_newer, is_newest=options.is_newest):
+    for resource in resources(newer=options.since("0.28")):
         app.router.register_resource(resource)
     if options.page:
         options.page.add_routes(app.router)

@@ -101,13 +101,14 @@ class ComfyServer(ScriptedServer):
             prompt has a ``hint``, and the log a warning.
         node_seconds: How many seconds each node of a class takes, by class.
         version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
-            ``"0.8"`` has the jobs API (``/api/jobs``), takes ``preview_method`` from
-            ``extra_data``, and checks the choices of ``COMBO`` inputs.
-            ``"new"`` is like 0.28.1 of July 2026: a ``prompt_id`` must be a UUID, jobs can be
-            cancelled and be represented by a text, errors about unknown classes and cycles are
-            worded differently, fewer ``progress`` events are sent, the history has the outputs of
-            cached runs even for prompts without a client, times of user data are in milliseconds,
-            names in ``/internal/files`` have their folder, and assets are switched off.
+            ``"0.28"`` is like 0.28.1 of July 2026: it has the jobs API (``/api/jobs``), takes
+            ``preview_method`` from ``extra_data``, and checks the choices of ``COMBO`` inputs; a
+            ``prompt_id`` must be a UUID, errors about unknown classes and cycles are worded
+            differently, fewer ``progress`` events are sent, the history has the outputs of cached
+            runs even for prompts without a client, times of user data are in milliseconds, names
+            in ``/internal/files`` have their folder, and assets are switched off.
+            ``"0.33"`` is like 0.33.0 of August 2026: jobs also tell how many of their outputs can
+            be shown (``previewable_outputs_count``).
 
         allowed_hosts: Further values of ``Host`` that requests may have, besides loopback and
             ``host``, such as the name of a proxy in front of the server.  ``None``: no others
@@ -410,8 +411,13 @@ class ComfyServer(ScriptedServer):
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = self._options
         web_folder = options.page.folder if options.page else None
-        folders = Folders(self._root, newest=options.is_newest, web=web_folder)
-        nodes = NodeRegistry(folders, self._node_settings, newest=options.is_newest)
+        folders = Folders(
+            self._root,
+            newer=options.since("0.28"),
+            newest=options.since("0.33"),
+            web=web_folder,
+        )
+        nodes = NodeRegistry(folders, self._node_settings, newer=options.since("0.28"))
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)

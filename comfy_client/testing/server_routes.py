@@ -12,7 +12,8 @@ from aiohttp import web
 from .files import converted
 from .folders import is_image, is_inside, safetensors_header
 from .nodes import shipped
-from .server_state import MEMORY, RouteTable, ServerState
+from .page import PAGES
+from .server_state import MEMORY, RouteTable, ServerState, Version
 
 
 async def _object_info(state: ServerState, request: web.Request) -> web.Response:
@@ -50,7 +51,7 @@ async def _model_folders(state: ServerState, request: web.Request) -> web.Respon
     for kind, paths in state.folders.models.items():
         if kind not in ("configs", "custom_nodes"):
             found.append({"name": kind, "folders": list(map(str, paths))})
-            if state.options.is_newest:
+            if state.options.since("0.28"):
                 found[-1]["extensions"] = sorted(state.folders.model_endings(kind))
     return web.json_response(found)
 
@@ -75,17 +76,17 @@ async def _model_files(state: ServerState, request: web.Request) -> web.Response
 
 
 async def _model_preview(state: ServerState, request: web.Request) -> web.Response:
-    models, is_newest = state.folders.models, state.options.is_newest
+    models, is_newer = state.folders.models, state.options.since("0.28")
     kind = request.match_info["kind"]
     try:
         index = int(request.match_info["index"])
     except ValueError:
-        if is_newest:
+        if is_newer:
             return web.Response(status=400)
         raise
     if kind not in models:
         return web.Response(status=404)
-    if is_newest and not 0 <= index < len(models[kind]):
+    if is_newer and not 0 <= index < len(models[kind]):
         return web.Response(status=404)
     folder = models[kind][index]
     path = folder / request.match_info["name"]
@@ -121,30 +122,22 @@ CATALOGUE_ROUTES: RouteTable[ServerState] = (
     ("GET", "/experiment/models/preview/{kind}/{index}/{name:.*}", _model_preview),
     ("GET", "/view_metadata/{kind}", _view_metadata),
 )
-NEWEST_CATALOGUE_ROUTES: RouteTable[ServerState] = (("GET", "/node_replacements", _replacements),)
+NEWER_CATALOGUE_ROUTES: RouteTable[ServerState] = (("GET", "/node_replacements", _replacements),)
 
 
 # -- the system, its log and its folders -------------------------------------------------
 
-_VERSIONS = {"0.3.75": "0.3.75", "0.8": "0.8.0", "new": "0.28.1"}
-_NEW_SYSTEM = {
-    "required_frontend_version": "1.45.21",
-    "required_templates_version": "0.11.11",
-    "comfy_package_versions": [
-        {"name": name, "installed": None, "required": version}
-        for name, version in (
-            ("comfyui-frontend-package", "1.45.21"),
-            ("comfyui-workflow-templates", "0.11.11"),
-            ("comfyui-embedded-docs", "0.5.8"),
-        )
-    ],
-    "deploy_environment": "local-git",
+#: The release that each version is like, and the page, templates and help that it requires.
+_RELEASES: dict[Version, tuple[str, str, str, str]] = {
+    "0.3.75": ("0.3.75", PAGES["0.3.75"], "0.7.25", ""),
+    "0.28": ("0.28.1", PAGES["0.28"], "0.11.11", "0.5.8"),
+    "0.33": ("0.33.0", PAGES["0.33"], "0.11.44", "0.5.10"),
 }
 _MEMORY_NAMES = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
 
 
 async def _index(state: ServerState, request: web.Request) -> web.FileResponse:
-    caching = "no-store, must-revalidate" if state.options.is_newest else "no-cache"
+    caching = "no-store, must-revalidate" if state.options.since("0.28") else "no-cache"
     headers = {"Cache-Control": caching, "Pragma": "no-cache", "Expires": "0"}
     return web.FileResponse(state.folders.web / "index.html", headers=headers)
 
@@ -154,15 +147,25 @@ async def _features(state: ServerState, request: web.Request) -> web.Response:
 
 
 async def _system_stats(state: ServerState, request: web.Request) -> web.Response:
+    release, page, templates, help_ = _RELEASES[state.options.version]
+    required = {
+        "comfyui-frontend-package": page,
+        "comfyui-workflow-templates": templates,
+        "comfyui-embedded-docs": help_,
+    }
+    packages = [
+        {"name": name, "installed": None, "required": version} for name, version in required.items()
+    ]
+    newer = {"comfy_package_versions": packages, "deploy_environment": "local-git"}
     system = {
-        "os": sys.platform if state.options.is_newer else os.name,
+        "os": sys.platform if state.options.since("0.28") else os.name,
         "ram_total": MEMORY,
         "ram_free": MEMORY,
-        "comfyui_version": _VERSIONS[state.options.version],
-        "required_frontend_version": "1.32.9",
+        "comfyui_version": release,
+        "required_frontend_version": page,
         "installed_templates_version": None,
-        "required_templates_version": "0.7.25",
-        **(_NEW_SYSTEM if state.options.is_newest else {}),
+        "required_templates_version": templates,
+        **(newer if state.options.since("0.28") else {}),
         "python_version": sys.version,
         "pytorch_version": "simulated by comfy_client.testing",
         "embedded_python": False,
@@ -223,7 +226,7 @@ async def _files(state: ServerState, request: web.Request) -> web.Response:
         return web.json_response({"error": "Invalid directory type"}, status=400)
     entries = [entry for entry in os.scandir(folder) if entry.is_file()]
     entries.sort(key=lambda entry: -entry.stat().st_mtime)
-    mark = f" [{folder.name}]" if state.options.is_newest else ""
+    mark = f" [{folder.name}]" if state.options.since("0.28") else ""
     return web.json_response([f"{entry.name}{mark}" for entry in entries])
 
 

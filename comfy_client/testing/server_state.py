@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol, TypeVar, get_args
 import attrs
 from aiohttp import web
 
+from ..workflow.validate import ServerVersion
 from .active_faults import ActiveFaults
 from .folders import Folders
 from .nodes import NodeRegistry
@@ -25,14 +26,17 @@ from .received import Records
 from .server_loop import Connections, ServerLoop
 from .wire import EventSocket, encode_message
 
-#: Versions: 0.3.75; 0.8.0 with its jobs API; 0.28.1 of July 2026 ("new").
-Version = Literal["0.3.75", "0.8", "new"]
+#: Versions, oldest first: 0.3.75 of November 2025; 0.28.1 of July 2026; 0.33.0 of August 2026.
+Version = Literal["0.3.75", "0.28", "0.33"]
+_FORMER_NAMES = {"0.8": "0.28", "new": "0.28"}
 
 
 def check_version(version: str) -> None:
     """Raise ValueError unless the version is one of those in :data:`Version`."""
     if version not in get_args(Version):
-        raise ValueError(f"version must be one of {', '.join(get_args(Version))}, not {version!r}")
+        wanted, former = ", ".join(get_args(Version)), _FORMER_NAMES.get(version)
+        hint = f"; {former!r} has taken its place" if former else ""
+        raise ValueError(f"version must be one of {wanted}, not {version!r}{hint}")
 
 
 _MANY_NODES = 100
@@ -267,15 +271,15 @@ class ServerSettings:
     #: The settings of the page with which users begin.
     settings: Mapping[str, Any]
 
-    @property
-    def is_newer(self) -> bool:
-        """Whether the server behaves like ComfyUI 0.8.0 or newer."""
-        return self.version in ("0.8", "new")
+    def since(self, version: Version) -> bool:
+        """Return whether the server behaves like this version of ComfyUI or a later one."""
+        versions = get_args(Version)
+        return versions.index(self.version) >= versions.index(version)
 
     @property
-    def is_newest(self) -> bool:
-        """Whether the server behaves like ComfyUI 0.28.1."""
-        return self.version == "new"
+    def rules(self) -> ServerVersion:
+        """The rules by which prompts are checked."""
+        return "0.28" if self.since("0.28") else "0.3.75"
 
 
 class ServerState:
@@ -308,8 +312,7 @@ class ServerState:
             self.queue,
             faults,
             self,
-            preview_methods=options.is_newer,
-            newest=options.is_newest,
+            newer=options.since("0.28"),
         )
         self.numbers: itertools.count[int] = itertools.count()  # numbers of prompts
         self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
@@ -410,8 +413,7 @@ def _features(options: ServerSettings) -> dict[str, Any]:
         # ComfyUI computes it from megabytes: a float unless default.
         "max_upload_size": size if size == UPLOAD_SIZE else float(size),
     }
-    if options.is_newer:
+    if options.since("0.28"):
         features["extension"] = {"manager": {"supports_v4": True}}
-    if options.is_newest:
         features |= {"supports_model_type_tags": True, "node_replacements": True, "assets": False}
     return features

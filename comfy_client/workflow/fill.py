@@ -182,7 +182,7 @@ class _Filling:
         definitions[self._id] = {"input": {"optional": known}, "output": [], "output_node": True}
         parts: dict[str, Any] = {one: {"class_type": one, "inputs": {}} for one in sources}
         parts[self._id] = {"class_type": self._id, "inputs": inputs}
-        errors = validate(json_graph(parts, links=False), definitions, version="new").node_errors
+        errors = validate(json_graph(parts, links=False), definitions, version="0.28").node_errors
         report = errors.get(self._id) if isinstance(errors, dict) else None
         if report:
             hints, candidates = self._hints(report["errors"], inputs)

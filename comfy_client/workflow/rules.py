@@ -357,12 +357,12 @@ def rules_for(
 def _version(found: Mapping[str, Any]) -> ServerVersion:
     """Return the server version that definitions indicate."""
     keys = {key for one in found.values() if isinstance(one, Mapping) for key in one}
-    return "new" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
+    return "0.28" if "search_aliases" in keys else "0.8" if "is_input_list" in keys else "0.3.75"
 
 
 def replaces_classes(found: Mapping[str, Any]) -> bool:
     """Return whether a server with these definitions replaces removed classes."""
-    return _version(found) == "new"
+    return _version(found) == "0.28"
 
 
 @attrs.frozen(eq=False)
@@ -418,7 +418,7 @@ def _make(
     looked_at = [one for one in specs if getattr(one, "name", "") not in left_out]
     return _Made(
         _definition(source, looked_at, given),
-        own_check(class_type, files, free, listed, stays_inside=version == "new"),
+        own_check(class_type, files, free, listed, stays_inside=version == "0.28"),
         unchecked,
         selectors,
         is_open or bool(selectors),

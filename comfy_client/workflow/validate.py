@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 import attrs
 
 #: Server versions: March 2024; 0.3.52 to 0.3.75; 0.8; 0.28.1 of July 2026.
-ServerVersion = Literal["2024-03", "0.3.75", "0.8", "new"]
+ServerVersion = Literal["2024-03", "0.3.75", "0.8", "0.28"]
 #: A node's own check: it takes inputs by name, and returns True, False or a message.
 ExtraCheck = Callable[..., object]
 
@@ -91,7 +91,7 @@ def validate(
             it takes over (``**kwargs``: all), a linked input comes as ``None``, and with a
             parameter ``input_types`` it takes over the types of links.  It returns
             ``True``, or ``False``, or a text that says what is wrong.
-        version: The server version; see :data:`ServerVersion`.  ``new`` supports neither loops nor
+        version: The server version; see :data:`ServerVersion`.  ``0.28`` supports neither loops nor
             inputs that depend on others.
         dependents: Whether to name the outputs that depend on each wrong node.  There may be
             as many as the square of the number of nodes; a million are named at most.
@@ -140,7 +140,7 @@ def check_version(version: str) -> None:
 
 def _rules(version: str) -> _Rules:
     check_version(version)
-    return _Rules(version == "2024-03", version in ("0.8", "new"), version == "new")
+    return _Rules(version == "2024-03", version in ("0.8", "0.28"), version == "0.28")
 
 
 @attrs.frozen

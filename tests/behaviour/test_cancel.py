@@ -270,7 +270,7 @@ def test_jobs_that_the_client_itself_removes_are_interrupted_at_once(
     gate: Gates, how: str, transport: Any
 ) -> None:
     """By whichever method: they are not lost some seconds later."""
-    with ComfyServer(version="new") as comfy, client(comfy, Patient, transport=transport) as api:
+    with ComfyServer(version="0.28") as comfy, client(comfy, Patient, transport=transport) as api:
         comfy.add_node(Gated)
         heard = Heard(api)
         blocker = api.submit(shows("blocker", waits=True))
@@ -293,7 +293,7 @@ def test_a_prompt_that_is_removed_before_its_submission_is_answered_is_interrupt
     gate: Gates, how: str
 ) -> None:
     """The server has it by then, and the client knows its id."""
-    with ComfyServer(version="new") as comfy, client(comfy, Patient) as api:
+    with ComfyServer(version="0.28") as comfy, client(comfy, Patient) as api:
         comfy.add_node(Gated)
         blocker = api.submit(shows("blocker", waits=True))
         until_it_runs(comfy)
@@ -316,7 +316,7 @@ def test_a_prompt_that_is_removed_before_its_submission_is_answered_is_interrupt
 def test_a_removal_concerns_only_what_the_server_has_removed(gate: Gates, how: str) -> None:
     """Neither what runs, nor another client's prompt, nor one that was lost before."""
     with (
-        ComfyServer(version="new") as comfy,
+        ComfyServer(version="0.28") as comfy,
         client(comfy) as api,
         client(comfy, Patient) as other,
     ):
@@ -358,7 +358,7 @@ def test_a_removal_that_the_server_refused_ends_no_job(
 
 def test_a_pools_job_that_its_client_removes_is_interrupted(gate: Gates) -> None:
     """``pool.servers`` are the clients that have its jobs."""
-    with ComfyServer(version="new") as comfy, pooled([comfy.url], in_flight=3) as pool:
+    with ComfyServer(version="0.28") as comfy, pooled([comfy.url], in_flight=3) as pool:
         comfy.add_node(Gated)
         [api] = pool.servers
         blocker = pool.submit(shows("blocker", waits=True))
@@ -399,7 +399,7 @@ def test_a_running_prompt_that_the_client_itself_stops_is_interrupted(
     gate: Gates, how: str, transport: Any
 ) -> None:
     """The history tells it where no event does."""
-    with ComfyServer(version="new") as comfy, client(comfy, Patient, transport=transport) as api:
+    with ComfyServer(version="0.28") as comfy, client(comfy, Patient, transport=transport) as api:
         comfy.add_node(Hold)
         job = api.submit(held("a"))
         until_it_runs(comfy)
@@ -411,7 +411,7 @@ def test_a_running_prompt_that_the_client_itself_stops_is_interrupted(
 @pytest.mark.parametrize("how", STOPS)
 def test_an_interrupt_that_the_server_forgot_is_sent_again(gate: Gates, how: str) -> None:
     """As soon as the prompt begins another node."""
-    with ComfyServer(version="new") as comfy, client(comfy) as api:
+    with ComfyServer(version="0.28") as comfy, client(comfy) as api:
         comfy.add_node(Hold)
         job = api.submit(held_by("a", "b"))
         until(lambda: job.progress.title == "Hold")

@@ -107,7 +107,7 @@ def test_a_missing_class_costs_one_look_at_all(comfy: ComfyServer, fast: ComfyAp
 
 def test_a_newest_server_says_what_it_replaces() -> None:
     """``GET /node_replacements`` is asked for when a class is missing."""
-    with ComfyServer(version="new") as server, ComfyApi(server.url) as api:
+    with ComfyServer(version="0.28") as server, ComfyApi(server.url) as api:
         graph = {
             "1": {"class_type": "T2IAdapterLoader", "inputs": {"t2i_adapter_name": "x.pth"}},
             "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
@@ -142,7 +142,7 @@ def test_values_that_the_server_does_not_check_run_with_check() -> None:
         "1": {"class_type": "CustomCombo", "inputs": {"choice": "mine"}},
         "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     }
-    with ComfyServer(version="new") as server, ComfyApi(server.url) as api:
+    with ComfyServer(version="0.28") as server, ComfyApi(server.url) as api:
         server.add_node(CustomCombo)
         assert Workflow(graph).check(api).problems == ()
         assert api.run(graph, check=True, timeout=LIMIT).texts == ("mine",)
@@ -154,7 +154,7 @@ def test_a_picture_of_the_output_folder_is_asked_for() -> None:
         "1": {"class_type": "LoadImage", "inputs": {"image": "late.png [output]"}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     }
-    with ComfyServer(version="new") as server, ComfyApi(server.url) as api:
+    with ComfyServer(version="0.28") as server, ComfyApi(server.url) as api:
         (problem,) = Workflow(graph).check(api).errors
         assert (problem.type, problem.input) == ("custom_validation_failed", "image")
         (server.root / "output" / "late.png").write_bytes(b"")

@@ -337,7 +337,7 @@ def url_in(line: str) -> str:
 
 def test_the_help_of_a_server_lists_the_versions_that_it_can_be_like():
     """As the class has them."""
-    assert "[0.3.75|0.8|new]" in "".join(invoke("serve", "--help").output.split())
+    assert "[0.3.75|0.28|0.33]" in "".join(invoke("serve", "--help").output.split())
 
 
 @pytest.mark.posix("signals between processes")
@@ -398,7 +398,7 @@ def test_the_options_of_a_server_are_those_of_the_class(tmp_path, from_file):
     login = tmp_path / "login"
     login.write_text("me:a:word\n")
     options = ["--port", 0, "--prefix", "/comfy", "--multi-user", "--no-previews"]
-    options += ["--version", "0.8", "--step-seconds", 0, "--tls-certfile", pem]
+    options += ["--version", "0.28", "--step-seconds", 0, "--tls-certfile", pem]
     options += ["--allowed-host", "comfy.example"]
     options += ["--login-file", login] if from_file else ["--login-env", "ITS_LOGIN"]
     with started("serve", *options, env={"ITS_LOGIN": "me:a:word"}) as process:

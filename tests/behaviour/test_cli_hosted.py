@@ -236,7 +236,7 @@ def test_advice_names_no_file_that_can_be_read_only_once() -> None:
 
 @pytest.mark.posix("signals between processes")
 def test_ctrl_c_in_a_sweep_cancels_what_runs(comfy_client: CommandLine) -> None:
-    with ComfyServer(hosted="proxy", version="new", step_seconds=0.5) as server:
+    with ComfyServer(hosted="proxy", version="0.28", step_seconds=0.5) as server:
         Workflow.example().save(comfy_client.home / "w.json")
         place = ("--hosted", "--host", server.url)
         sweep = ("sweep", "w.json", "--axis", "KSampler.seed=1..9", *place)

@@ -124,7 +124,7 @@ def test_doctor_works_after_an_init_that_failed(refused: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"credentials": ("me", "a secret")}, {"prefix": "/comfy/ui"}, {"version": "new"}]
+    "options", [{"credentials": ("me", "a secret")}, {"prefix": "/comfy/ui"}, {"version": "0.33"}]
 )
 def test_passwords_prefixes_and_new_servers_are_no_obstacle(options: dict[str, Any]) -> None:
     """All is fine there too."""
@@ -181,7 +181,7 @@ def test_previews_are_off_on_or_for_each_prompt_to_choose() -> None:
         assert "name their node" in ask(server.url)["previews"].found
         with server.faults.rewrite("GET", "/system_stats", with_previews):
             assert ask(server.url)["previews"].state == "ok"
-    with ComfyServer(version="0.8", previews=False) as server:
+    with ComfyServer(version="0.28", previews=False) as server:
         assert "chooses" in ask(server.url)["previews"].found
 
 

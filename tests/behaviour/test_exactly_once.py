@@ -170,7 +170,7 @@ def test_an_id_that_the_server_chose_is_found_by_our_mark(
 
 def test_ids_are_canonical_uuids() -> None:
     """So that no server refuses them; an odd one of the caller's never leaves."""
-    with ComfyServer(version="new") as comfy, Fast(comfy.url) as api:
+    with ComfyServer(version="0.28") as comfy, Fast(comfy.url) as api:
         told = Heard(api)
         check_once(comfy, told, api.run(saves(), timeout=LIMIT))
         sent = posts(comfy)[0].json()["prompt_id"]

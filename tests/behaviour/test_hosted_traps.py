@@ -53,7 +53,7 @@ TRAPS: tuple[dict[str, Any], ...] = (
 @pytest.mark.parametrize("trap", TRAPS, ids=str)
 def test_a_job_ends_well_whatever_trap_is_set(place: HostedKind, trap: dict[str, Any]) -> None:
     with (
-        ComfyServer(hosted=place, credentials="secret", version="new") as server,
+        ComfyServer(hosted=place, credentials="secret", version="0.28") as server,
         server.gateway.trap(**trap),
         HostedApi(server.url, "secret") as api,
     ):

@@ -156,7 +156,7 @@ class Round:
         print(f"{time.monotonic() - begun:.1f} s, {faults} faults, {dict(kinds)}", flush=True)
 
     def _server(self) -> ComfyServer:
-        server = ComfyServer(version=self.rng.choice(("0.3.75", "0.8", "new")))
+        server = ComfyServer(version=self.rng.choice(("0.3.75", "0.28", "0.33")))
         server.add_node(Work)
         return server
 

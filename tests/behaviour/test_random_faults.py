@@ -140,7 +140,7 @@ class Round:
         self.count = count
         self.grace = grace  # seconds of peace after a job's end within which it must be known
         self.rng = random.Random(seed)
-        self.version = self.rng.choice(("0.3.75", "0.8", "new"))
+        self.version = self.rng.choice(("0.3.75", "0.28", "0.33"))
         self.longest = longest
         self.make = clients
         self.attempts: list[Attempt] = []

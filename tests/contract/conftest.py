@@ -31,11 +31,11 @@ EMBEDDED = "embedded-"
 SERVERS = {
     "comfyui": ([f"{EMBEDDED}{DEFAULT}"], [DEFAULT]),
     "any_comfyui": (
-        [f"{EMBEDDED}2024-03", f"{EMBEDDED}new"],
+        [f"{EMBEDDED}2024-03", f"{EMBEDDED}0.33"],
         [f"{EMBEDDED}{DEFAULT}", *TESTED],
     ),
     "server": (
-        few([f"{EMBEDDED}{version}" for version in (DEFAULT, "new", "0.8")], 2),
+        few([f"{EMBEDDED}{version}" for version in (DEFAULT, "0.33", "0.28")], 2),
         [DEFAULT, "0.3.52", "2024-03"],
     ),
 }

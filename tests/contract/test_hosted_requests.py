@@ -165,7 +165,7 @@ def proxy(url: str, comfyui: str) -> Proxy:
     return Proxy(url, comfyui, job, found[-1]["outputs"][0]["id"])
 
 
-@pytest.fixture(scope="module", params=["0.3.75", "new"])
+@pytest.fixture(scope="module", params=["0.3.75", "0.33"])
 def both(request: pytest.FixtureRequest) -> Iterator[tuple[Proxy, Proxy]]:
     """The real proxy before an embedded ComfyUI, and the embedded one."""
     version = request.param

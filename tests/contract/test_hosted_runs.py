@@ -380,7 +380,7 @@ def test_a_running_or_waiting_job_cannot_be_cancelled_behind_an_old_comfyui(
 def test_a_newer_comfyui_cancels_both(name: str) -> None:
     """And no other job."""
     with (
-        embedded(version="new") as place,
+        embedded(version="0.28") as place,
         HostedApi(place.url, namespace=blinker.Namespace()) as api,
     ):
         running = api.submit(sleeper(60.0, ticks=1200))

@@ -128,7 +128,7 @@ def test_the_embedded_server_runs_them(
     """
     known, ends = definitions("0.28.1"), Counter[str]()
     with ComfyServer(
-        object_info="0.28.1", version="new", nodes=nodes, step_seconds=0, previews=False
+        object_info="0.28.1", version="0.28", nodes=nodes, step_seconds=0, previews=False
     ) as server:
         for name, file in files.items():
             done = convert(file, known, dynamic_prompts=First())

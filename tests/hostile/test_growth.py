@@ -803,7 +803,7 @@ GRAPH_DEFINITIONS = DEFINITIONS | {
 
 
 def rejection_of(graph: dict[str, Any]) -> dict[str, Any]:
-    answer = validate(graph, GRAPH_DEFINITIONS, version="new", dependents=False)
+    answer = validate(graph, GRAPH_DEFINITIONS, version="0.28", dependents=False)
     return {"error": answer.error, "node_errors": answer.node_errors}
 
 
@@ -812,7 +812,7 @@ CALLS: dict[str, Callable[[dict[str, Any]], object]] = {
     "check": lambda graph: str(Workflow.load(graph).check(GRAPH_DEFINITIONS)),
     "validate 0.3.75": lambda graph: validate(graph, GRAPH_DEFINITIONS, dependents=False),
     "validate new": lambda graph: validate(
-        graph, GRAPH_DEFINITIONS, version="new", dependents=False
+        graph, GRAPH_DEFINITIONS, version="0.28", dependents=False
     ),
     "explain": lambda graph: explain_rejection(rejection_of(graph), graph),
     "to_code": lambda graph: Workflow.load(graph).to_code(),

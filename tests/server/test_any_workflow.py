@@ -29,14 +29,14 @@ REFUSED = {
     "crafted145_mute_upstream.json (crafted)",
     "crafted158_mute_upstream.json (crafted)",
 }
-VERSIONS: list[tuple[str, Version, int]] = [("0.3.75", "0.3.75", 147), ("0.28.1", "new", 304)]
+VERSIONS: list[tuple[str, Version, int]] = [("0.3.75", "0.3.75", 147), ("0.28.1", "0.28", 304)]
 
 
 @pytest.fixture(scope="module")
 def any_workflow() -> Iterator[ComfyServer]:
     """A server with all classes of 0.28.1, in no time."""
     with ComfyServer(
-        object_info="0.28.1", version="new", step_seconds=0, previews=False
+        object_info="0.28.1", version="0.28", step_seconds=0, previews=False
     ) as running:
         yield running
 
@@ -162,9 +162,9 @@ def with_lora(name: str) -> dict[str, Any]:
 
 def test_models_of_any_name_are_accepted_or_those_of_the_folders() -> None:
     """With ``models="touched"``, a file is enough, and the definition lists it."""
-    with ComfyServer(object_info="0.28.1", version="new") as server:
+    with ComfyServer(object_info="0.28.1", version="0.28") as server:
         assert post(server, with_lora("no-such.safetensors"))[0] == 200
-    with ComfyServer(object_info="0.28.1", version="new", models="touched") as server:
+    with ComfyServer(object_info="0.28.1", version="0.28", models="touched") as server:
         status, answer = post(server, with_lora("no-such.safetensors"))
         assert status == 400
         assert [one["type"] for one in answer["node_errors"]["2"]["errors"]] == [
@@ -193,7 +193,7 @@ def test_missing_input_files_are_drawn_or_refused(class_type: str) -> None:
         "1": node(class_type, **{name: "none.mp4"}),
         "2": node("PreviewAny", source=["1", 0]),
     }
-    options: dict[str, Any] = {"object_info": "0.28.1", "version": "new"}
+    options: dict[str, Any] = {"object_info": "0.28.1", "version": "0.28"}
     with ComfyServer(**options) as server:
         assert end_of(server, graph) == "success"
     with ComfyServer(**options, inputs="real") as server:

@@ -19,7 +19,7 @@ from tests.server.test_safety import LIMIT, PAGES, asked, dialled
 VITE = "http://localhost:5173"
 
 
-@pytest.fixture(scope="module", params=["0.3.75", "new"])
+@pytest.fixture(scope="module", params=["0.3.75", "0.33"])
 def server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
     with ComfyServer(version=request.param, cors=[VITE]) as running:
         yield running

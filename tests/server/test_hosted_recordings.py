@@ -12,7 +12,7 @@ from tests.helpers.hosted_recordings import Player, recordings
 from tests.helpers.long import few
 
 #: The version that is imitated for each recorded one.
-VERSIONS: dict[str, Any] = {"0.33.0": "new", "0.3.75": "0.3.75"}
+VERSIONS: dict[str, Any] = {"0.33.0": "0.33", "0.3.75": "0.3.75"}
 CASES = few(
     [(version, name) for version in VERSIONS for name in recordings(version)],
     len(recordings("0.33.0")),

@@ -42,7 +42,7 @@ def server() -> Iterator[ComfyServer]:
 @pytest.fixture
 def newer() -> Iterator[ComfyServer]:
     """A proxy before a ComfyUI that can cancel."""
-    with ComfyServer(hosted="proxy", version="new") as running:
+    with ComfyServer(hosted="proxy", version="0.28") as running:
         yield running
 
 

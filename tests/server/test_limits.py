@@ -260,8 +260,13 @@ WRONG = [
     ({"step_seconds": float("nan")}, ValueError, "step_seconds must be 0 or more, not nan"),
     ({"step_seconds": float("inf")}, ValueError, "step_seconds must be finite, not inf"),
     ({"step_seconds": "fast"}, TypeError, "step_seconds must be a number, not 'fast'"),
-    ({"version": "0.1"}, ValueError, "version must be one of 0.3.75, 0.8, new, not '0.1'"),
-    ({"version": None}, ValueError, "version must be one of 0.3.75, 0.8, new, not None"),
+    ({"version": "0.1"}, ValueError, "version must be one of 0.3.75, 0.28, 0.33, not '0.1'"),
+    (
+        {"version": "new"},
+        ValueError,
+        "version must be one of 0.3.75, 0.28, 0.33, not 'new'; '0.28' has taken its place",
+    ),
+    ({"version": None}, ValueError, "version must be one of 0.3.75, 0.28, 0.33, not None"),
     (
         {"tls": "cert.pem"},
         TypeError,

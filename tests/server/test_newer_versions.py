@@ -1,4 +1,4 @@
-"""What the embedded server does as 0.8 and as the newest."""
+"""What the embedded server does as 0.28 and 0.33."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ from tests.helpers.bare import (
 from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node, picture, png, txt2img
 
-STATUSES = "pending, in_progress, completed, failed"
+STATUSES = "pending, in_progress, completed, failed, cancelled"
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
 
 
 # -- other versions ---------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def newer() -> Iterator[ComfyServer]:
-    with ComfyServer(version="0.8", previews=False) as running:
+@pytest.fixture(scope="module", params=["0.28", "0.33"])
+def newer(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
+    with ComfyServer(version=request.param, previews=False) as running:
         yield running
 
 
@@ -46,13 +46,15 @@ def test_a_newer_server_says_so(newer, server):
     """Version, system and features; an unknown one is refused."""
     with ComfyApi(newer.url) as api:
         stats = api.get_system_stats()
-        assert (stats.comfyui_version, stats.os) == ("0.8.0", sys.platform)
+        release = {"0.28": "0.28.1", "0.33": "0.33.0"}[newer.version]
+        assert (stats.comfyui_version, stats.os) == (release, sys.platform)
         assert api.get_features()["extension"] == {"manager": {"supports_v4": True}}
-    with pytest.raises(ValueError, match=r"one of 0\.3\.75, 0\.8, new, not '9'"):
+    with pytest.raises(ValueError, match=r"one of 0\.3\.75, 0\.28, 0\.33, not '9'"):
         ComfyServer(version="9")  # type: ignore[arg-type]
     for url, status in ((newer.url, 404), (server.url, 404)):
         assert requests.get(f"{url}/jobs", timeout=LIMIT).status_code == status
-    assert ask(newer, "POST", "/api/jobs/cancel", json={}).status_code == 405
+    assert ask(newer, "POST", "/api/jobs/cancel", json={}).status_code == 400
+    assert ask(server, "POST", "/api/jobs/cancel", json={}).status_code == 405
 
 
 def test_a_newer_server_lists_jobs(newer):
@@ -92,7 +94,7 @@ def test_a_newer_server_lists_jobs(newer):
         stopped = until(lambda: api.get_job(running.prompt_id).execution_status and True)
         assert stopped
         job = api.get_job(running.prompt_id)
-        assert (job.status, job.execution_error) == ("failed", None)
+        assert (job.status, job.execution_error) == ("cancelled", None)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_a_newer_server_lists_jobs(newer):
     [
         (
             "status=bogus",
-            "Invalid status value(s): bogus. Valid values: pending, in_progress, completed, failed",
+            f"Invalid status value(s): bogus. Valid values: {STATUSES}",
         ),
         ("sort_by=bogus", "sort_by must be 'created_at' or 'execution_duration'"),
         ("sort_order=up", "sort_order must be 'asc' or 'desc'"),
@@ -138,46 +140,39 @@ def test_a_newer_server_lists_what_is_asked_for_in_any_case(newer, query):
     assert answer.json()["pagination"]["offset"] == 0
 
 
-@pytest.mark.parametrize("version", ["0.8", "new"])
-def test_jobs_count_files_and_the_newest_ones_show_texts(version):
+def test_jobs_count_files_and_show_texts(newer):
     """Pictures come before texts, and what is kept before what is temporary."""
     texts = {"1": node("PreviewAny", source="x" * 2000)}
     mixed = {**picture(), "2": node("PreviewAny", source="y"), "3": canvas(1)}
     mixed["4"] = node("PreviewImage", images=["3", 0])
-    is_newest = version == "new"
-    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+    with ComfyApi(newer.url) as api:
         ids = [api.run(graph, timeout=LIMIT).prompt_id for graph in (texts, mixed)]
         assert all(api.get_history(one) for one in ids)  # the last record may be on its way
-        listed = {job["id"]: job for job in ask(server, "GET", "/api/jobs").json()["jobs"]}
+        listed = {job["id"]: job for job in ask(newer, "GET", "/api/jobs").json()["jobs"]}
         text, both = (listed[one] for one in ids)
     assert (text["outputs_count"], both["outputs_count"]) == (0, 2)
     excerpt = {"content": "x" * 1024, "truncated": True, "nodeId": "1", "mediaType": "text"}
-    assert text.get("preview_output") == (excerpt if is_newest else None)
+    assert text["preview_output"] == excerpt
     assert (both["preview_output"]["nodeId"], both["preview_output"]["type"]) == ("9", "output")
 
 
 @pytest.mark.parametrize(
-    ("output", "version", "count", "shown"),
+    ("output", "count", "shown"),
     [
-        ({"latents": [{"filename": "a.latent"}]}, "new", 1, None),
-        ({"files": [{"filename": "a.glb"}]}, "0.8", 1, "a.glb"),
-        ({"files": [{"filename": "a.usdz"}]}, "0.8", 1, None),
-        ({"files": [{"filename": "a.TXT", "type": "output"}]}, "new", 1, "a.TXT"),
-        ({"gifs": [{"filename": "a", "format": "video/mp4"}]}, "0.8", 1, "a"),
-        (
-            {"text": [{"filename": "b.txt"}], "images": [{"filename": "a.png"}]},
-            "new",
-            2,
-            "a.png",
-        ),
-        ({"images": [{"filename": "a.png"}], "animated": [True]}, "new", 1, "a.png"),
-        ({"images": None, "text": [5]}, "new", 0, None),
+        ({"latents": [{"filename": "a.latent"}]}, 1, None),
+        ({"files": [{"filename": "a.glb"}]}, 1, "a.glb"),
+        ({"files": [{"filename": "a.usdz"}]}, 1, "a.usdz"),
+        ({"files": [{"filename": "a.TXT", "type": "output"}]}, 1, "a.TXT"),
+        ({"gifs": [{"filename": "a", "format": "video/mp4"}]}, 1, "a"),
+        ({"text": [{"filename": "b.txt"}], "images": [{"filename": "a.png"}]}, 2, "a.png"),
+        ({"images": [{"filename": "a.png"}], "animated": [True]}, 1, "a.png"),
+        ({"images": None, "text": [5]}, 0, None),
     ],
     ids=str,
 )
-def test_a_job_is_stood_for_by_what_can_be_shown(output, version, count, shown):
+def test_a_job_is_stood_for_by_what_can_be_shown(output, count, shown):
     """By kind, format or ending; all files count."""
-    with ComfyServer(version=version) as server:
+    with ComfyServer(version="0.28") as server:
         server.finish("a", {"9": output})
         [job] = ask(server, "GET", "/api/jobs").json()["jobs"]
     assert job["outputs_count"] == count
@@ -214,38 +209,32 @@ def test_a_newer_server_checks_the_choices_of_combo_inputs(newer):
         api.run(graph, timeout=LIMIT)
 
 
-@pytest.fixture(scope="module")
-def newest() -> Iterator[ComfyServer]:
-    with ComfyServer(version="new") as running:
-        yield running
-
-
-def test_the_newest_server_takes_only_uuids(newest, server):
+def test_a_newer_server_takes_only_uuids(newer, server):
     """Canonical ones; null is none, which others take for a name."""
     for prompt_id in ("mine", str(uuid.uuid4()).upper(), f"urn:uuid:{uuid.uuid4()}", 7):
         body = {"prompt": picture(), "prompt_id": prompt_id}
-        answer = ask(newest, "POST", "/prompt", json=body)
+        answer = ask(newer, "POST", "/prompt", json=body)
         assert answer.status_code == 400
         error = answer.json()["error"]
         assert error["type"] == "invalid_prompt_id"
         assert error["message"] == "prompt_id must be a valid UUID"
-    error = ask(newest, "POST", "/prompt", json={"prompt_id": "mine"}).json()["error"]
+    error = ask(newer, "POST", "/prompt", json={"prompt_id": "mine"}).json()["error"]
     assert error["type"] == "no_prompt"
     mine = str(uuid.uuid4())
-    answer = ask(newest, "POST", "/prompt", json={"prompt": picture(), "prompt_id": mine})
+    answer = ask(newer, "POST", "/prompt", json={"prompt": picture(), "prompt_id": mine})
     assert answer.json()["prompt_id"] == mine
-    answer = ask(newest, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
+    answer = ask(newer, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
     assert str(uuid.UUID(answer.json()["prompt_id"])) == answer.json()["prompt_id"]
     answer = ask(server, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
     assert answer.json()["prompt_id"] == "None"
 
 
-def test_the_newest_server_keeps_where_a_prompt_comes_from(newest, server):
+def test_a_newer_server_keeps_where_a_prompt_comes_from(newer, server):
     """From a header, unless the request says so itself."""
     header = {"Comfy-Usage-Source": "a tool"}
     for where, extra, kept in (
-        (newest, {}, "a tool"),
-        (newest, {"comfy_usage_source": "mine"}, "mine"),
+        (newer, {}, "a tool"),
+        (newer, {"comfy_usage_source": "mine"}, "mine"),
         (server, {}, None),
     ):
         body = {"prompt": picture(), "extra_data": extra}
@@ -267,16 +256,16 @@ def test_the_newest_server_keeps_where_a_prompt_comes_from(newest, server):
         ),
     ],
 )
-def test_the_newest_server_says_what_it_cannot_cancel(newest, body, answer):
+def test_a_newer_server_says_what_it_cannot_cancel(newer, body, answer):
     """In upstream's words."""
     headers = {"Content-Type": "application/json"}
-    told = ask(newest, "POST", "/api/jobs/cancel", data=body, headers=headers)
+    told = ask(newer, "POST", "/api/jobs/cancel", data=body, headers=headers)
     assert (told.status_code, told.json()) == (400, answer)
 
 
-def test_the_newest_server_cancels_jobs_by_id(newest):
+def test_a_newer_server_cancels_jobs_by_id(newer):
     """What runs and what waits; what it stopped was cancelled, not failed."""
-    with ComfyApi(newest.url) as api:
+    with ComfyApi(newer.url) as api:
         running = api.submit(txt2img(steps=10000))
         until(lambda: api.get_queue().running)
         waiting = [api.submit(picture(number)) for number in range(3)]
@@ -286,7 +275,7 @@ def test_the_newest_server_cancels_jobs_by_id(newest):
         assert not api.cancel_job(waiting[0].prompt_id)
         assert api.cancel_jobs(*(job.prompt_id for job in waiting))
         assert not api.get_queue().pending
-        refused = ask(newest, "POST", "/api/jobs/cancel", json={"job_ids": ["x"]})
+        refused = ask(newer, "POST", "/api/jobs/cancel", json={"job_ids": ["x"]})
         assert (refused.status_code, refused.json()["invalid_ids"]) == (400, ["x"])
         assert api.cancel_job(running.prompt_id)
         with pytest.raises(JobInterrupted):
@@ -294,12 +283,12 @@ def test_the_newest_server_cancels_jobs_by_id(newest):
         until(lambda: api.get_job(running.prompt_id).status == "cancelled")
         assert running.prompt_id in [job.id for job in api.get_jobs("cancelled").jobs]
         assert api.get_job(running.prompt_id).workflow["prompt"]["3"]["inputs"]["steps"] == 10000
-    gone = ask(newest, "POST", f"/api/jobs/{uuid.uuid4()}/cancel")
+    gone = ask(newer, "POST", f"/api/jobs/{uuid.uuid4()}/cancel")
     assert (gone.status_code, gone.json()) == (200, {"cancelled": False})
 
 
-@pytest.mark.parametrize(("version", "told"), [("0.3.75", False), ("new", True)])
-def test_a_cached_run_of_nobody_has_outputs_in_history_on_the_newest_server(version, told):
+@pytest.mark.parametrize(("version", "told"), [("0.3.75", False), ("0.28", True)])
+def test_a_cached_run_of_nobody_has_outputs_in_history_on_newer_servers(version, told):
     """Others leave them out."""
     with ComfyServer(version=version) as server:
         for number in range(2):
@@ -311,17 +300,17 @@ def test_a_cached_run_of_nobody_has_outputs_in_history_on_the_newest_server(vers
         assert bool(entry["outputs"]) == told
 
 
-def test_the_newest_server_has_other_words_and_refuses_other_sites(newest, server, open_to_all):
+def test_a_newer_server_has_other_words_and_refuses_other_sites(newer, server, open_to_all):
     """``missing_node_type``, and a 403 to what a browser calls cross-site, whoever may ask."""
     graph = {"1": node("Unknown")}
-    for where, word in ((newest, "missing_node_type"), (server, "invalid_prompt")):
+    for where, word in ((newer, "missing_node_type"), (server, "invalid_prompt")):
         error = ask(where, "POST", "/prompt", json={"prompt": graph}).json()["error"]
         assert error["type"] == word
     headers = {"Sec-Fetch-Site": "cross-site"}
     assert ask(open_to_all, "GET", "/prompt", headers=headers).status_code == 200
-    with ComfyServer(version="new", allowed_hosts=["*"]) as newest_open:
-        assert ask(newest_open, "GET", "/prompt", headers=headers).status_code == 403
-    assert ask(newest, "GET", "/node_replacements").json()["ImageBatch"]
+    with ComfyServer(version="0.28", allowed_hosts=["*"]) as strict:
+        assert ask(strict, "GET", "/prompt", headers=headers).status_code == 403
+    assert ask(newer, "GET", "/node_replacements").json()["ImageBatch"]
     assert ask(server, "GET", "/node_replacements").status_code == 404
 
 
@@ -439,9 +428,9 @@ def test_files_of_the_user_outlive_a_restart():
 
 
 @pytest.mark.parametrize("extra", [None, [], {"workflow": None}, {"workflow": "text"}], ids=str)
-def test_an_odd_prompt_spoils_the_list_of_jobs_of_the_newest_server(extra):
+def test_an_odd_prompt_spoils_the_list_of_jobs_of_a_newer_server(extra):
     """For everybody, until it leaves the history; as recorded."""
-    with ComfyServer(version="new") as server:
+    with ComfyServer(version="0.28") as server:
 
         def job(path: str) -> int:
             return ask(server, "GET", f"/api/jobs{path}").status_code
@@ -457,7 +446,7 @@ def test_an_odd_prompt_spoils_the_list_of_jobs_of_the_newest_server(extra):
         assert job("") == 200
 
 
-def test_the_newest_server_shows_what_nodes_in_the_middle_show_also_when_they_are_cached():
+def test_a_newer_server_shows_what_nodes_in_the_middle_show_also_when_they_are_cached():
     """Then after the others, and to history without a client, too."""
 
     class Middle:
@@ -474,7 +463,7 @@ def test_the_newest_server_shows_what_nodes_in_the_middle_show_also_when_they_ar
 
     last = node("SaveImage", images=["2", 0], filename_prefix="m")
     graph = {"1": canvas(), "2": node("Middle", image=["1", 0]), "3": last}
-    with ComfyServer(version="new") as server:
+    with ComfyServer(version="0.28") as server:
         server.add_node(Middle)
         with Socket(server, "a") as socket:
             for order in (["2", "3"], ["3", "2"]):
@@ -494,14 +483,14 @@ def test_the_newest_server_shows_what_nodes_in_the_middle_show_also_when_they_ar
         assert (definition["has_intermediate_output"], definition["is_input_list"]) == (True, False)
 
 
-def test_the_newest_server_has_files_saved_that_could_run_scripts(newest):
+def test_a_newer_server_has_files_saved_that_could_run_scripts(newer):
     """And says of all that they are what they are called; names of files tell their folder."""
     for name, shown in (("a.svg", False), ("a.html", False), ("a.png", True)):
-        ask(newest, "POST", "/upload/image", files={"image": (name, png())})
-        answer = ask(newest, "GET", "/view", params={"filename": name, "type": "input"})
+        ask(newer, "POST", "/upload/image", files={"image": (name, png())})
+        answer = ask(newer, "GET", "/view", params={"filename": name, "type": "input"})
         mark = "" if shown else "attachment; "
         assert answer.headers["Content-Disposition"] == f'{mark}filename="{name}"'
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
-    assert "a.svg [input]" in ask(newest, "GET", "/internal/files/input").json()
-    ask(newest, "POST", "/userdata/user.css", data=b"a {}")
-    assert "Content-Disposition" not in ask(newest, "GET", "/userdata/user.css").headers
+    assert "a.svg [input]" in ask(newer, "GET", "/internal/files/input").json()
+    ask(newer, "POST", "/userdata/user.css", data=b"a {}")
+    assert "Content-Disposition" not in ask(newer, "GET", "/userdata/user.css").headers

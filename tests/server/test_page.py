@@ -101,9 +101,9 @@ def test_a_folder_may_be_the_page(tmp_path: Path) -> None:
 
 def test_a_page_of_another_release_is_a_warning(installed: Path) -> None:
     """Which says how to install the one that fits."""
-    wanted = r"the page is 1\.32\.9, but ComfyUI new comes with 1\.45\.21: pip install comfyui-"
+    wanted = r"the page is 1\.32\.9, but ComfyUI 0\.28 comes with 1\.45\.21: pip install comfyui-"
     with pytest.warns(UserWarning, match=wanted) as told:
-        ComfyServer(frontend=True, version="new")
+        ComfyServer(frontend=True, version="0.28")
     assert told[0].filename == __file__
     ComfyServer(frontend=True, version="0.3.75")  # a warning would be an error
 

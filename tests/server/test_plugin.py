@@ -170,20 +170,20 @@ def test_a_marker_passes_options_to_the_server(run: Run) -> None:
     code = """
 import pytest
 
-pytestmark = pytest.mark.comfy_server(version="0.8", prefix="/far")
+pytestmark = pytest.mark.comfy_server(version="0.28", prefix="/far")
 
 def test_of_the_module(comfy_server):
-    assert comfy_server.version == "0.8"
+    assert comfy_server.version == "0.28"
 
 @pytest.mark.comfy_server(prefix="/near")
 class TestIt:
     def test_of_the_class(self, comfy_server, comfy_api):
-        assert comfy_server.version == "0.8"
+        assert comfy_server.version == "0.28"
         assert comfy_api.host.endswith("/near")
 
-    @pytest.mark.comfy_server(version="new", credentials="secret")
+    @pytest.mark.comfy_server(version="0.33", credentials="secret")
     def test_of_its_own(self, comfy_server, comfy_api):
-        assert comfy_server.version == "new"
+        assert comfy_server.version == "0.33"
         assert comfy_api.host.endswith("/near")
         assert comfy_api.get_queue().pending == ()
 """

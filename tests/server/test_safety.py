@@ -29,7 +29,7 @@ from tests.helpers.graphs import canvas, node, png
 LIMIT = 60.0
 
 
-@pytest.fixture(scope="module", params=["0.3.75", "new"])
+@pytest.fixture(scope="module", params=["0.3.75", "0.33"])
 def server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
     with ComfyServer(version=request.param) as running:
         yield running

@@ -495,7 +495,7 @@ def test_prompts_that_wait_when_the_script_ends_are_executed(server: ComfyServer
 
 def test_a_list_of_jobs_has_scripted_ones() -> None:
     """With what there is of them."""
-    with ComfyServer(version="0.8") as server:
+    with ComfyServer(version="0.28") as server:
         server.script(
             say("execution_start", timestamp=1000),
             say("executed", node="9", output={"images": [{"filename": "a.png"}]}),

@@ -358,7 +358,7 @@ def test_march_2024_looks_at_required_inputs_only() -> None:
     assert error["details"] == "y"
 
 
-@pytest.mark.parametrize(("version", "ok"), [("0.3.75", True), ("0.8", False), ("new", False)])
+@pytest.mark.parametrize(("version", "ok"), [("0.3.75", True), ("0.8", False), ("0.28", False)])
 def test_combo_choices_are_checked_since_0_8(version: ServerVersion, ok: bool) -> None:
     """The choices of the newer way to write a list count on newer servers."""
     definitions = {"A": definition([], True, x=["COMBO", {"options": ["a", "b"]}])}
@@ -372,14 +372,14 @@ def test_combo_choices_are_checked_since_0_8(version: ServerVersion, ok: bool) -
 def test_new_servers_have_other_words_for_unknown_classes() -> None:
     """``missing_node_type`` carries node id, class and title."""
     named = {"7": {"class_type": "Nope", "inputs": {}, "_meta": {"title": "My node"}}}
-    error = validate(named, DEFINITIONS, version="new").error
+    error = validate(named, DEFINITIONS, version="0.28").error
     assert error == {
         "type": "missing_node_type",
         "message": "Node 'My node' not found. The custom node may not be installed.",
         "details": "Node ID '#7'",
         "extra_info": {"node_id": "7", "class_type": "Nope", "node_title": "My node"},
     }
-    error = validate({"7": {"inputs": {}}}, DEFINITIONS, version="new").error
+    error = validate({"7": {"inputs": {}}}, DEFINITIONS, version="0.28").error
     assert isinstance(error, dict)
     assert error["type"] == "missing_node_type"
     assert error["message"].startswith("Node 'ID #7' has no class_type.")
@@ -388,7 +388,7 @@ def test_new_servers_have_other_words_for_unknown_classes() -> None:
 def test_new_servers_report_circles() -> None:
     """Each node of the circle gets the way round, and keeps its own errors."""
     graph = {"1": scale(["2", 0]), "2": scale(["1", 0], width=-1), "3": save(["1", 0])}
-    node_errors = validate(graph, DEFINITIONS, version="new").node_errors
+    node_errors = validate(graph, DEFINITIONS, version="0.28").node_errors
     assert isinstance(node_errors, dict)
     assert {key: [e["type"] for e in value["errors"]] for key, value in node_errors.items()} == {
         "1": ["dependency_cycle"],
@@ -411,7 +411,7 @@ def test_needs_no_http_library() -> None:
     assert shown.stdout.strip() == "set()"
 
 
-@pytest.mark.parametrize("version", few(["new", "2024-03", "0.3.75", "0.8"], 1))
+@pytest.mark.parametrize("version", few(["0.28", "2024-03", "0.3.75", "0.8"], 1))
 def test_a_flood_of_wrong_nodes_is_answered_within_limits(version: ServerVersion) -> None:
     """Each names every output: a million names, and then no more, however many there are."""
     graph = {str(i): save([str(i), 0]) for i in range(20_000)}
@@ -429,7 +429,7 @@ def test_a_circle_as_long_as_a_stack_is_named_and_a_longer_one_is_cut() -> None:
     for length, named in ((999, 999), (5_000, 2)):
         graph = {str(i): scale([str((i + 1) % length), 0]) for i in range(length)}
         graph["end"] = save(["0", 0])
-        result = validate(graph, DEFINITIONS, version="new")
+        result = validate(graph, DEFINITIONS, version="0.28")
         assert result.status == 400
         assert len(result.node_errors) == named
 

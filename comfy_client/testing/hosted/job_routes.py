@@ -398,7 +398,7 @@ async def _cancel(hosted: HostedState, request: web.Request) -> web.Response:
         await _view(hosted, request, job_id)
     await hosted.reach(request, message="Could not reach ComfyUI to cancel.")
     lies = hosted.traps.cancel_lies
-    if not (lies if lies is not None else not hosted.comfy.options.is_newest):
+    if not (lies if lies is not None else not hosted.comfy.options.since("0.28")):
         hosted.memory.cancelled.add(job_id)
         cancel_job(hosted.comfy, job_id)
     base = hosted.base(request)

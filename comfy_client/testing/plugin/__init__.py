@@ -42,7 +42,7 @@ class _ShortTracebacks:
 def comfy_server(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
     """Yield a fresh :class:`comfy_client.testing.ComfyServer`, which is stopped after the test.
 
-    ``@pytest.mark.comfy_server(version="0.8", previews=False)`` passes options to it.  Markers of
+    ``@pytest.mark.comfy_server(version="0.28", previews=False)`` passes options to it.  Markers of
     module, class and test add up; if several set an option, the nearest one counts.
     Needs the extra ``[testing]``.
     """

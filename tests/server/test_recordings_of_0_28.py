@@ -1,4 +1,4 @@
-"""The embedded server of version "new" is asked what a ComfyUI 0.28.1 was, and says the same.
+"""The embedded server of version "0.28" is asked what a ComfyUI 0.28.1 was, and says the same.
 
 The requests are those of ``recordings/0.28.1``, as far as they do not depend on what else that
 server had: other nodes, other files, a graph that the recording does not hold.
@@ -98,13 +98,13 @@ SCENARIOS = {
 
 
 @pytest.mark.parametrize(("name", "least"), SCENARIOS.items())
-def test_the_newest_server_answers_as_recorded(name: str, least: int) -> None:
+def test_version_0_28_answers_as_recorded(name: str, least: int) -> None:
     """Status, the headers that were written down, and body."""
     compared = 0
     wrong: list[str] = []
     names: dict[str, str] = {}  # of users, there and here
     options = {"multi_user": name == "multi_user", "allowed_hosts": ["*"]}
-    with ComfyServer(version="new", **options) as server:
+    with ComfyServer(version="0.28", **options) as server:
         (server.root / "models/checkpoints/simulated.safetensors").rename(
             server.root / "models/checkpoints/tiny.ckpt"
         )
