@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from fnmatch import fnmatchcase
 from typing import Any, Final, cast
@@ -16,7 +16,7 @@ import aiohttp
 import attrs
 from aiohttp import web
 
-from .active_faults import ActiveFault, check_count, check_header
+from .active_faults import ActiveFault, ActiveFaults, check_count, check_header
 from .hosts import cors_headers
 from .received import Records
 from .server_loop import Connections
@@ -42,6 +42,14 @@ class Rule:
         path = request.full_path if self.path.startswith("/api") else request.path
         fits = fnmatchcase(request.method, self.method) and fnmatchcase(path, self.path)
         return fits and request.is_below
+
+
+@attrs.frozen(eq=False)
+class Stall:
+    """The settings of a fault that stops reading: which requests, and after how many bytes."""
+
+    rule: Rule
+    after: int
 
 
 @attrs.define(eq=False)
@@ -226,10 +234,11 @@ def _make_request(
 _HEADS: Final = 1 << 16
 
 
-async def _read_body(request: web.Request) -> bytes:
+async def _read_body(request: web.Request, stalled: Callable[[int], Awaitable[None]]) -> bytes:
     """Return the body of a request, and put it back for the request's handler.
 
-    If the body is too large or truncated, only the part that was read is returned.
+    If the body is too large or truncated, only the part that was read is returned.  ``stalled`` is
+    awaited before each part; its argument is the number of bytes read so far.
     """
     if not request.body_exists:
         return b""
@@ -238,15 +247,39 @@ async def _read_body(request: web.Request) -> bytes:
     size = 0
     failure: BaseException | None = None
     try:
+        await stalled(0)
         async for chunk in request.content.iter_any():
             chunks.append(chunk)
             size += len(chunk)
             if size > limit + _HEADS:  # the handler refuses it itself
                 break
+            await stalled(size)
     except (aiohttp.ClientError, web.RequestPayloadError, ConnectionError) as exc:
         failure = exc
     _set_body(request, body := b"".join(chunks), failure)
     return body
+
+
+async def _unhindered(size: int) -> None:
+    """Read on at once."""
+
+
+def _stalls(faults: ActiveFaults, seen: Request) -> Callable[[int], Awaitable[None]]:
+    """Return a function that waits while a fault stops the reading of a request's body."""
+    found = [one for one in faults.find("stop_reading") if one.settings.rule.meets(seen)]
+    waiting: list[ActiveFault] = []
+
+    async def stalled(size: int) -> None:
+        for fault in found[:1]:
+            if size < fault.settings.after:
+                return
+            if not waiting and fault.active:
+                fault.hits += 1
+                waiting.append(fault)
+        while any(map(faults.lasts, waiting)):
+            await asyncio.sleep(_POLL)
+
+    return stalled
 
 
 def _set_body(request: web.Request, body: bytes, failure: BaseException | None = None) -> None:
@@ -285,10 +318,12 @@ def fault_middleware(
         if rest is not None:
             if not rest:
                 return await handler(request)
-            seen = _make_request(request, connections, prefix, await _read_body(request))
+            body = await _read_body(request, _unhindered)
+            seen = _make_request(request, connections, prefix, body)
             return await Exchange(request, seen, state, handler, rest).proceed()
         with connections.handling(request):
-            body = await _read_body(request)
+            head = _make_request(request, connections, prefix, b"")
+            body = await _read_body(request, _stalls(state.faults, head))
             seen = _make_request(request, connections, prefix, body, next(records.numbers))
             records.keep_request(seen)
             _last.set((request, seen))

@@ -40,7 +40,7 @@ from .active_faults import (
     check_seconds,
     jsonable,
 )
-from .exchange import Exchange, Rule, checked_answer
+from .exchange import Exchange, Rule, Stall, checked_answer
 from .node_faults import error_class, node_fault
 from .server_state import MEMORY, ServerState
 from .wire import Answer, EventSocket, Handler, frame, unknown_route
@@ -303,6 +303,22 @@ class AnswerFaults:
 
         return self._rule("too_large", "POST", path, respond, times)
 
+    def stop_reading(self, path: str = "*", after: int = 0, *, times: int | None = None) -> Fault:
+        """Read no more of the bodies of requests until the fault ends, as if the disk hung.
+
+        Their connections stay open.  Then they are read and answered, also if the client has left.
+        Requests without a body are answered.
+
+        Args:
+            path: The path of the requests, as in the module's description.
+            after: How many bytes of a body are read before.  Some hundred kilobytes more leave the
+                client, as they fit into the buffers of both machines.
+            times: How many requests are not read; ``None``: any number.
+        """
+        rule = self._checked_rule("*", path, None)
+        stall = Stall(rule, check_count("after", after))
+        return self._faults.add("stop_reading", stall, times=times)
+
     def rename_uploads(self, name: str = "renamed.png", *, times: int | None = None) -> Fault:
         """Store uploads under this name, and return it in the answer."""
         if not isinstance(name, str) or name in ("", ".", "..") or {"/", "\0"} & set(name):
@@ -354,11 +370,14 @@ class AnswerFaults:
         return self._rule("answer", method, path, answer, times)
 
     def _rule(self, name: str, method: str, path: str, answer: Any, times: int | None) -> Fault:
+        return self._faults.add(name, self._checked_rule(method, path, answer), times=times)
+
+    def _checked_rule(self, method: str, path: str, answer: Any) -> Rule:
         if method not in _METHODS:
             raise ValueError(f"method must be one of {', '.join(_METHODS)}, not {method!r}")
         if not isinstance(path, str) or not path.startswith(("/", "*")):
             raise ValueError(f"a path must begin with / or *, not {path!r}")
-        return self._faults.add(name, Rule(method, path, answer), times=times)
+        return Rule(method, path, answer)
 
 
 class Faults(AnswerFaults):

@@ -249,6 +249,27 @@ def test_uploads_are_too_large(server: ComfyServer) -> None:
     assert upload(server, bytes(2000), "b.png").status_code == 200
 
 
+def test_stop_reading_leaves_an_upload_unread_until_the_fault_ends(server: ComfyServer) -> None:
+    """The client cannot send it all; requests without a body are answered."""
+    head = b"POST /upload/image HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+    size = 64 * 2**20
+    with server.faults.stop_reading("/upload/*", 1000) as fault, raw(server) as connection:
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.sendall(head % size + bytes(size))
+        assert fault.hits == 1
+        assert get(server, "/queue").status_code == 200
+        assert post(server, "/interrupt", {}).status_code == 200
+    with server.faults.stop_reading(times=1) as fault, ThreadPoolExecutor() as pool:
+        unread = pool.submit(submit, server)
+        server.until(lambda: fault.hits)
+        ended(server, submit(server))  # the fault is used up
+        assert not unread.done()
+        fault.end()
+        ended(server, unread.result(LIMIT))
+    assert len(server.ran) == 2
+
+
 def test_uploads_get_another_name(server: ComfyServer) -> None:
     """And are there under it."""
     with server.faults.rename_uploads("other.png"):

@@ -5,7 +5,10 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import jsonschema
 import pytest
 
 from comfy_client import ComfyApi, JobFailed, JobLost, VramTimeout
@@ -33,6 +36,7 @@ def test_node_fails_by_its_class(server: ComfyServer, api: ComfyApi) -> None:
     with pytest.raises(JobFailed) as caught:
         api.run(txt2img(), timeout=LIMIT)
     assert caught.value.node_id == "8"
+    server.until(lambda: server.history)  # it follows the end event
     [entry] = server.history.values()
     name, error = entry["status"]["messages"][-1]
     assert (name, error["node_type"]) == ("execution_error", "VAEDecode")
@@ -72,7 +76,8 @@ def test_out_of_memory_is_what_the_client_takes_it_for(server: ComfyServer, api:
     server.faults.clear()
     server.faults.out_of_memory("3", times=1)
     assert api.run(txt2img(), retry_oom=True, timeout=LIMIT).images
-    assert [ran.status for ran in server.ran] == ["error", "error", "success"]
+    wanted = ["error", "error", "success"]
+    server.until(lambda: [ran.status for ran in server.ran] == wanted)
 
 
 def test_slow_node_takes_longer_and_can_be_interrupted(server: ComfyServer, dial: Dial) -> None:
@@ -123,14 +128,23 @@ def test_vram_is_what_wait_for_vram_waits_for(server: ComfyServer, api: ComfyApi
         server.faults.vram(2, 1)
 
 
-def test_crash_kills_the_server_after_some_seconds(server: ComfyServer, api: ComfyApi) -> None:
-    """The port refuses connections; the prompt is lost when the server is back."""
-    server.faults.slow_node("EmptyImage", 60.0)
+def test_crash_ends_the_server_after_some_seconds_as_a_killed_process_ends(
+    server: ComfyServer, api: ComfyApi, dial: Dial
+) -> None:
+    """Sockets are reset, the port refuses, no file is written; it comes back without the prompt."""
+    ws = dial()
+    server.faults.slow_node("SaveImage", 60.0)
     job = api.submit(picture())
     server.until(lambda: server.ran)
+    root, port = server.root, server.port
     fault = server.faults.crash(0.05)
+    with pytest.raises(ConnectionResetError):
+        heard(ws, "never")
     server.until(lambda: not fault.active and refuses(server))
+    assert [path for path in root.rglob("*") if path.suffix == ".png"] == []
     server.start()
+    assert server.port == port
+    assert server.history == {}
     assert isinstance(job.exception(timeout=LIMIT), JobLost)
 
 
@@ -180,5 +194,52 @@ def test_faults_of_nodes_are_in_the_catalogue_and_work_over_http(
     assert kinds == ["KeyError", "torch.OutOfMemoryError"]
     assert api.run(txt2img(), timeout=LIMIT).images
     assert [fault.name for fault in server.faults.active()] == ["vram"]
-    assert call(server, "POST", "/faults", {"name": "crash", "args": {"after": 0}})[0] == 201
-    server.until(lambda: call(server, "GET", "/health")[0] == 503)
+
+
+@pytest.mark.parametrize(
+    ("name", "args"),
+    [
+        ("node_fails", {"node": "1"}),
+        ("out_of_memory", {"node": "1"}),
+        ("slow_node", {"node": "1", "seconds": 60}),
+        ("vram", {"free": 1}),
+        ("crash", {"after": 60}),
+        ("stop_reading", {"path": "/upload/*", "after": 1}),
+    ],
+)
+def test_new_faults_end_after_their_seconds_over_http(
+    server: ComfyServer, name: str, args: dict[str, Any]
+) -> None:
+    """Wrong arguments are refused, and so are those that their schemas do not allow."""
+    listed = {one["name"]: one for one in call(server, "GET", "/faults/catalogue")[1]["faults"]}
+    jsonschema.validate(args, listed[name]["args"])
+    wrong = {**args, "other": 1}
+    assert call(server, "POST", "/faults", {"name": name, "args": wrong})[0] == 400
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(wrong, listed[name]["args"])
+    data = {"name": name, "args": args, "seconds": 0.05}
+    assert call(server, "POST", "/faults", data)[0] == 201
+    server.until(lambda: not server.faults.active())
+    assert call(server, "GET", "/health")[0] == 200
+
+
+def test_a_crash_over_http_lasts_until_the_server_is_started_again(server: ComfyServer) -> None:
+    for path in ("/start", "/restart"):
+        port = server.port
+        crash = {"name": "crash", "args": {"after": 0.01}}
+        assert call(server, "POST", "/faults", crash)[0] == 201
+        server.until(lambda: call(server, "GET", "/health")[0] == 503)
+        assert call(server, "POST", path)[0] == 200
+        assert (server.port, refuses(server)) == (port, False)
+
+
+def test_stop_reading_over_http_holds_as_many_uploads_as_told(server: ComfyServer) -> None:
+    data = {"name": "stop_reading", "args": {"path": "/prompt"}, "times": 1}
+    assert call(server, "POST", "/faults", data)[0] == 201
+    with ThreadPoolExecutor() as pool:
+        unread = pool.submit(submit, server)
+        server.until(lambda: not server.faults.active())
+        submit(server)
+        assert not unread.done()
+        assert call(server, "DELETE", "/faults/1") == (200, {"hits": 1})
+        assert unread.result(LIMIT)
