@@ -223,7 +223,7 @@ class ComfyApi(KnownAttributes, Routes):
             made = make_parts(
                 self, self._settings, self._edge, client_id, self.timing, self._recorder, former
             )
-            made.closed = not self._edge.is_open
+            made.tracker.closed = not self._edge.is_open
             # In one step, which nothing interrupts; and without a lock, which a fork could leave
             # held: of two threads, the first one's are used.
             vars(self).setdefault("_made", (made, hooks_of(made.poller), endings_of(made)))
@@ -348,7 +348,7 @@ class ComfyApi(KnownAttributes, Routes):
         parts: Parts | None = vars(self).get("parts")  # without them, no prompt was sent
         steps: list[Callable[[], object]] = [self._edge.close]
         if parts is not None:
-            parts.closed = True
+            parts.tracker.closed = True
             steps = [
                 parts.withdraw,
                 parts.connection.stop,
@@ -424,7 +424,7 @@ class ComfyApi(KnownAttributes, Routes):
         if parts is not None:
             parts.receivers.reset()
             self._make_parts(parts)
-            if parts.closed:
+            if parts.tracker.closed:
                 self.close()
 
     # -- run workflows -------------------------------------------------------------------

@@ -575,8 +575,17 @@ def ended_on(host: str, rows: Iterable[SweepRow]) -> list[str]:
 
 
 def _take_back(poller: Poller, prompts: Mapping[str, Job | None]) -> Iterable[str]:
-    """Delete prompts from the queue; return all keys, or none on failure."""
+    """Delete prompts from the queue; return all keys, or none on failure.
+
+    Those that another thread is sending, as the client is closed, are deleted once they are there.
+    """
+    tracker, timing = poller.tracker, poller.timing
     ids = [key if job is None else job.prompt_id for key, job in prompts.items()]
-    is_silent = poller.tracker.http.silence is not None
-    limit = poller.timing.cancel_silent if is_silent else math.inf
-    return prompts if poller.delete_pending(ids, limit) else ()
+    sending = [one for one in map(tracker.get, ids) if one is not None and tracker.is_posting(one)]
+    limit = timing.cancel_timeout if tracker.http.silence is None else timing.cancel_silent
+    deadline = Deadline.after(limit)
+    is_done = poller.delete_pending(ids, limit)
+    if is_done and sending:
+        poller.wait_until(lambda: not any(map(tracker.is_posting, sending)), deadline.left())
+        is_done = not deadline.expired and poller.delete_pending(ids, deadline.left())
+    return prompts if is_done else ()

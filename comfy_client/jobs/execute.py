@@ -84,7 +84,6 @@ class Parts:
         definitions: Its cache of node definitions.
         calls: Weak references to the prompts of each ``map`` and ``sweep`` that has not ended.
         connection: Its event socket.
-        closed: Whether ``close()`` was called.
     """
 
     receivers: Receivers
@@ -93,7 +92,6 @@ class Parts:
     definitions: NodeDefinitions
     calls: set[weakref.ref[Any]] = attrs.field(factory=set, init=False)
     connection: Connection = attrs.field(init=False)
-    closed: bool = attrs.field(default=False, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.connection = self.tracker.connection
@@ -105,7 +103,7 @@ class Parts:
 
     def check_open(self) -> None:
         """Raise :class:`ClientClosed` after ``close()``."""
-        if self.closed:
+        if self.tracker.closed:
             raise ClientClosed
 
     def withdraw(self) -> None:

@@ -154,6 +154,8 @@ def _send(
     state.posted_at = runtime.monotonic()
     try:
         tracker.add(prompt, posting=True)
+        if tracker.closed:  # now, as close() waits for what it finds there
+            raise ClientClosed
         tracker.accept(prompt, poller.post(prompt, body, deadline, resubmit=resubmit))
     except Throttled:  # nothing runs, so it may be sent again
         tracker.remove(prompt)

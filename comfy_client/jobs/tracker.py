@@ -350,6 +350,7 @@ class Tracker:
         posted_as: The client id of each recent submission, as it may have been renewed since.
         not_before: The earliest moment of the next request, as the server is away.
         cancels_jobs: Whether the server can cancel a prompt by its id, as far as is known.
+        closed: Whether ``close()`` was called, so that nothing more is submitted.
     """
 
     def __init__(
@@ -382,6 +383,7 @@ class Tracker:
         self.posted_as: dict[str, str] = {}
         self.not_before: float = 0.0
         self.cancels_jobs = True
+        self.closed: bool = False
         self._tracked: dict[str, Prompt] = {}
         self._orphans = Orphans(budget.most // 2)
         self._attached = 0  # prompts whose events may go to another client

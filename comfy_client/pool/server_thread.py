@@ -205,6 +205,7 @@ class ServerThread:
         member, timing = self.member, self.timing
         is_lost = member.leaving and not is_live(member)  # nothing else asks it any more
         if member.api.state is not State.POLLING and not is_lost:
+            self._count_again()
             return timing.doubt if member.unwanted else timing.reconnect_cap
         poller = member.api.parts.poller
         is_in_doubt = bool(member.in_flight) and poller.trouble is not None
@@ -222,6 +223,21 @@ class ServerThread:
         if member.leaving:
             self._owner.mark_answering(member)
         return min(interval, timing.reconnect_cap)
+
+    def _count_again(self) -> None:
+        """Ask for the length of the queue if the last one, with prompts of others, is old.
+
+        A deaf socket does not report that they have ended, and no job of the pool would find out.
+        """
+        tracker, now = self.member.api.parts.tracker, runtime.monotonic()
+        age = now - max(tracker.monitor.status_at, self._asked_at)
+        if not self.member.server.others or age < tracker.timing.queue:
+            return
+        self._asked_at = now
+        try:
+            tracker.poll_queue()
+        except ComfyError as exc:
+            self.member.log.debug("%s does not answer: %s", self.member.name, exc)
 
     def _connect(self) -> None:
         member = self.member

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from comfy_client.batch.map_loop import ATTEMPTS
 from comfy_client.testing import ComfyServer, Request
 from comfy_client.transport.websocket import Connection
 from tests.conftest import load_workflow
-from tests.helpers.clients import outstanding, until
+from tests.helpers.clients import exception_of, outstanding, until
 from tests.helpers.scripted import stops
 from tests.helpers.sweeps import HOW, LIMIT, WORKFLOW, away
 
@@ -48,6 +49,13 @@ def seeds(numbers: Any) -> Iterable[dict[str, Any]]:
     """Return points; a list if there is an end to them, so that no slow thread iterates them."""
     points = ({"Make.seed": number} for number in numbers)
     return list(points) if isinstance(numbers, Sized) else points
+
+
+def send(url: str, body: bytes) -> bytes:
+    """Send what a client wanted to send; return the answer."""
+    head = {"Content-Type": "application/json"}
+    with urllib.request.urlopen(urllib.request.Request(url, body, head), timeout=LIMIT) as answer:
+        return bytes(answer.read())
 
 
 def texts(results: Any) -> list[Any]:
@@ -330,6 +338,37 @@ def test_prompts_that_close_cancels_are_not_passed_over(
             list(results)
         waiting.join()
     record.gate = None
+
+
+def test_a_prompt_that_is_being_sent_as_its_client_is_closed_does_not_run(
+    server, api, record
+) -> None:
+    """It arrives after a first request to delete it."""
+    record.gate = threading.Semaphore(0)
+    blocking = api.submit(WORKFLOW)
+    until(lambda: blocking.status == "running")
+
+    def has(path: str) -> bool:
+        return any((one.method, one.path) == ("POST", path) for one in server.requests[before:])
+
+    def take_late(request: Request) -> tuple[int, dict[str, str], bytes]:
+        until(lambda: has("/queue"))
+        return 200, {}, send(f"{server.url}/prompt", request.body)
+
+    before = len(server.requests)
+    closed = ComfyApi(server.url).init()
+    caught: list[BaseException | None] = []
+    results = closed.map(WORKFLOW, list(seeds([1])))
+    caller = threading.Thread(target=lambda: caught.append(exception_of(lambda: list(results))))
+    with server.faults.answer("POST", "/prompt", take_late, times=1):
+        caller.start()
+        until(lambda: has("/prompt"))
+        closed.close()
+        caller.join()
+    assert type(caught[0]) is ClientClosed
+    record.gate = None
+    until(lambda: not (server.running or server.pending))
+    assert record.values() == ["ax0"]
 
 
 @pytest.mark.timing(cancel_timeout=0.5)

@@ -38,6 +38,12 @@ class Leaving(ComfyPool):
     intervals = attrs.evolve(ComfyPool.intervals, leaving=0.2)
 
 
+class Watchful(ComfyPool):
+    """Looks after its servers often."""
+
+    intervals = attrs.evolve(ComfyPool.intervals, reconnect_cap=0.1)
+
+
 @pytest.mark.parametrize("on_lost", ["raise", "retry"])
 def test_jobs_of_a_silent_server_are_given_up_when_patience_ends(servers, clients, on_lost) -> None:
     with pooled(clients, patience=1.0, on_lost=on_lost) as pool:
@@ -74,6 +80,20 @@ def test_a_server_that_answers_no_ping_but_over_http_keeps_its_jobs(servers, cli
         GATES.set()
         assert job.result(LIMIT).texts == ("x",)
         assert pool.status().servers[0].state == "ready"
+
+
+@pytest.mark.timing(queue=0.2)
+def test_prompts_of_others_do_not_count_for_ever_on_a_deaf_socket(servers, clients) -> None:
+    """It does not report their ends, and their server would get no job that could."""
+    with (
+        client(servers[0]) as another,
+        pooled(clients[:1], mode="first_free", cls=Watchful) as pool,
+    ):
+        another.submit(shows(waits=True))
+        until(lambda: pool.status().servers[0].others == 1)
+        with servers[0].faults.deaf():
+            GATES.set()
+            assert pool.run(shows(), timeout=LIMIT).texts == ("x",)
 
 
 @pytest.mark.parametrize("way", ["shutdown", "with"])

@@ -418,3 +418,23 @@ def test_a_job_whose_label_a_gateway_dropped_is_found_by_its_mark() -> None:
         )
     )
     assert all(isinstance(wait.outcome, Result) for wait in world.waits)
+
+
+def test_a_server_whose_socket_is_deaf_gets_jobs_though_others_had_filled_its_queue() -> None:
+    replay_pool(
+        PoolPlan(
+            seed=4364,
+            tasks=(
+                *(Task(seconds=0.0), Task(), Task(seconds=8.55)),
+                *(Task(seconds=19.79), Task()),
+            ),
+            faults=(Fault(at=2.74, kind="leave"), Fault(at=7.14, kind="break")),
+            way="map",
+            in_flight=1,
+            goes_on=True,
+        )
+    )
+
+
+def test_a_prompt_that_arrives_while_its_client_is_closed_does_not_run() -> None:
+    replay_map(MapPlan(seed=14586, tasks=(Task(seconds=4.0), Task()), close=0.06))
