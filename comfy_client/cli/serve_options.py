@@ -284,6 +284,7 @@ def furnish(server: ComfyServer, given: Mapping[str, Any]) -> None:
         _link(server.root / "output", given["output"])
     for text in given["fault"]:
         activate(server.faults, parse_fault(text))
+    server.mark_start()
 
 
 def _touch(folder: Path, name: str, option: str) -> None:

@@ -26,6 +26,7 @@ Modules:
     page: The official page with its templates and its help, and settings with which it starts.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
+    beginning: What a server begins with and returns to: files, node classes, faults.
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
         prompt, with the nodes that its nodes expand into.
     stubs: Stand-ins for classes of which only the definition is known.

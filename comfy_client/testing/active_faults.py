@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -162,6 +162,17 @@ class ActiveFaults:
             faults = [fault for fault in self._faults if not names or fault.name in names]
         for fault in faults:
             fault.end()
+
+    def restore(self, faults: Sequence[ActiveFault]) -> None:
+        """End all faults but these, the newest first; they have not occurred yet then."""
+        with self._lock:
+            others = [fault for fault in self._faults if fault not in faults]
+        for fault in others:
+            fault.end()
+        with self._lock:
+            self._faults = [*faults]
+            for fault in faults:
+                fault.hits = 0
 
     # -- about messages -----------------------------------------------------------------
 

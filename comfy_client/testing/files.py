@@ -207,7 +207,12 @@ class Users:
         self.multi = multi
         #: Whether to send times in whole milliseconds, and downloads as attachments.
         self.newer = newer
-        self.names: dict[str, str] = {} if multi else {"default": "default"}
+        self.names: dict[str, str] = {}
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all users but the one that every server has."""
+        self.names = {} if self.multi else {"default": "default"}
 
     def add(self, name: str) -> str:
         """Add a user and return the id; raise ValueError with the server's text if that fails."""

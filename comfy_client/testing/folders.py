@@ -94,12 +94,16 @@ class Folders:
             kind: [root / name for name in names] for kind, names in kinds.items()
         }
         is_new = not (root / "web").exists()  # otherwise the files are the user's by now
-        for name in ("input", "output", "temp", "user/default", "web"):
-            (root / name).mkdir(parents=True, exist_ok=True)
-        for folders in self.models.values():
-            folders[0].mkdir(parents=True, exist_ok=True)
+        self.make()
         if is_new:
             self._ship()
+
+    def make(self) -> None:
+        """Create the folders that are missing."""
+        for name in ("input", "output", "temp", "user/default", "web"):
+            (self.root / name).mkdir(parents=True, exist_ok=True)
+        for folders in self.models.values():
+            folders[0].mkdir(parents=True, exist_ok=True)
 
     def _ship(self) -> None:
         """Create the files that a new ComfyUI has from the start, and one checkpoint."""

@@ -14,7 +14,7 @@ PreviewTuple = tuple[str, Any, int | None]
 #: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
 _UPDATE_INTERVAL: Final = 0.1
 _PART: Final = 0.005
-_POLL: Final = 0.05  # seconds between two checks for an interrupt
+_POLL: Final = 0.005  # seconds between two checks for an interrupt
 
 
 class Interrupted(Exception):

@@ -329,6 +329,7 @@ class NodeRegistry:
         }
         #: How often a class replaced another, whose cached outputs are invalid then.
         self.replaced: int = 0
+        self._first = self.classes, {**self._definitions}
         self._guessed: set[str] = set()  # classes without definition
         self._files: dict[str, list[FileChoices]] = {}
 
@@ -356,6 +357,15 @@ class NodeRegistry:
         self._definitions.pop(name, None)
         self._guessed.discard(name)
         self.replaced += is_known  # last, as this invalidates cached outputs
+
+    def restore(self, added: Mapping[str, type]) -> None:
+        """Have the classes that it had first, and these of a user, by name."""
+        self.classes, definitions = self._first
+        self._definitions = {**definitions}
+        self._guessed.clear()
+        self._files.clear()
+        for name, cls in added.items():
+            self.add(name, cls)
 
     def definition(self, name: str) -> dict[str, Any]:
         """Return the definition of a node class by its name, as in ``GET /object_info``."""

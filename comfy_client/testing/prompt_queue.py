@@ -246,6 +246,7 @@ class Executor:
         self._faults = faults
         self._interrupted = threading.Event()
         self._replaced = nodes.replaced
+        self._ended = threading.Event()
         self.reset()
 
     @property
@@ -271,6 +272,16 @@ class Executor:
 
     def work(self) -> None:
         """Run queued prompts until the queue is closed."""
+        try:
+            self._work()
+        finally:
+            self._ended.set()
+
+    def has_ended(self, timeout: float) -> bool:
+        """Return whether :meth:`work` ends within ``timeout`` seconds, and wait for that."""
+        return self._ended.wait(timeout)
+
+    def _work(self) -> None:
         while not self._queue.closed:
             # Interrupts are cleared before the prompt is seen to run: later ones are not lost.
             item = self._queue.get(self._interrupted.clear)

@@ -85,6 +85,17 @@ class Records:
                     self._bytes -= len(self.requests.pop(0).body)
             self._changed.notify_all()
 
+    def clear(self) -> None:
+        """Forget everything; the numbers of requests begin with 1 again."""
+        with self._changed:
+            for kept in (self.requests, self.handshakes, self.hellos, self.first_messages):
+                kept.clear()
+            for others in (self.messages, self.ran, self.errors):
+                others.clear()
+            self.numbers = itertools.count(1)
+            self.connections = self.pings = self._bytes = 0
+            self._changed.notify_all()
+
     def count(self, what: Literal["connections", "pings"]) -> None:
         """Increment the counter ``what``, and notify waiters."""
         with self._changed:

@@ -355,15 +355,23 @@ class Player:
             conditions = row.get("asked") or {}
             key = self._key(row["method"], exchange.path, _query(row["path"]), conditions)
             self._by_key[key].append(exchange)
-        self._changed = threading.Condition()  # guards everything below
-        self._next = 0  # index of the next step
-        self._released = -1  # gates up to this one are open in any case
-        self._plays = False
-        self._since = (0.0, 0.0)  # when the last gate was passed, and its recorded time
-        self._ids: dict[str, str] = {}  # recorded ids: ids of this run
-        self._sockets: dict[str, EventSocket] = {}  # by channel
-        self._dialled = 0
         self._later: Callable[..., object]  # call in the server's thread; set with a socket
+        self._changed = threading.Condition()  # guards all that rewind() sets
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Begin with the first step again; sockets that are open get no more messages."""
+        with self._changed:
+            self._next = 0  # index of the next step
+            self._released = -1  # gates up to this one are open in any case
+            self._plays = False
+            self._since = (0.0, 0.0)  # when the last gate was passed, and its recorded time
+            self._ids: dict[str, str] = {}  # recorded ids: ids of this run
+            self._sockets: dict[str, EventSocket] = {}  # by channel
+            self._dialled = 0
+            for exchange in self._exchanges:
+                exchange.used = False
+            self._changed.notify_all()
 
     def answer(self, request: Request) -> Answer | None:
         """Return the answer to a request that is not for a socket, once it is due.

@@ -79,12 +79,13 @@ def application(state: ServerState) -> web.Application:
     app[_STATE] = state
     if options.origins:
         app.on_response_prepare.append(_add_cors_headers)
-    app[_USERS] = Users(
+    app[_USERS] = users = Users(
         folders.user,
         multi=options.multi_user,
         newer=options.since("0.28"),
         settings=options.settings,
     )
+    state.forgetting.append(users.reset)
     if options.since("0.28"):
         app.middlewares.append(_same_site)
     internal = web.RouteTableDef()

@@ -32,7 +32,7 @@ from .wire import Answer, EventSocket, Handler, Request, decode, pieces, upgrade
 
 #: A placeholder for the prompt's id in a script.
 PROMPT_ID = "00000000-0000-4000-8000-000000000000"
-_POLL = 0.005  # seconds between two checks of the faults
+_POLL = 0.005  # seconds between two checks of the faults, or of an event
 
 
 @attrs.frozen
@@ -57,6 +57,7 @@ class PromptHooks:
 
     def __init__(self, state: ServerState) -> None:
         self._state = state
+        self._queue = state.queue  # the state has another one after a reset
 
     def play_script(self, item: Item) -> bool:
         """Record that a prompt starts; play the script set for it, or return False without one."""
@@ -78,14 +79,14 @@ class PromptHooks:
 
     def before_step(self) -> None:
         """Wait while a fault hangs the worker."""
-        while self._state.faults.first("hang_worker") and not self._state.queue.closed:
+        while self._state.faults.first("hang_worker") and not self._queue.closed:
             time.sleep(_POLL)
 
     def before_end(self, prompt_id: str, status: str | None) -> bool:
         """Wait while a fault delays history; return whether history records the prompt."""
         state, start = self._state, time.monotonic()
         self.before_step()
-        while not state.queue.closed:
+        while not self._queue.closed:
             late = state.faults.first("late_history")
             seconds = late.settings if late else 0
             if seconds is not None and time.monotonic() >= start + seconds:
@@ -173,12 +174,12 @@ def play(
             step(prompt_id)
     state.sockets.flush()
     while queue.running_id == prompt_id and not queue.closed:
-        state.records.wait(0.02)
+        state.records.wait(_POLL)
 
 
 def _wait_for(event: threading.Event, queue: PromptQueue, timeout: float) -> None:
     end = time.monotonic() + timeout
-    while not event.wait(0.02) and not queue.closed:
+    while not event.wait(_POLL) and not queue.closed:
         if time.monotonic() > end:
             raise TimeoutError(f"the script waited {timeout} s for an event")
 

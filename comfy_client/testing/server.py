@@ -22,6 +22,7 @@ from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
+from .beginning import Beginning, Kept, checked_kept
 from .control.control_service import ControlService
 from .definitions import InputFiles, KnownNodes, ModelNames, NodeSettings, ObjectInfo
 from .exchange import Rule, fault_middleware, note_status
@@ -161,6 +162,8 @@ class ComfyServer(ScriptedServer):
 
     # repr() must work although __init__ failed: tracebacks show it.
     _state: ServerState | None = None
+    _beginning: Beginning | None = None
+    _player: Player | None = None
 
     def __init__(
         self,
@@ -355,6 +358,7 @@ class ComfyServer(ScriptedServer):
             control_token=control_token,
         )
         player = Player(path, pace, skip_after, lambda: server._state is not None)
+        server._player = player
         server.on("*", "*", player.answer)
         server._active.add("answer", Rule("*", "/ws", player.socket))
         return server
@@ -382,14 +386,14 @@ class ComfyServer(ScriptedServer):
             raise
         started: Future[None] = Future()
         serving = _serve(state, app, listener, self._own.tls, started)
-        self._threads = [
-            threading.Thread(target=asyncio.run, args=(serving,), name="ComfyServer"),
-            threading.Thread(target=state.executor.work, name="ComfyServer worker"),
-        ]
+        server = threading.Thread(target=asyncio.run, args=(serving,), name="ComfyServer")
+        server.daemon = True
+        self._threads = [server, _worker(state)]
         self._state = state
         for thread in self._threads:
-            thread.daemon = True
             thread.start()
+        if self._beginning is None:
+            self.mark_start()
         try:
             started.result()
             if self._gateway:
@@ -421,7 +425,6 @@ class ComfyServer(ScriptedServer):
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)
-        state.executor.hooks = PromptHooks(state)
         app = _below(options, application(state))
         if self._credentials is not None and not self._gateway:
             app.middlewares.append(_guard(self._credentials))
@@ -455,6 +458,7 @@ class ComfyServer(ScriptedServer):
             self._own.port.release()
             if self._gateway:
                 self._gateway.release()
+            self._beginning = None
             if self._root is not None:
                 self._root = None
                 if self._kept_root is None:
@@ -467,6 +471,75 @@ class ComfyServer(ScriptedServer):
                 self._running()
                 self._halt(reserve=True)
             self._start(again=True)
+
+    def mark_start(self) -> None:
+        """Have :meth:`reset` return to the files, node classes and faults of now.
+
+        Without it, they are those of the start.
+        """
+        root = self._running().folders.root
+        self._beginning = Beginning.of(root, self._added, self._active)
+
+    def reset(self, keep: Collection[Kept] = ()) -> None:
+        """Return to the start, in milliseconds, so that one server serves many tests.
+
+        Queue, history, outputs, uploads, files and settings of users, the log, faults, answers,
+        scripts and all records are forgotten, and numbers begin again.  Files that are newer than
+        the start are deleted; those that were changed since stay so, and so does what is behind a
+        link.  A killed server is started again.
+
+        Sockets stay open, as do idle connections.  A client sees ``status`` with an empty queue,
+        and no further event of its prompts, which are neither in queue nor history any more.
+        Requests that are still being answered are cut off.  A running node is interrupted and
+        waited for.
+
+        Args:
+            keep: What stays as it is: ``"models"``, the model files, ``"nodes"``, the node classes.
+
+        Raises:
+            ValueError: ``keep`` names something else.
+            RuntimeError: The server is not running, or a node or a script of it calls this.  Or a
+                node does not end within 10 seconds; it can still write files then.
+            BaseException: The first one of ``errors``, as at the end of the ``with`` block; all
+                else is done before.
+        """
+        kept = checked_kept(keep)
+        with self._alone():
+            if threading.current_thread() in self._threads:
+                raise RuntimeError("a node or a script cannot reset its own server")
+            if self._state is None and self._own.port.is_reserved:  # it was killed
+                self._start()
+            state, errors = self._running(), [*self.errors]
+            with state.sockets.quiet():
+                has_ended = self._begin_again(state, kept)
+            state.send("status", {"status": state.queue_info()})
+        if not has_ended:
+            raise RuntimeError("a node of a prompt before the reset still runs")
+        if errors:
+            raise errors[0]
+
+    def _begin_again(self, state: ServerState, keep: Collection[Kept]) -> bool:
+        """Reset all parts of a running server; return whether the last prompt has ended."""
+        beginning = cast(Beginning, self._beginning)
+        self._active.restore(beginning.faults)
+        has_ended = state.end_work(_STOP_TIMEOUT)
+        state.forget()
+        state.begin()
+        if "nodes" not in keep:
+            self._added = {**beginning.nodes}
+            state.nodes.restore(self._added)
+        if self._player:
+            self._player.rewind()
+        if self._gateway:
+            self._gateway.reset()
+        if self._control:
+            self._control.reset()
+        self._records.clear()
+        self._threads[1:] = [_worker(state)]
+        self._threads[1].start()
+        beginning.clean(keep)
+        state.folders.make()
+        return has_ended
 
     def kill(self) -> None:
         """Crash the server: reset connections and cut off answers; :meth:`start` starts it again.
@@ -522,6 +595,12 @@ class ComfyServer(ScriptedServer):
         if self._state is None:
             raise RuntimeError("the server is not running: use `with ComfyServer()`, or start() it")
         return self._state
+
+
+def _worker(state: ServerState) -> threading.Thread:
+    """Return the thread in which prompts run; it has not started."""
+    state.executor.hooks = PromptHooks(state)
+    return threading.Thread(target=state.executor.work, name="ComfyServer worker", daemon=True)
 
 
 async def _serve(

@@ -116,7 +116,8 @@ class Connections:
         self.reset = False
         self._server: web.Server | None = None
         self._inner: dict[asyncio.BaseTransport, list[Any]] = {}
-        self._tasks: set[asyncio.Task[Any]] = set()
+        #: The tasks of requests, and whether they are those of WebSockets.
+        self._tasks: dict[asyncio.Task[Any], bool] = {}
         #: The sockets of requests.  asyncio closes one only after aiohttp has forgotten it.
         self._used: dict[Any, None] = {}
 
@@ -182,11 +183,18 @@ class Connections:
             self._used[sock] = None
         task = asyncio.current_task()
         assert task is not None  # noqa: S101  for the type checker
-        self._tasks.add(task)
+        self._tasks[task] = request.headers.get("Upgrade", "").lower() == "websocket"
         try:
             yield
         finally:
-            self._tasks.discard(task)
+            del self._tasks[task]
+
+    async def cut_off(self) -> None:
+        """End the connections of all requests that are being answered; WebSockets stay open."""
+        tasks = [task for task, is_socket in self._tasks.items() if not is_socket]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def ask(self, request: Request) -> bytes:
         """Send a request to the server itself over an inner connection; return the answer's bytes.

@@ -79,6 +79,7 @@ class EventSockets:
         self._outgoing: asyncio.Queue[Callable[[], Awaitable[None]]] = asyncio.Queue()
         self._stale: dict[str, list[asyncio.Event]] = {}  # handlers whose socket has ended
         self._newest: dict[str | None, Any] = {}  # the last long message, by client id
+        self._is_quiet = False
 
     @property
     def open(self) -> list[EventSocket]:
@@ -170,6 +171,16 @@ class EventSockets:
             del self._newest[client_id]
             await self.deliver(event, data, client_id)
 
+    @contextlib.contextmanager
+    def quiet(self) -> Iterator[None]:
+        """Context manager: send nobody what is queued now and until its end."""
+        self._is_quiet = True
+        try:
+            yield
+        finally:
+            self.flush()
+            self._is_quiet = False
+
     def _later(self, sending: Callable[[], Awaitable[None]]) -> None:
         self._loop.later(self._outgoing.put_nowait, sending)
 
@@ -184,7 +195,7 @@ class EventSockets:
 
     async def deliver(self, event: str | int, data: Any, client_id: str | None) -> None:
         """Send a message to a connected client, or to all, unless a fault prevents it."""
-        if self._loop.is_stopping:
+        if self._loop.is_stopping or self._is_quiet:
             return  # an ending process sends nothing
         if isinstance(data, dict) and data.get("prompt_id") in self.silenced:
             return
@@ -304,19 +315,47 @@ class ServerState:
         #: Further ports that are open, each with the task that serves it.
         self.ports: dict[Connections, asyncio.Task[None]] = {}
         self.sockets: EventSockets = EventSockets(self.loop, faults, records)
+        self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
+        self._log_readers: set[str] = set()
+        #: What forgets, called in the server's own thread by :meth:`forget`.
+        self.forgetting: list[Callable[[], object]] = [
+            self._log.clear,
+            self.sockets.silenced.clear,
+        ]
+        self.begin()
+
+    def begin(self) -> None:
+        """Have an empty queue and a new executor, which remembers nothing."""
         self.queue: PromptQueue = PromptQueue(
             lambda: self.send("status", {"status": self.queue_info()})
         )
         self.executor: Executor = Executor(
-            nodes,
+            self.nodes,
             self.queue,
-            faults,
+            self.faults,
             self,
-            newer=options.since("0.28"),
+            newer=self.options.since("0.28"),
         )
         self.numbers: itertools.count[int] = itertools.count()  # numbers of prompts
-        self._log: deque[dict[str, str]] = deque(maxlen=_LOG_LINES)
-        self._log_readers: set[str] = set()
+
+    def end_work(self, timeout: float) -> bool:
+        """End the running prompt, and cut off the requests that are being answered.
+
+        Return whether the prompt has ended within ``timeout`` seconds.
+        """
+
+        async def cut_off() -> None:
+            for port in (self.connections, *self.ports):
+                await port.cut_off()
+
+        self.queue.close()
+        self.loop.wait(cut_off())
+        return self.executor.has_ended(timeout)
+
+    def forget(self) -> None:
+        """Forget users, the log, and lost prompts."""
+        for forget in self.forgetting:
+            self.loop.call(forget)
 
     def new_connections(self) -> Connections:
         """Return the connections of a port that is not open yet."""

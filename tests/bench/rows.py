@@ -670,6 +670,7 @@ def embedded(bench: Bench) -> list[Row]:
 
     block = 8
     starts = interleave(bench.rounds(block), {"start": lambda: [start() for _ in range(block)]})
+    resets = _resets(bench)
     with ComfyServer() as server:
         rounds = interleave(
             bench.rounds(block),
@@ -687,6 +688,13 @@ def embedded(bench: Bench) -> list[Row]:
             *_n(starts),
         ),
         Row(
+            "embedded server, reset after a trivial prompt",
+            estimate(resets, lambda some: 1000 * median_of("reset")(some)),
+            "ms",
+            20,
+            *_n(resets),
+        ),
+        Row(
             "embedded server, trivial prompt, beside the real one",
             _ratio(rounds, "embedded"),
             "x",
@@ -695,6 +703,20 @@ def embedded(bench: Bench) -> list[Row]:
             note=f"real {_ms(rounds, 'reference')}",
         ),
     ]
+
+
+def _resets(bench: Bench) -> list[Round]:
+    from comfy_client.testing import ComfyServer
+
+    block = 8
+    with ComfyServer() as server:
+
+        def after_a_prompt() -> float:
+            reference_runs(server.url, 1)
+            return timed(server.reset)
+
+        found = {"reset": lambda: [after_a_prompt() for _ in range(block)]}
+        return interleave(bench.rounds(block), found)
 
 
 ROWS: tuple[Callable[[Bench], list[Row]], ...] = (

@@ -97,6 +97,11 @@ class ControlService:
             self._thread.join(_CLOSE_TIMEOUT)
             self._address.port.release()
 
+    def reset(self) -> None:
+        """Forget the ids of faults, and when they are to end, or the server is to come back."""
+        self._life.close()
+        self._faults.reset()
+
     def _application(self, address: str) -> web.Application:
         names = accepted_names(self._host, address, None)
 

@@ -20,6 +20,7 @@ class ControlledServer(Protocol):
     faults: Faults
     ran: list[Ran]
     requests: list[Request]
+    errors: list[BaseException]
 
     @property
     def url(self) -> str:
@@ -46,6 +47,9 @@ class ControlledServer(Protocol):
 
     def restart(self) -> None:
         """Stop and restart the server on its port."""
+
+    def reset(self, keep: Collection[Any] = ()) -> None:
+        """Return to the start, but for what is to be kept."""
 
     def kill(self) -> None:
         """Crash the server; its port refuses connections until the next start."""

@@ -265,6 +265,13 @@ class FaultBook:
                 timer.cancel()
             self._timers.clear()
 
+    def reset(self) -> None:
+        """Forget all ids, which begin with 1 again, and when faults are to end."""
+        self.close()
+        with self._lock:
+            self._known.clear()
+            self._numbers = itertools.count(1)
+
     def _noted(self, fault: Fault, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return a fault as data; it gets an id if it has none."""
         with self._lock:

@@ -29,6 +29,7 @@ class Life:
             ("GET", "/health", self._health),
             ("POST", "/restart", self._restart),
             ("POST", "/kill", self._kill),
+            ("POST", "/reset", self._reset),
             ("POST", "/start", self._start),
         )
 
@@ -58,6 +59,14 @@ class Life:
         self.close()
         server.restart()
         return 200, {"status": "ready", "url": server.url}
+
+    def _reset(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
+        keep = call.fields(("keep",)).get("keep") or ()
+        errors = [*server.errors]
+        server.errors.clear()
+        server.reset(keep)
+        told = [f"{type(error).__name__}: {error}" for error in errors]
+        return 200, {"status": "ready", "url": server.url, "errors": told}
 
     def _start(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
         call.fields(())

@@ -70,6 +70,7 @@ class Gateway:
             raise TypeError(f"traps must be HostedTraps, not {traps!r}")
         self.place: HostedKind = place
         self.traps: HostedTraps = traps or TRAPS[place]
+        self._first_traps = self.traps
         self._front = address
         self._storage = ListenAddress(ReservedPort(address.port.host, 0))
         self._token = token
@@ -156,6 +157,16 @@ class Gateway:
             state.loop.wait(self._serve(state, own, self._storage, storage(hosted), self._records))
             self._start(state, hosted, again=again)
             self._state = state
+
+    def reset(self) -> None:
+        """Forget everything, with the first traps; start again after :meth:`kill`."""
+        with self._lock:
+            state = self._running()
+            self.traps = self._first_traps
+            state.loop.call(self._memory.forget)
+            self._records.clear()
+            if not self._open:
+                self._start(state, self._hosted(state))
 
     def detach(self, *, reserve: bool) -> None:
         """Prepare for the server's stop; ``reserve`` keeps the ports for the next start."""

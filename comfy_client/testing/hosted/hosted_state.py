@@ -94,6 +94,10 @@ class Memory:
     """The jobs, keys, assets and ids of outputs of a surface, for the server's own thread only."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget everything; ids made before are not accepted any more."""
         self.jobs: dict[str, JobRecord] = {}
         self.assets: dict[str, AssetRecord] = {}
         #: Jobs that were cancelled through the surface.
