@@ -335,25 +335,26 @@ def test_a_different_name_of_our_host_is_another_server(site: ComfyServer, other
         assert reached == [other.strip("[]")]
 
 
+@pytest.mark.parametrize("name", ["X-Amz-Signature", "t"])
 def test_a_signed_link_is_in_no_error_log_or_repr(
-    storage: ComfyServer, files: AssetFiles, caplog: pytest.LogCaptureFixture
+    storage: ComfyServer, files: AssetFiles, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
-    """Whatever the storage answers, and whoever logs."""
+    """Whatever the storage answers, whoever logs, and whatever it calls the signature."""
     caplog.set_level(logging.DEBUG)
     signature = "s1gn4ture-of-a-link-7f3a"
-    url = f"{storage.url}/refused?X-Amz-Signature={signature}&name=a"
+    url = f"{storage.url}/refused?{name}={signature}&name=a"
     echo = f"<Error><SignatureProvided>{signature}</SignatureProvided></Error>"
     storage.on("GET", "/refused", (403, {"Content-Type": "application/xml"}, echo))
     with pytest.raises(AuthenticationError) as caught:
         files.get_image({"url": url})
     assert signature not in texts(caught.value)
-    storage.on("GET", "/moved", (302, {"Location": f"ftp://x/?sig={signature}"}, None))
+    storage.on("GET", "/moved", (302, {"Location": f"ftp://x/?{name}={signature}"}, None))
     with pytest.raises(UnexpectedResponse) as moved:
-        files.get_image({"url": f"{storage.url}/moved?sig={signature}"})
+        files.get_image({"url": f"{storage.url}/moved?{name}={signature}"})
     assert signature not in texts(moved.value)
     storage.on("GET", "/page", (200, {"Content-Type": "text/html"}, f"{PAGE}{signature}"))
     with pytest.raises(UnexpectedResponse) as page:
-        files.get_image({"url": f"{storage.url}/page?sig={signature}"})
+        files.get_image({"url": f"{storage.url}/page?{name}={signature}"})
     assert signature not in texts(page.value)
     file = output_file(files, url=url)
     shown = [

@@ -665,14 +665,17 @@ def test_a_job_that_every_server_seems_to_be_away_for_moves_so_often_and_no_more
 
 
 def test_a_job_that_is_being_sent_is_not_taken_back_as_unsent(servers, clients) -> None:
-    """Its server may have it by now."""
+    """Its server may have it by now, and is not told to cancel it, either."""
     with pooled(clients[:1]) as pool:
         submitting = servers[0].faults.delay("POST", "/prompt")
-        job = pool.submit(shows("a"))
+        job = pool.submit(shows("a", waits=True))
         servers[0].until(lambda: submitting.hits)
         assert not pool._dispatcher.withdraw(job, if_unsent=True)
         submitting.end()
-        assert job.exception(LIMIT) is None
+        after = pool.submit(shows("b"))  # the thread of the server cancels before it sends
+        until(lambda: after.status == "pending")
+        GATES.set()
+        assert [one.exception(LIMIT) for one in (job, after)] == [None, None]
 
 
 def test_of_a_job_that_is_cancelled_while_its_file_is_sent_nothing_else_is(

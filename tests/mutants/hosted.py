@@ -86,8 +86,8 @@ HOSTED: tuple[Mutant, ...] = (
         "hosted/models.py",
         "    return Sealed(value) if is_url and value != _LOST else None\n",
         "    return value if is_url and value != _LOST else None\n",
-        "unit/test_hosted_answers.py",
-        "the repr of an output has a signed link",
+        "unit/test_hosted_file_urls.py",
+        "a traceback with the values of variables has a signed link",
     ),
     Mutant(
         "HE11",

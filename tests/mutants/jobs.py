@@ -282,7 +282,7 @@ JOBS = (
         "                if state.prompt_id not in self.ended:\n"
         "                    news = outcome.event\n",
         "                news = outcome.event\n",
-        "behaviour/test_attach.py",
+        "unit/test_tracker.py::test_a_published_end_stays_when_another_job_of_the_prompt_ends",
         "a job that attaches to a prompt that has ended has its end told again",
     ),
     Mutant(

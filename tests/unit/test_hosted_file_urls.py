@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from comfy_client.hosted.file_urls import FileAddress, place_of, redirected
+from comfy_client.hosted.files import AssetFile
 from comfy_client.transport.url import parse_host
 
 HTTPS, _ = parse_host("https://gate.example/mounted/api")
@@ -88,8 +89,9 @@ def test_a_redirect_is_relative_to_where_it_came_from() -> None:
 
 def test_a_signature_is_in_no_repr() -> None:
     """Frames of a traceback show the values of variables."""
-    place = place_of("https://other.example/x?sig=secret", HTTPS)
+    url = "https://other.example/x?sig=secret"
+    place, file = place_of(url, HTTPS), AssetFile.of({"url": url})
     assert place is not None
     assert place.query == "sig=secret"
     assert "secret" not in repr(place)
-    assert "secret" not in repr([place.query])
+    assert "secret" not in repr([place.query, file.url])
