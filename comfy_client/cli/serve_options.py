@@ -97,9 +97,7 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option(
         "--version",
         type=click.Choice(VERSIONS),
-        default="0.3.75",
-        show_default=True,
-        help="Version of ComfyUI to imitate.",
+        help="Version of ComfyUI to imitate.  Default: that of --object-info, else 0.3.75.",
     ),
     click.option(
         "--hosted",

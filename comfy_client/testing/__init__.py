@@ -20,8 +20,7 @@ Modules:
     hosts: Filter of requests by ``Host`` and ``Origin``.
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
-    server_state: The parts of a running server, the versions it can be; all open event sockets, and
-        what goes to them.
+    server_state: The parts of a running server; all open event sockets, and what goes to them.
     prompt_check: The answer to a prompt, by the definitions of its classes.
     page: The official page with its templates and its help, and settings with which it starts.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
@@ -41,6 +40,7 @@ Modules:
     active_faults: Faults that are active, the effects of those that concern messages, and checks of
         what a test passes to the server.
     received: Records of what a server has received and run, for tests to read.
+    versions: The versions of ComfyUI that a server can be like.
     wire: Requests of clients, the bytes of answers, WebSocket frames, an open event socket.
 """
 

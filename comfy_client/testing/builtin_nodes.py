@@ -23,6 +23,7 @@ from ..workflow.metadata.png import add_texts
 from .folders import Folders
 from .images import Frame, Latent, Pictures, draw, scaled
 from .node_api import PreviewTuple, ProgressBar, wait, wants_previews
+from .versions import since
 
 _PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _leniency = threading.Lock()  # guards Pillow's switch, which is global
@@ -349,7 +350,8 @@ class PreviewAny(BuiltinNode):
         text = str(source)
         if source is not None and not isinstance(source, str | int | float):
             with contextlib.suppress(TypeError, ValueError):
-                text = json.dumps(source, indent=4)
+                escaped = not since(self.folders.version, "0.33")
+                text = json.dumps(source, indent=4, ensure_ascii=escaped)
         return {"ui": {"text": [text]}, "result": (text,)[: len(self.RETURN_TYPES)]}
 
 

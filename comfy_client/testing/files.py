@@ -29,6 +29,7 @@ from PIL import Image
 from ..workflow.metadata.png import copy_texts
 from .folders import Folders, is_inside
 from .server_state import RouteTable, ServerState
+from .versions import Version, since
 
 Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"
@@ -43,8 +44,15 @@ _NOT_SHOWN = frozenset(
         "text/css",
     }
 )
-#: Types that servers since 2026 send as attachments.
-_NOT_SHOWN_NOW = frozenset({"image/svg+xml", "text/xml", "application/xml"})
+#: Further types that servers since 2026 send as attachments, beside all those of XML.
+_NOT_SHOWN_NOW = frozenset(
+    {
+        "application/javascript",
+        "application/x-javascript",
+        "application/ecmascript",
+        "message/rfc822",
+    }
+)
 
 
 async def _upload_image(state: ServerState, request: web.Request) -> web.Response:
@@ -83,21 +91,35 @@ async def _view(state: ServerState, request: web.Request) -> web.StreamResponse:
         return converted(found, "png", rgb=True)
     if query.get("channel") == "a":
         return converted(found, "png", alpha_only=True)
-    return web.FileResponse(found, headers=_headers(found, state.options.since("0.28")))
+    is_for_image = request.headers.get("Sec-Fetch-Dest") == "image"
+    headers = _headers(found, state.options.version, is_for_image=is_for_image)
+    return web.FileResponse(found, headers=headers)
 
 
-def _headers(path: Path, newer: bool) -> dict[str, str]:
-    """Return the headers for a file, which keep browsers from showing HTML and similar types."""
+def _headers(path: Path, version: Version, *, is_for_image: bool) -> dict[str, str]:
+    """Return the headers for a file, which keep browsers from showing HTML and similar types.
+
+    An ``<img>`` runs no scripts of an SVG, so the newest version lets it have that.
+    """
     kind = _CONTENT_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
-    disposition = f'filename="{path.name}"'
-    headers = {}
-    if newer:
-        headers["X-Content-Type-Options"] = "nosniff"
-    if newer and kind in _NOT_SHOWN | _NOT_SHOWN_NOW:
-        kind, disposition = _BYTES, f"attachment; {disposition}"
-    elif kind in _NOT_SHOWN:
-        kind = _BYTES
+    if not since(version, "0.28"):
+        kind = _BYTES if kind in _NOT_SHOWN else kind
+        return {"Content-Disposition": f'filename="{path.name}"', "Content-Type": kind}
+    name = path.name.replace("\\", "\\\\").replace('"', '\\"')
+    disposition, headers = f'filename="{name}"', {"X-Content-Type-Options": "nosniff"}
+    if _may_run_scripts(kind):
+        depends = since(version, "0.33")
+        if depends:
+            headers |= {"Vary": "Sec-Fetch-Dest", "Cache-Control": "no-store"}
+        if not (depends and is_for_image and kind == "image/svg+xml"):
+            kind, disposition = _BYTES, f"attachment; {disposition}"
     return headers | {"Content-Disposition": disposition, "Content-Type": kind}
+
+
+def _may_run_scripts(kind: str) -> bool:
+    """Return whether servers since 2026 send a type as attachment."""
+    bare = kind.partition(";")[0].strip().lower()
+    return bare in _NOT_SHOWN | _NOT_SHOWN_NOW or bare.endswith(("+xml", "/xml"))
 
 
 FILE_ROUTES: RouteTable[ServerState] = (
@@ -199,14 +221,13 @@ class Users:
     """The users of a server, and the folders of their files."""
 
     def __init__(
-        self, root: Path, *, multi: bool, newer: bool, settings: Mapping[str, Any]
+        self, root: Path, version: Version, *, multi: bool, settings: Mapping[str, Any]
     ) -> None:
         self.root = root
         #: What counts until a user sets it otherwise.
         self.settings = settings
         self.multi = multi
-        #: Whether to send times in whole milliseconds, and downloads as attachments.
-        self.newer = newer
+        self.version: Version = version
         self.names: dict[str, str] = {}
         self.reset()
 
@@ -331,7 +352,7 @@ async def _list_files(users: Users, request: web.Request) -> web.Response:
     found = [Path(name) for name in glob.glob(pattern, recursive=asked("recurse"))]
     files = [file for file in found if file.is_file() and is_inside(file, path)]
     if asked("full_info"):
-        return web.json_response([_info(file, path, users.newer) for file in files])
+        return web.json_response([_info(file, path, users.version) for file in files])
     names = [file.relative_to(path).as_posix() for file in files]
     if asked("split"):
         return web.json_response([[name, *name.split("/")] for name in names])
@@ -408,17 +429,21 @@ def _check_overwrite(request: web.Request, path: Path) -> None:
 def _stored(users: Users, request: web.Request, path: Path) -> web.Response:
     home = users.home(request)
     if request.query.get("full_info", "false").lower() == "true":
-        return web.json_response(_info(path, home, users.newer))
+        return web.json_response(_info(path, home, users.version))
     return web.json_response(os.path.relpath(path, home))
 
 
 @_answers
 async def _get_file(users: Users, request: web.Request) -> web.StreamResponse:
-    path, headers = _find_existing(users, request), {}
-    if users.newer:
-        headers["X-Content-Type-Options"] = "nosniff"
-        if path != users.home(request) / "user.css":  # which pages link to
-            headers["Content-Disposition"] = "attachment"
+    path = _find_existing(users, request)
+    if not since(users.version, "0.28"):
+        return web.FileResponse(path)
+    headers = {"X-Content-Type-Options": "nosniff", "Content-Disposition": "attachment"}
+    if since(users.version, "0.33") and path == users.home(request) / "user.css":
+        headers |= {"Content-Type": "text/css", "Content-Disposition": "inline"}  # pages link to it
+    else:
+        kind = mimetypes.guess_type(path.name)[0] or _BYTES
+        headers["Content-Type"] = _BYTES if _may_run_scripts(kind) else kind
     return web.FileResponse(path, headers=headers)
 
 
@@ -465,14 +490,15 @@ USER_ROUTES: RouteTable[Users] = (
 )
 
 
-def _info(path: Path, base: Path, newer: bool) -> dict[str, Any]:
+def _info(path: Path, base: Path, version: Version) -> dict[str, Any]:
+    is_whole = since(version, "0.28")  # milliseconds
     stat = path.stat()
     modified, created = stat.st_mtime, stat.st_ctime
     return {
         "path": path.relative_to(base).as_posix(),
         "size": stat.st_size,
-        "modified": int(modified * 1000) if newer else modified,
-        "created": int(created * 1000) if newer else created,
+        "modified": int(modified * 1000) if is_whole else modified,
+        "created": int(created * 1000) if is_whole else created,
     }
 
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .versions import Version, since
+
 #: Files that count as models.
 MODEL_ENDINGS = frozenset({".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"})
 #: The checkpoint that every server has.
@@ -81,14 +83,14 @@ _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 class Folders:
     """The folders of a server's files, which are created if missing."""
 
-    def __init__(self, root: Path, *, newer: bool, newest: bool, web: Path | None = None) -> None:
+    def __init__(self, root: Path, version: Version, *, web: Path | None = None) -> None:
         self.root = root
-        self._newest = newest
+        self.version: Version = version
         self.user: Path = root / "user"
         #: The page: the server's own, or one that is only read.
         self.web: Path = web or root / "web"
-        kinds = {**MODEL_FOLDERS, **(NEW_MODEL_FOLDERS if newer else {})}
-        if newest:
+        kinds = {**MODEL_FOLDERS, **(NEW_MODEL_FOLDERS if since(version, "0.28") else {})}
+        if since(version, "0.33"):
             kinds["datasets"] = ("datasets",)
         self.models: dict[str, list[Path]] = {
             kind: [root / name for name in names] for kind, names in kinds.items()
@@ -176,7 +178,7 @@ class Folders:
                 "**** ERROR: Saving image outside the output folder is not allowed."
                 f"\n full_output_folder: {os.path.abspath(folder)}"
                 f"\n         output_dir: {base}"
-                + ("" if self._newest else f"\n         commonpath: {common}")
+                + ("" if since(self.version, "0.33") else f"\n         commonpath: {common}")
             )
         folder.mkdir(parents=True, exist_ok=True)
         return folder, name, 1 + max(_numbers(folder, name), default=0), subfolder

@@ -53,6 +53,7 @@ from .definitions import (
 )
 from .folders import Folders
 from .stubs import Stub, guessed_definitions, stub_class
+from .versions import Version, since
 
 # -- the graph of a prompt ---------------------------------------------------------------
 
@@ -312,15 +313,15 @@ _SIMULATED = "Simulated by comfy_client.testing: no model is run."
 class NodeRegistry:
     """The node classes of one server, and their definitions."""
 
-    def __init__(self, folders: Folders, settings: NodeSettings, *, newer: bool) -> None:
+    def __init__(self, folders: Folders, settings: NodeSettings, version: Version) -> None:
         self.settings = settings
-        self._newer = newer
+        self._newer = since(version, "0.28")
         self._folders = folders
         #: The command line of the server.
         self.argv: list[str] = ["main.py", "--cpu"]
         if settings.previews:
             self.argv += ["--preview-method", "auto"]
-        own = recorded("definitions_0.28" if newer else "definitions")
+        own = recorded("definitions_0.28" if self._newer else "definitions")
         known = {**own, **settings.definitions}
         # Copies, as they get a description, and other servers may have the same.
         self._definitions: dict[str, Any] = {name: {**one} for name, one in known.items()}

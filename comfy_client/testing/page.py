@@ -11,19 +11,15 @@ import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import attrs
 from aiohttp import web
 
 from .folders import is_inside
+from .versions import RELEASES, Version
 
 _PACKAGE = "comfyui-frontend-package"
-#: The page that each version of ComfyUI requires.
-PAGES: Final[Mapping[str, str]] = MappingProxyType(
-    {"0.3.75": "1.32.9", "0.28": "1.45.21", "0.33": "1.49.6"}
-)
 _TEMPLATES = "comfyui_workflow_templates"
 #: Packages of templates: the whole of them before autumn 2025; workflows, and their pictures.
 _BUNDLES = (
@@ -61,7 +57,7 @@ class Page:
         raise web.HTTPNotFound
 
 
-def find_page(frontend: Any, version: str) -> Page | None:
+def find_page(frontend: Any, version: Version) -> Page | None:
     """Find the page to serve, with the templates and the help that are installed.
 
     Warns if the page is of another release than the version of ComfyUI requires.
@@ -79,7 +75,7 @@ def find_page(frontend: Any, version: str) -> Page | None:
         raise TypeError(f"frontend must be True, False or a path, not {frontend!r}")
     if frontend is False:
         return None
-    wanted = PAGES.get(version)
+    wanted = RELEASES[version].page
     if frontend is True:
         installed = _part_of("comfyui_frontend_package", "static")
         if installed is None:

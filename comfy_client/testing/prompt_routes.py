@@ -12,6 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -203,7 +204,7 @@ _ENDS = ("execution_success", "execution_error", "execution_interrupted")
 _TEXTS = (".txt", ".md", ".json")
 #: Kinds of outputs, and extensions of other files, that the frontend can show.
 _SHOWABLE = ("images", "video", "audio", "3d", "text")
-_SHOWABLE_ENDINGS = (".obj", ".fbx", ".gltf", ".glb", ".usdz", *_TEXTS)
+_MODELS_3D = (".obj", ".fbx", ".gltf", ".glb", ".usdz")
 _EXCERPT = 1024  # characters of a text that represents a job
 
 
@@ -321,7 +322,7 @@ class _Job:
 
     status: str
     _item: Any
-    _counts_shown: bool  # whether to count the outputs that can be shown
+    _is_newest: bool  # 0.33: it counts the outputs that can be shown, and prefers pictures to texts
     _entry: Mapping[str, Any] | None = None  # set if the prompt has ended
 
     @property
@@ -345,7 +346,7 @@ class _Job:
                 execution_end_time=end.get("timestamp"),
                 execution_error=events.get("execution_error"),
             ),
-            **_summary(entry.get("outputs") or {}, self._counts_shown),
+            **_summary(entry.get("outputs") or {}, self._is_newest),
             **_present(workflow_id=self._workflow_id()),
         }
 
@@ -360,22 +361,23 @@ class _Job:
         entry = self._entry
         if entry is None:
             return {}
+        outputs = _as_files(entry["outputs"]) if entry.get("outputs") else entry.get("outputs")
         return {
-            **_present(outputs=entry.get("outputs"), execution_status=entry.get("status")),
+            **_present(outputs=outputs, execution_status=entry.get("status")),
             "workflow": {"prompt": self._item[2], "extra_data": self._item[3]},
         }
 
 
 def _jobs(state: ServerState) -> list[_Job]:
-    counts, queue = state.options.since("0.33"), state.queue
+    newest, queue = state.options.since("0.33"), state.queue
     shown = queue.shown()
     jobs = [
-        _Job(status, item, counts)
+        _Job(status, item, newest)
         for key, status in (("queue_running", "in_progress"), ("queue_pending", "pending"))
         for item in shown[key]
     ]
     ended = [entry for entry in queue.history().values() if len(entry["prompt"]) >= 5]
-    return jobs + [_Job(_status(one), one["prompt"], counts, one) for one in ended]
+    return jobs + [_Job(_status(one), one["prompt"], newest, one) for one in ended]
 
 
 def _status(entry: Mapping[str, Any]) -> str:
@@ -386,23 +388,25 @@ def _status(entry: Mapping[str, Any]) -> str:
     return "cancelled" if "execution_interrupted" in events else "failed"
 
 
-def _summary(outputs: Mapping[str, Any], counts_shown: bool) -> dict[str, Any]:
+def _summary(outputs: Mapping[str, Any], newest: bool) -> dict[str, Any]:
     """Return the numbers of a job's output files, and a file or text to represent it, if any."""
-    files = [
-        (kind, {**one, "nodeId": node_id, "mediaType": kind})
-        for node_id, kind, one in _each(outputs)
-        if isinstance(one, dict)
-    ]
-    shown = [file for kind, file in files if _is_shown(kind, file)]
-    texts = [
-        {**_excerpt(str(one)), "nodeId": node_id, "mediaType": kind}
-        for node_id, kind, one in _each(outputs)
-        if kind == "text" and not isinstance(one, dict)
-    ]
+    count = shown = 0
+    ranked: list[tuple[int, dict[str, Any]]] = []
+    for node_id, kind, one in _each(outputs):
+        file = _as_file(one)
+        if isinstance(file, dict):
+            count += 1
+            if _is_shown(kind, file):
+                shown += 1
+                found = {"mediaType": kind, **file, "nodeId": node_id}
+                ranked.append((_rank(kind, file, newest), found))
+        elif kind == "text":
+            text = {**_excerpt(str(one)), "nodeId": node_id, "mediaType": kind}
+            ranked.append((3 if newest else 1, text))
     return _present(
-        outputs_count=len(files),
-        previewable_outputs_count=len(shown) if counts_shown else None,
-        preview_output=next(iter([*sorted(shown, key=_rank), *texts]), None),
+        outputs_count=count,
+        previewable_outputs_count=shown if newest else None,
+        preview_output=min(ranked, key=itemgetter(0))[1] if ranked else None,
     )
 
 
@@ -414,17 +418,36 @@ def _each(outputs: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
                 yield from ((node_id, kind, one) for one in ones)
 
 
+def _as_file(one: Any) -> Any:
+    """Return the file that a bare name of a 3D model is, or the item of an output itself."""
+    if isinstance(one, str) and one.lower().endswith(_MODELS_3D):
+        return {"filename": one, "type": "output", "subfolder": "", "mediaType": "3d"}
+    return one
+
+
+def _as_files(outputs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the outputs of a prompt with files in place of the bare names of 3D models."""
+    found = {**outputs}
+    for node_id, output in outputs.items():
+        if isinstance(output, dict):
+            found[node_id] = {**output}
+            for kind, ones in output.items():
+                if kind != "animated" and isinstance(ones, list):
+                    found[node_id][kind] = [_as_file(one) for one in ones if one is not None]
+    return found
+
+
 def _is_shown(kind: str, file: Mapping[str, Any]) -> bool:
     """Return whether the frontend can show an output file."""
     name, form = str(file.get("filename", "")).lower(), str(file.get("format", ""))
-    shown = kind in _SHOWABLE or name.endswith(_SHOWABLE_ENDINGS)
+    shown = kind in _SHOWABLE or name.endswith((*_MODELS_3D, *_TEXTS))
     return shown or form.startswith(("video/", "audio/"))
 
 
-def _rank(file: Mapping[str, Any]) -> int:
-    """Return the rank of a file that may represent a job; 0 is best (saved pictures)."""
+def _rank(kind: str, file: Mapping[str, Any], newest: bool) -> int:
+    """Return the rank of a file that may represent a job; 0 is best (saved files)."""
     name = str(file.get("filename", "")).lower()
-    if file["mediaType"] == "text" or name.endswith(_TEXTS):
+    if newest and (kind == "text" or name.endswith(_TEXTS)):
         return 2
     return 0 if file.get("type") == "output" else 1
 

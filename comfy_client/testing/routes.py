@@ -81,8 +81,8 @@ def application(state: ServerState) -> web.Application:
         app.on_response_prepare.append(_add_cors_headers)
     app[_USERS] = users = Users(
         folders.user,
+        options.version,
         multi=options.multi_user,
-        newer=options.since("0.28"),
         settings=options.settings,
     )
     state.forgetting.append(users.reset)

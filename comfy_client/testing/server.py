@@ -37,7 +37,8 @@ from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
 from .server_loop import ListenAddress, ReservedPort
-from .server_state import UPLOAD_SIZE, ServerSettings, ServerState, Version, check_version
+from .server_state import UPLOAD_SIZE, ServerSettings, ServerState
+from .versions import Version, check_version, version_with
 from .wire import Next
 
 _STOP_TIMEOUT = 10.0  # seconds that a node gets to notice that the server stops
@@ -89,8 +90,7 @@ class ComfyServer(ScriptedServer):
             (``"0.3.75"``, ``"0.28.1"``, ``"0.33.0"``), a JSON file of what ``GET /object_info``
             answers (also ``.json.gz``), or that as a dict.  Their nodes are stand-ins, which run no
             model: outputs have values of their types, and pictures say that they are simulated.
-            Output nodes other than those for pictures write no file.  The answers are those of
-            ``version``, which the definitions do not change.
+            Output nodes other than those for pictures write no file.
         models: Which names of model files are accepted: ``"any"``; ``"recorded"``: those in the
             definitions; ``"touched"``: those of files below ``root / "models"``.  ``None``:
             ``"any"`` with ``object_info``, else ``"touched"``.
@@ -102,6 +102,7 @@ class ComfyServer(ScriptedServer):
             prompt has a ``hint``, and the log a warning.
         node_seconds: How many seconds each node of a class takes, by class.
         version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
+            ``None``: the one whose definitions ``object_info`` names, else ``"0.3.75"``.
             ``"0.28"`` is like 0.28.1 of July 2026: it has the jobs API (``/api/jobs``), takes
             ``preview_method`` from ``extra_data``, and checks the choices of ``COMBO`` inputs; a
             ``prompt_id`` must be a UUID, errors about unknown classes and cycles are worded
@@ -109,8 +110,8 @@ class ComfyServer(ScriptedServer):
             runs even for prompts without a client, times of user data are in milliseconds, names
             in ``/internal/files`` have their folder, and assets are switched off.
             ``"0.33"`` is like 0.33.0 of August 2026: jobs also tell how many of their outputs can
-            be shown (``previewable_outputs_count``).
-
+            be shown (``previewable_outputs_count``), pictures represent a job rather than texts,
+            an ``<img>`` may show an SVG, and pages may use ``user.css``.
         allowed_hosts: Further values of ``Host`` that requests may have, besides loopback and
             ``host``, such as the name of a proxy in front of the server.  ``None``: no others
             while it listens on loopback, else any.  ``["*"]`` allows all that ComfyUI allows, web
@@ -182,7 +183,7 @@ class ComfyServer(ScriptedServer):
         inputs: InputFiles | None = None,
         nodes: KnownNodes = "known",
         node_seconds: Mapping[str, float] | None = None,
-        version: Version = "0.3.75",
+        version: Version | None = None,
         allowed_hosts: Collection[str] | None = None,
         cors: Collection[str] = (),
         frontend: bool | str | os.PathLike[str] = False,
@@ -193,6 +194,7 @@ class ComfyServer(ScriptedServer):
         control: bool | int = False,
         control_token: str | None = None,
     ) -> None:
+        version = version_with(object_info) if version is None else version
         check_version(version)
         check_hosts(allowed_hosts)
         _check_host(host)
@@ -415,13 +417,8 @@ class ComfyServer(ScriptedServer):
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = self._options
         web_folder = options.page.folder if options.page else None
-        folders = Folders(
-            self._root,
-            newer=options.since("0.28"),
-            newest=options.since("0.33"),
-            web=web_folder,
-        )
-        nodes = NodeRegistry(folders, self._node_settings, newer=options.since("0.28"))
+        folders = Folders(self._root, options.version, web=web_folder)
+        nodes = NodeRegistry(folders, self._node_settings, options.version)
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)

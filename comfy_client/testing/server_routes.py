@@ -12,8 +12,8 @@ from aiohttp import web
 from .files import converted
 from .folders import is_image, is_inside, safetensors_header
 from .nodes import shipped
-from .page import PAGES
-from .server_state import MEMORY, RouteTable, ServerState, Version
+from .server_state import MEMORY, RouteTable, ServerState
+from .versions import RELEASES
 
 
 async def _object_info(state: ServerState, request: web.Request) -> web.Response:
@@ -127,12 +127,6 @@ NEWER_CATALOGUE_ROUTES: RouteTable[ServerState] = (("GET", "/node_replacements",
 
 # -- the system, its log and its folders -------------------------------------------------
 
-#: The release that each version is like, and the page, templates and help that it requires.
-_RELEASES: dict[Version, tuple[str, str, str, str]] = {
-    "0.3.75": ("0.3.75", PAGES["0.3.75"], "0.7.25", ""),
-    "0.28": ("0.28.1", PAGES["0.28"], "0.11.11", "0.5.8"),
-    "0.33": ("0.33.0", PAGES["0.33"], "0.11.44", "0.5.10"),
-}
 _MEMORY_NAMES = ("vram_total", "vram_free", "torch_vram_total", "torch_vram_free")
 
 
@@ -147,11 +141,11 @@ async def _features(state: ServerState, request: web.Request) -> web.Response:
 
 
 async def _system_stats(state: ServerState, request: web.Request) -> web.Response:
-    release, page, templates, help_ = _RELEASES[state.options.version]
+    release = RELEASES[state.options.version]
     required = {
-        "comfyui-frontend-package": page,
-        "comfyui-workflow-templates": templates,
-        "comfyui-embedded-docs": help_,
+        "comfyui-frontend-package": release.page,
+        "comfyui-workflow-templates": release.templates,
+        "comfyui-embedded-docs": release.docs,
     }
     packages = [
         {"name": name, "installed": None, "required": version} for name, version in required.items()
@@ -161,10 +155,10 @@ async def _system_stats(state: ServerState, request: web.Request) -> web.Respons
         "os": sys.platform if state.options.since("0.28") else os.name,
         "ram_total": MEMORY,
         "ram_free": MEMORY,
-        "comfyui_version": release,
-        "required_frontend_version": page,
+        "comfyui_version": release.comfyui,
+        "required_frontend_version": release.page,
         "installed_templates_version": None,
-        "required_templates_version": templates,
+        "required_templates_version": release.templates,
         **(newer if state.options.since("0.28") else {}),
         "python_version": sys.version,
         "pytorch_version": "simulated by comfy_client.testing",

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
-from typing import Any, Literal, Protocol, TypeVar, get_args
+from typing import Any, Protocol, TypeVar
 
 import attrs
 from aiohttp import web
@@ -24,20 +24,8 @@ from .page import Page
 from .prompt_queue import Executor, PromptQueue
 from .received import Records
 from .server_loop import Connections, ServerLoop
+from .versions import Version, since
 from .wire import EventSocket, encode_message
-
-#: Versions, oldest first: 0.3.75 of November 2025; 0.28.1 of July 2026; 0.33.0 of August 2026.
-Version = Literal["0.3.75", "0.28", "0.33"]
-_FORMER_NAMES = {"0.8": "0.28", "new": "0.28"}
-
-
-def check_version(version: str) -> None:
-    """Raise ValueError unless the version is one of those in :data:`Version`."""
-    if version not in get_args(Version):
-        wanted, former = ", ".join(get_args(Version)), _FORMER_NAMES.get(version)
-        hint = f"; {former!r} has taken its place" if former else ""
-        raise ValueError(f"version must be one of {wanted}, not {version!r}{hint}")
-
 
 _MANY_NODES = 100
 
@@ -284,8 +272,7 @@ class ServerSettings:
 
     def since(self, version: Version) -> bool:
         """Return whether the server behaves like this version of ComfyUI or a later one."""
-        versions = get_args(Version)
-        return versions.index(self.version) >= versions.index(version)
+        return since(self.version, version)
 
     @property
     def rules(self) -> ServerVersion:

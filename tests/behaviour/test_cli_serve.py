@@ -168,6 +168,7 @@ def test_workflows_of_any_class_run_on_it(command_line: CommandLine) -> None:
     options = ("--object-info", "0.28.1", "--any-node", "--node-seconds", "VAELoader=0.01")
     with serving(command_line, *options) as (ready, _), ComfyApi(ready["url"]) as api:
         assert api.run(graph, timeout=LIMIT).images
+        assert api.get_system_stats().comfyui_version == "0.28.1"
 
 
 def test_faults_are_active_from_the_start(command_line: CommandLine) -> None:

@@ -17,7 +17,6 @@ from comfy_client import ComfyApi
 from comfy_client.errors import JobInterrupted, PromptRejected
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.definitions import SHIPPED, read_definitions
-from comfy_client.testing.server_state import Version
 from tests.helpers import bare, conformance
 from tests.helpers.bare import LIMIT, end_of, entry_of
 from tests.helpers.graphs import canvas, node
@@ -29,15 +28,13 @@ REFUSED = {
     "crafted145_mute_upstream.json (crafted)",
     "crafted158_mute_upstream.json (crafted)",
 }
-VERSIONS: list[tuple[str, Version, int]] = [("0.3.75", "0.3.75", 147), ("0.28.1", "0.28", 304)]
+VERSIONS = [("0.3.75", 147), ("0.28.1", 304)]
 
 
 @pytest.fixture(scope="module")
 def any_workflow() -> Iterator[ComfyServer]:
     """A server with all classes of 0.28.1, in no time."""
-    with ComfyServer(
-        object_info="0.28.1", version="0.28", step_seconds=0, previews=False
-    ) as running:
+    with ComfyServer(object_info="0.28.1", step_seconds=0, previews=False) as running:
         yield running
 
 
@@ -57,15 +54,13 @@ def post(server: ComfyServer, prompt: Any) -> tuple[int, dict[str, Any]]:
 
 
 @pytest.mark.parametrize("step", [25, pytest.param(1, marks=pytest.mark.long)])
-@pytest.mark.parametrize(("definitions", "version", "count"), VERSIONS)
+@pytest.mark.parametrize(("definitions", "count"), VERSIONS)
 def test_recorded_workflows_are_accepted_and_end_well(
-    definitions: str, version: Version, count: int, step: int
+    definitions: str, count: int, step: int
 ) -> None:
     prompts = [(name, api) for name, _, api in conformance.pairs(definitions)]
     assert len(prompts) == count
-    with ComfyServer(
-        object_info=definitions, version=version, step_seconds=0, previews=False
-    ) as server:
+    with ComfyServer(object_info=definitions, step_seconds=0, previews=False) as server:
         found = [(name, end_of(server, prompt)) for name, prompt in prompts[::step]]
     refused = [name for name, how in found if how == "refused"]
     assert refused == [name for name, _ in found if name in REFUSED]
@@ -73,6 +68,17 @@ def test_recorded_workflows_are_accepted_and_end_well(
 
 
 # -- definitions ------------------------------------------------------------------------
+
+
+def test_definitions_of_a_release_bring_its_version() -> None:
+    """Unless it is named; others bring the default."""
+    default = ComfyServer().version
+    for definitions, version in (("0.3.75", "0.3.75"), ("0.28.1", "0.28"), ("0.33.0", "0.33")):
+        assert ComfyServer(object_info=definitions).version == version
+        assert ComfyServer(object_info=read_definitions(definitions)).version == default
+    assert ComfyServer(object_info="0.28.1", version="0.33").version == "0.33"
+    with ComfyServer(object_info="0.33.0") as server, ComfyApi(server.url) as api:
+        assert api.get_system_stats().comfyui_version == "0.33.0"
 
 
 @pytest.mark.parametrize("version", SHIPPED)
@@ -162,9 +168,9 @@ def with_lora(name: str) -> dict[str, Any]:
 
 def test_models_of_any_name_are_accepted_or_those_of_the_folders() -> None:
     """With ``models="touched"``, a file is enough, and the definition lists it."""
-    with ComfyServer(object_info="0.28.1", version="0.28") as server:
+    with ComfyServer(object_info="0.28.1") as server:
         assert post(server, with_lora("no-such.safetensors"))[0] == 200
-    with ComfyServer(object_info="0.28.1", version="0.28", models="touched") as server:
+    with ComfyServer(object_info="0.28.1", models="touched") as server:
         status, answer = post(server, with_lora("no-such.safetensors"))
         assert status == 400
         assert [one["type"] for one in answer["node_errors"]["2"]["errors"]] == [
@@ -193,7 +199,7 @@ def test_missing_input_files_are_drawn_or_refused(class_type: str) -> None:
         "1": node(class_type, **{name: "none.mp4"}),
         "2": node("PreviewAny", source=["1", 0]),
     }
-    options: dict[str, Any] = {"object_info": "0.28.1", "version": "0.28"}
+    options: dict[str, Any] = {"object_info": "0.28.1"}
     with ComfyServer(**options) as server:
         assert end_of(server, graph) == "success"
     with ComfyServer(**options, inputs="real") as server:

@@ -266,7 +266,7 @@ WRONG = [
         ValueError,
         "version must be one of 0.3.75, 0.28, 0.33, not 'new'; '0.28' has taken its place",
     ),
-    ({"version": None}, ValueError, "version must be one of 0.3.75, 0.28, 0.33, not None"),
+    ({"version": [28]}, ValueError, "version must be one of 0.3.75, 0.28, 0.33, not [28]"),
     (
         {"tls": "cert.pem"},
         TypeError,

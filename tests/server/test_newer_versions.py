@@ -30,6 +30,7 @@ from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node, picture, png, txt2img
 
 STATUSES = "pending, in_progress, completed, failed, cancelled"
+SAVED = ("application/octet-stream", "attachment")
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
 
 
@@ -164,7 +165,7 @@ def test_jobs_count_files_and_show_texts(newer):
         ({"files": [{"filename": "a.usdz"}]}, 1, "a.usdz"),
         ({"files": [{"filename": "a.TXT", "type": "output"}]}, 1, "a.TXT"),
         ({"gifs": [{"filename": "a", "format": "video/mp4"}]}, 1, "a"),
-        ({"text": [{"filename": "b.txt"}], "images": [{"filename": "a.png"}]}, 2, "a.png"),
+        ({"text": [{"filename": "b.txt"}], "images": [{"filename": "a.png"}]}, 2, "b.txt"),
         ({"images": [{"filename": "a.png"}], "animated": [True]}, 1, "a.png"),
         ({"images": None, "text": [5]}, 0, None),
     ],
@@ -492,5 +493,134 @@ def test_a_newer_server_has_files_saved_that_could_run_scripts(newer):
         assert answer.headers["Content-Disposition"] == f'{mark}filename="{name}"'
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert "a.svg [input]" in ask(newer, "GET", "/internal/files/input").json()
-    ask(newer, "POST", "/userdata/user.css", data=b"a {}")
-    assert "Content-Disposition" not in ask(newer, "GET", "/userdata/user.css").headers
+
+
+@pytest.mark.parametrize(
+    ("name", "use", "kind"),
+    [
+        ("b.svg", "image", "image/svg+xml"),
+        ("b.svg", "document", None),
+        ("b.html", "image", None),
+        ("b.xsl", "image", None),
+    ],
+)
+def test_a_picture_in_a_page_may_be_an_svg_since_0_33(newer, name, use, kind):
+    """There it runs no scripts.  Caches are told on what the answer depends."""
+    (newer.root / "input" / name).write_bytes(b"<svg/>")
+    is_newest = newer.version == "0.33"
+    params, headers = {"filename": name, "type": "input"}, {"Sec-Fetch-Dest": use}
+    answer = ask(newer, "GET", "/view", params=params, headers=headers)
+    told = [answer.headers.get(one) for one in ("Vary", "Cache-Control")]
+    assert told == (["Sec-Fetch-Dest", "no-store"] if is_newest else [None, None])
+    wanted = (kind, f'filename="{name}"') if kind and is_newest else SAVED
+    assert answer.headers["Content-Type"] == wanted[0]
+    assert answer.headers["Content-Disposition"].startswith(wanted[1])
+
+
+def test_a_quote_in_a_file_name_does_not_end_it_in_a_header(newer):
+    """Nor does a backslash."""
+    (newer.root / "input" / 'a"b\\c.png').write_bytes(png())
+    params = {"filename": 'a"b\\c.png', "type": "input"}
+    answer = ask(newer, "GET", "/view", params=params)
+    assert answer.headers["Content-Disposition"] == r'filename="a\"b\\c.png"'
+
+
+def test_files_of_users_are_saved_and_0_33_lets_pages_use_their_style(newer):
+    """What could run scripts has no type that a browser knows."""
+    for name, kind, disposition in (
+        ("user.css", *(("text/css", "inline") if newer.version == "0.33" else SAVED)),
+        ("other.css", *SAVED),
+        ("a.html", *SAVED),
+        ("a.rss", *SAVED),
+        ("a.json", "application/json", "attachment"),
+    ):
+        ask(newer, "POST", f"/userdata/{name}", data=b"a {}")
+        headers = ask(newer, "GET", f"/userdata/{name}").headers
+        assert (headers["Content-Type"], headers["Content-Disposition"]) == (kind, disposition)
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+TEMPORARY = {"images": [{"filename": "a.png", "type": "temp"}]}
+TEXT_FILE = {"files": [{"filename": "a.md", "type": "output"}]}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "counts", "before", "after"),
+    [
+        ([{"text": ["a"]}, TEMPORARY], (1, 1), "a", "a.png"),
+        ([TEXT_FILE, TEMPORARY], (2, 2), "a.md", "a.png"),
+        ([{"text": ["a"]}, TEXT_FILE], (1, 1), "a.md", "a.md"),
+        ([{"text": ["a"]}, {"3d": [{"filename": "a.ply"}]}], (1, 1), "a", "a.ply"),
+        ([{"latents": [{"filename": "a.latent", "type": "output"}]}], (1, 0), None, None),
+        ([{"result": ["a.GLB", None, "camera"]}], (1, 1), "a.GLB", "a.GLB"),
+    ],
+    ids=str,
+)
+def test_jobs_count_what_can_be_shown_since_0_33_and_prefer_pictures(
+    outputs, counts, before, after
+):
+    """Before, the first saved output represented a job, or the first that can be shown."""
+    for version, wanted in (("0.28", before), ("0.33", after)):
+        with ComfyServer(version=version) as server:
+            server.finish("a", {str(number): one for number, one in enumerate(outputs)})
+            [job] = ask(server, "GET", "/api/jobs").json()["jobs"]
+        shown = counts[1] if version == "0.33" else None
+        assert (job["outputs_count"], job.get("previewable_outputs_count")) == (counts[0], shown)
+        preview = job.get("preview_output", {})
+        assert preview.get("filename", preview.get("content")) == wanted
+
+
+def test_a_job_has_files_in_place_of_the_names_of_3d_models(newer):
+    """Of what a node shows; all else is as it was."""
+    prompt_id = f"3d of {newer.version}"
+    newer.finish(prompt_id, {"1": {"result": ["a.glb", None, "camera"], "other": None}})
+    job = ask(newer, "GET", f"/api/jobs/{prompt_id}").json()
+    file = {"filename": "a.glb", "type": "output", "subfolder": "", "mediaType": "3d"}
+    assert job["outputs"] == {"1": {"result": [file, "camera"], "other": None}}
+    assert job["preview_output"] == {**file, "nodeId": "1"}
+
+
+def test_jobs_that_wait_or_run_can_show_nothing(newer):
+    """And say so in numbers."""
+    with ComfyApi(newer.url) as api:
+        running = api.submit(txt2img(steps=10000))
+        until(lambda: api.get_queue().running)
+        job = ask(newer, "GET", f"/api/jobs/{running.prompt_id}").json()
+        running.cancel()
+    assert job["outputs_count"] == 0
+    assert job.get("previewable_outputs_count") == (0 if newer.version == "0.33" else None)
+
+
+def test_a_value_is_shown_with_its_letters_since_0_33(newer):
+    """Others escape those that are not English."""
+
+    class Says:
+        RETURN_TYPES = ("*",)
+        FUNCTION = "run"
+
+        @classmethod
+        def INPUT_TYPES(cls) -> dict[str, Any]:
+            return {}
+
+        def run(self) -> tuple[Any]:
+            return (["ä"],)
+
+    newer.add_node(Says)
+    with ComfyApi(newer.url) as api:
+        run = api.run({"1": node("Says"), "2": node("PreviewAny", source=["1", 0])}, timeout=LIMIT)
+    letter = "ä" if newer.version == "0.33" else "\\u00e4"
+    assert run["2"].texts == (f'[\n    "{letter}"\n]',)
+
+
+def test_folders_of_data_sets_are_listed_since_0_33(newer):
+    """As folders of models."""
+    names = [one["name"] for one in ask(newer, "GET", "/experiment/models").json()]
+    assert ("datasets" in names) == (newer.version == "0.33")
+    assert ("datasets" in ask(newer, "GET", "/models").json()) == (newer.version == "0.33")
+
+
+def test_a_picture_outside_the_outputs_is_refused_with_fewer_words_since_0_33(newer):
+    """The path that both have in common is no longer told."""
+    with ComfyApi(newer.url) as api, pytest.raises(JobFailed) as failed:
+        api.run(picture(prefix="../out"), timeout=LIMIT)
+    assert ("commonpath:" in str(failed.value.exception_message)) == (newer.version == "0.28")

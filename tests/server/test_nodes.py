@@ -29,11 +29,8 @@ from comfy_client.testing import (
 )
 from comfy_client.testing.builtin_nodes import CLASSES
 from comfy_client.testing.scripting import PromptHooks
-from comfy_client.testing.server_state import Version
-from tests.helpers.bare import (
-    LIMIT,
-    ask,
-)
+from comfy_client.testing.versions import Version
+from tests.helpers.bare import LIMIT, Socket, ask, post
 from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node, picture, png, txt2img
 from tests.helpers.patches import tell_time
@@ -442,21 +439,24 @@ def test_newer_servers_leave_progress_out(
         assert prompt.sent == wanted
 
 
-@pytest.mark.parametrize("version", ["0.3.75", "0.28", "0.33"])
-def test_only_newer_servers_leave_progress_out(version: Any) -> None:
-    """The others came before that."""
-    said: list[bool] = []
-    with ComfyServer(version=version) as server, ComfyApi(server.url) as api:
+@pytest.mark.parametrize("version", get_args(Version))
+def test_progress_of_less_than_half_a_percent_is_left_out_since_0_28(version: Version) -> None:
+    """Of what nodes say, the first and the last step are sent in any case."""
+    with ComfyServer(version=version) as server, Socket(server, "a") as socket:
 
         @server.add_node
-        class Asks(Base):
+        class Ticks(Base):
             def run(self, text: str) -> Any:
-                said.append(node_api.context.get().fewer_progress)
+                bar = ProgressBar(1000)
+                for step in (1, 2, 3, 1000):
+                    bar.update_absolute(step)
                 return (text,)
 
-        graph = {"1": node("Asks", text=""), "2": node("PreviewAny", source=["1", 0])}
-        api.run(graph, timeout=LIMIT)
-    assert said == [version != "0.3.75"]
+        graph = {"1": node("Ticks", text=""), "2": node("PreviewAny", source=["1", 0])}
+        post(server, "/prompt", {"prompt": graph, "client_id": "a"})
+        heard = [one for one in socket.until("execution_success") if isinstance(one, dict)]
+    sent = [one["data"]["value"] for one in heard if one["type"] == "progress"]
+    assert sent == ([1, 2, 3, 1000] if version == "0.3.75" else [1, 1000])
 
 
 def test_a_custom_node_without_progress_can_be_interrupted(server, api):

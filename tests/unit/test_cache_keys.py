@@ -21,7 +21,7 @@ def nodes(tmp_path: Path) -> NodeRegistry:
     definition = {"input": {}, "output": ["*", "*"]}
     given = {"A": definition, "B": definition}
     settings = NodeSettings.of(False, 0.0, given, None, None, "known", None)
-    return NodeRegistry(Folders(tmp_path, newer=False, newest=False), settings, newer=False)
+    return NodeRegistry(Folders(tmp_path, "0.3.75"), settings, "0.3.75")
 
 
 def keys_of(nodes: NodeRegistry, graph: dict[str, Any], order: list[str]) -> dict[str, str]:
