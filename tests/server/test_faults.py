@@ -300,8 +300,16 @@ LASTING: dict[str, Callable[[Any], Fault]] = {
     "rename_uploads": lambda f: f.rename_uploads(),
     "rewrite": lambda f: f.rewrite("*", "*", lambda answer: 5),
     "answer": lambda f: f.answer("*", "*", (500, {}, None)),
+    "stop_reading": lambda f: f.stop_reading(),
+    "node_fails": lambda f: f.node_fails("SaveImage"),
+    "out_of_memory": lambda f: f.out_of_memory("SaveImage"),
+    "slow_node": lambda f: f.slow_node("SaveImage", 0.5),
+    "vram": lambda f: f.vram(0),
+    "crash": lambda f: f.crash(60),
 }
 
+#: Those that keep the server from reading a whole request.
+UNREAD = {"freeze", "stop_reading"}
 AT_ONCE = {"drop", "close_politely", "oversized_frame", "evict", "lose_queue", "clear", "active"}
 
 
@@ -347,7 +355,7 @@ def test_no_fault_holds_up_the_end(name: str) -> None:
                 stack.enter_context(raw(server, asking(path)))
             body = json.dumps({"prompt": picture()}).encode()
             stack.enter_context(raw(server, asking("/prompt", "POST", body)))
-            if name != "freeze":
+            if name not in UNREAD:
                 server.until(lambda: len(server.requests) == 3)
             with all_end(server_threads() - before):
                 server.stop()

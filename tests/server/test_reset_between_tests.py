@@ -20,7 +20,7 @@ import websocket
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish
 from tests.helpers.bare import LIMIT, asking, get, post, raw, submit, upload
 from tests.helpers.graphs import picture, txt2img
-from tests.server.test_faults import LASTING
+from tests.server.test_faults import LASTING, UNREAD
 
 COUNT = 200
 #: What is asked of a server; the answers are those of a new one.
@@ -193,7 +193,7 @@ def fault(name: str) -> Callable[[ComfyServer, Open], None]:
         body = json.dumps({"prompt": picture(), "client_id": "me"}).encode()
         for request in (asking("/queue"), asking("/prompt", "POST", body), asking("/ws")):
             stack.enter_context(raw(server, request))
-        if name != "freeze":
+        if name not in UNREAD:
             server.until(lambda: len(server.requests) == 3, LIMIT)
 
     leave.__name__ = name
