@@ -29,6 +29,10 @@ Modules:
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
         prompt, with the nodes that its nodes expand into.
     stubs: Stand-ins for classes of which only the definition is known.
+    output_files: The files that stand-ins of output nodes write, and what they tell the client.
+    media_files: Small valid pictures, 3D models and weights, which say that they are simulated.
+    video_files: Videos without an encoder: MP4, WebM and Matroska.
+    audio_files: Silent FLAC, MP3 and Opus files.
     definitions: Node definitions that a server is given.
     builtin_nodes: ComfyUI's own nodes for pictures, and a simulated sampler.
     node_api: Functions for running nodes.

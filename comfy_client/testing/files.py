@@ -35,6 +35,14 @@ Save = Callable[[bytes, Path], object]
 _BYTES = "application/octet-stream"
 # A real server registers these types globally.
 _CONTENT_TYPES = {".js": "application/javascript; charset=utf-8", ".webp": "image/webp"}
+#: Types that Python knows on some systems only.
+_MEDIA_TYPES = {
+    ".flac": "audio/flac",
+    ".glb": "model/gltf-binary",
+    ".md": "text/markdown",
+    ".mkv": "video/x-matroska",
+    ".opus": "audio/ogg",
+}
 _NOT_SHOWN = frozenset(
     {
         "text/html",
@@ -101,7 +109,8 @@ def _headers(path: Path, version: Version, *, is_for_image: bool) -> dict[str, s
 
     An ``<img>`` runs no scripts of an SVG, so the newest version lets it have that.
     """
-    kind = _CONTENT_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or _BYTES
+    kind = _CONTENT_TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0]
+    kind = kind or _MEDIA_TYPES.get(path.suffix, _BYTES)
     if not since(version, "0.28"):
         kind = _BYTES if kind in _NOT_SHOWN else kind
         return {"Content-Disposition": f'filename="{path.name}"', "Content-Type": kind}

@@ -90,7 +90,7 @@ class ComfyServer(ScriptedServer):
             (``"0.3.75"``, ``"0.28.1"``, ``"0.33.0"``), a JSON file of what ``GET /object_info``
             answers (also ``.json.gz``), or that as a dict.  Their nodes are stand-ins, which run no
             model: outputs have values of their types, and pictures say that they are simulated.
-            Output nodes other than those for pictures write no file.
+            Output nodes write small files of their kind, which say so, too.
         models: Which names of model files are accepted: ``"any"``; ``"recorded"``: those in the
             definitions; ``"touched"``: those of files below ``root / "models"``.  ``None``:
             ``"any"`` with ``object_info``, else ``"touched"``.

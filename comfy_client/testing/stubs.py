@@ -2,8 +2,8 @@
 
 Pictures are drawn and say that they are simulated; a latent describes its size; numbers and texts
 are those of the inputs.  Everything else is a :class:`Token`, which prints what it stands for.  An
-output without a type of its own, as of a switch, passes on what an input got.  Stand-ins write no
-files.
+output without a type of its own, as of a switch, passes on what an input got.  Output nodes write
+small files.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from PIL import Image
 from ..workflow.input_specs import Autogrow, InputSpec, outputs_of, walk
 from .folders import Folders
 from .images import Frame, Latent, Pictures, draw
+from .output_files import OutputNode
 
 _SIDE = 64  # pixels
 _LONGEST_SIDE = 2048  # pixels
@@ -76,7 +77,7 @@ class Stub:
         return [name for name in lazy if name not in _not_chosen(given)]
 
     def run(self, **given: Any) -> Any:
-        """Return values by type."""
+        """Return values by type; write the files of an output node."""
         if getattr(self, "INPUT_IS_LIST", False):
             given = {name: values[0] if values else None for name, values in given.items()}
         left_out = _not_chosen(given)
@@ -90,7 +91,10 @@ class Stub:
             kind = kind if isinstance(kind, str | list) else "*"
             value = _output(kind, output.name, output.template, specs, given, made)
             outputs.append([value] if slot < len(is_list) and is_list[slot] else value)
-        return tuple(outputs)
+        shape = _shape(given)
+        node = OutputNode(self.definition, given, (shape.width, shape.height), self.folders)
+        shown = node.shown()
+        return {"ui": shown, "result": tuple(outputs)} if shown else tuple(outputs)
 
 
 def stub_class(name: str, definition: Mapping[str, Any], folders: Folders) -> type[Stub]:

@@ -1,0 +1,251 @@
+"""Readers of media files for tests, apart from all that writes or reads them in the package.
+
+Each checks the whole structure of a file by an assertion, and returns what a player would say.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+from xml.etree import ElementTree
+
+import attrs
+from PIL import Image
+
+
+@attrs.frozen
+class Facts:
+    """What is in a file: seconds, width and height, number of pictures or points, texts."""
+
+    seconds: float = 0.0
+    size: tuple[int, int] = (0, 0)
+    count: int = 0
+    words: bytes = b""
+
+
+def read(data: bytes, ending: str) -> Facts:
+    """Read a file by the extension of its name."""
+    return READERS[ending](data)
+
+
+# -- pictures ---------------------------------------------------------------------------
+
+
+def _picture(data: bytes) -> Facts:
+    with Image.open(io.BytesIO(data)) as image:
+        count = getattr(image, "n_frames", 1)
+        total = 0.0
+        for index in range(count):
+            image.seek(index)
+            image.load()
+            total += image.info.get("duration", 0)
+        return Facts(total / 1000, image.size, count, data)
+
+
+def _svg(data: bytes) -> Facts:
+    root = ElementTree.fromstring(data)
+    words = "".join(root.itertext()).encode()
+    return Facts(0.0, (int(root.attrib["width"]), int(root.attrib["height"])), 1, words)
+
+
+# -- videos -----------------------------------------------------------------------------
+
+_HOLDERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"udta", b"edts", b"dinf"}
+
+
+def _boxes(data: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and content of each box, also of those inside others; none is cut off."""
+    at = 0
+    while at < len(data):
+        size, kind = struct.unpack_from(">I4s", data, at)
+        assert 8 <= size <= len(data) - at
+        yield kind, data[at + 8 : at + size]
+        if kind in _HOLDERS:
+            yield from _boxes(data[at + 8 : at + size])
+        at += size
+
+
+def _mp4(data: bytes) -> Facts:
+    boxes = dict(reversed(list(_boxes(data))))  # the first of a kind
+    assert data[4:8] == b"ftyp"
+    scale, duration = struct.unpack_from(">II", boxes[b"mvhd"], 12)
+    width, height = struct.unpack_from(">HH", boxes[b"stsd"], 8 + 32)
+    assert boxes[b"stsd"][12:16] == b"avc1"
+    same, count = struct.unpack_from(">II", boxes[b"stsz"], 4)
+    sizes = [same] * count if same else struct.unpack_from(f">{count}I", boxes[b"stsz"], 12)
+    (start,) = struct.unpack_from(">I", boxes[b"stco"], 8)
+    assert data[start : start + sum(sizes)] == boxes[b"mdat"][-sum(sizes) :]
+    for size in sizes:  # units, each after its length
+        end = start + size
+        while start < end:
+            start += 4 + struct.unpack_from(">I", data, start)[0]
+        assert start == end
+    return Facts(duration / scale, (width, height), count, boxes[b"moov"])
+
+
+_SEGMENT, _CLUSTER, _GROUP, _TRACKS, _TRACK = 0x18538067, 0x1F43B675, 0xA0, 0x1654AE6B, 0xAE
+_INFO, _VIDEO, _TAGS = 0x1549A966, 0xE0, 0x1254C367
+_MASTERS = {_SEGMENT, _CLUSTER, _GROUP, _TRACKS, _TRACK, _INFO, _VIDEO}
+
+
+def _elements(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the id and content of each EBML element, also of those inside others."""
+    at = 0
+    while at < len(data):
+        length = 9 - data[at].bit_length()
+        ident = int.from_bytes(data[at : at + length])
+        at += length
+        length = 9 - data[at].bit_length()
+        size = int.from_bytes(data[at : at + length]) & (1 << 7 * length) - 1
+        at += length
+        assert size <= len(data) - at
+        yield ident, data[at : at + size]
+        if ident in _MASTERS:
+            yield from _elements(data[at : at + size])
+        at += size
+
+
+def _matroska(data: bytes) -> Facts:
+    elements = list(_elements(data))
+    found = dict(reversed(elements))
+    (duration,) = struct.unpack(">d", found[0x4489])
+    scale = int.from_bytes(found[0x2AD7B1])
+    size = int.from_bytes(found[0xB0]), int.from_bytes(found[0xBA])
+    frames = [content[4:] for ident, content in elements if ident in (0xA1, 0xA3)]
+    if found[0x86] == b"V_VP8":  # a key frame is what is in a WebP picture
+        for frame in frames:
+            chunk = b"VP8 " + struct.pack("<I", len(frame)) + frame + b"\0" * (len(frame) % 2)
+            riff = b"RIFF" + struct.pack("<I", len(chunk) + 4) + b"WEBP" + chunk
+            assert _picture(riff).size == size
+    return Facts(duration * scale / 1e9, size, len(frames), found[_TAGS])
+
+
+# -- sounds -----------------------------------------------------------------------------
+
+
+def _checksum(data: bytes, bits: int, polynomial: int) -> int:
+    """The remainder of a division, bit by bit."""
+    rest = 0
+    for byte in data:
+        for place in range(7, -1, -1):
+            top = rest >> bits - 1 ^ byte >> place & 1
+            rest = rest << 1 & (1 << bits) - 1
+            rest ^= polynomial if top else 0
+    return rest
+
+
+def _flac(data: bytes) -> Facts:
+    """Check the frames, too, if all are of one size, as those of silence."""
+    assert data[:4] == b"fLaC"
+    at, last, words, info = 4, False, b"", b""
+    while not last:
+        kind, size = data[at] & 127, int.from_bytes(data[at + 1 : at + 4])
+        last = bool(data[at] & 128)
+        content = data[at + 4 : at + 4 + size]
+        info, words = (content if kind == 0 else info), (content if kind == 4 else words)
+        at += 4 + size
+    layout = int.from_bytes(info[10:18])
+    rate, samples = layout >> 44, layout & (1 << 36) - 1
+    block = int.from_bytes(info[:2])
+    frames = data[at:].split(b"\xff\xf8")[1:]
+    assert frames
+    for frame in frames if len(set(map(len, frames))) == 1 else ():
+        whole = b"\xff\xf8" + frame
+        assert _checksum(whole, 16, 0x8005) == 0
+        assert _checksum(whole[:8], 8, 0x07) == 0
+    assert samples <= len(frames) * block
+    return Facts(samples / rate, (0, 0), len(frames), words)
+
+
+_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
+
+
+def _mp3(data: bytes) -> Facts:
+    assert data[:3] == b"ID3"
+    size = sum(byte << shift for byte, shift in zip(data[6:10], (21, 14, 7, 0), strict=True))
+    at, count, rate = 10 + size, 0, 0
+    while at < len(data):
+        assert data[at] == 0xFF
+        assert data[at + 1] & 0xFE == 0xFA  # MPEG-1, layer III
+        rate = (44100, 48000, 32000)[data[at + 2] >> 2 & 3]
+        at += 144000 * _KBITS[data[at + 2] >> 4] // rate + (data[at + 2] >> 1 & 1)
+        count += 1
+    assert at == len(data)
+    return Facts(count * 1152 / rate, (0, 0), count, data[:size])
+
+
+def _ogg(data: bytes) -> Facts:
+    at, position, packets = 0, 0, [b""]
+    while at < len(data):
+        assert data[at : at + 4] == b"OggS"
+        granule, _, _, checksum, count = struct.unpack_from("<qIIIB", data, at + 6)
+        sizes = data[at + 27 : at + 27 + count]
+        end = at + 27 + count + sum(sizes)
+        bare = data[at : at + 22] + bytes(4) + data[at + 26 : end]
+        assert _checksum(bare, 32, 0x04C11DB7) == checksum
+        at += 27 + count
+        for size in sizes:
+            packets[-1] += data[at : at + size]
+            packets += [b""] if size < 255 else []
+            at += size
+        position = granule if granule >= 0 else position
+    assert packets[0][:8] == b"OpusHead"
+    assert packets[1][:8] == b"OpusTags"
+    (skipped,) = struct.unpack_from("<H", packets[0], 10)
+    return Facts((position - skipped) / 48000, (0, 0), len(packets) - 3, packets[1])
+
+
+# -- 3D models and weights --------------------------------------------------------------
+
+
+def _glb(data: bytes) -> Facts:
+    magic, version, size = struct.unpack_from("<4sII", data)
+    assert (magic, version, size) == (b"glTF", 2, len(data))
+    length, kind = struct.unpack_from("<I4s", data, 12)
+    assert (length % 4, kind) == (0, b"JSON")
+    scene: dict[str, Any] = json.loads(data[20 : 20 + length])
+    size, kind = struct.unpack_from("<I4s", data, 20 + length)
+    assert (20 + length + 8 + size, kind) == (len(data), b"BIN\0")
+    assert scene["buffers"][0]["byteLength"] <= size
+    mesh = scene["meshes"][scene["nodes"][scene["scenes"][0]["nodes"][0]]["mesh"]]
+    points = scene["accessors"][mesh["primitives"][0]["attributes"]["POSITION"]]
+    view = scene["bufferViews"][points["bufferView"]]
+    assert view.get("byteOffset", 0) + view["byteLength"] <= size
+    assert points["count"] * 12 <= view["byteLength"]
+    return Facts(0.0, (0, 0), points["count"], data[20 : 20 + length])
+
+
+def _ply(data: bytes) -> Facts:
+    head, _, body = data.decode().partition("end_header\n")
+    assert head.startswith("ply\nformat ascii 1.0\n")
+    points = [[float(number) for number in line.split()] for line in body.splitlines()]
+    assert f"element vertex {len(points)}\n" in head
+    assert {len(point) for point in points} == {3}
+    return Facts(0.0, (0, 0), len(points), head.encode())
+
+
+def _safetensors(data: bytes) -> Facts:
+    (size,) = struct.unpack_from("<Q", data)
+    tensors = json.loads(data[8 : 8 + size])
+    words = json.dumps(tensors.pop("__metadata__", {})).encode()
+    ends = [tensor["data_offsets"][1] for tensor in tensors.values()]
+    assert 8 + size + max(ends, default=0) == len(data)
+    return Facts(0.0, (0, 0), len(tensors), words)
+
+
+#: By the extension of a file's name.
+READERS: dict[str, Callable[[bytes], Facts]] = {
+    **dict.fromkeys(("png", "webp", "gif"), _picture),
+    **dict.fromkeys(("mp4", "mov"), _mp4),
+    **dict.fromkeys(("webm", "mkv"), _matroska),
+    **dict.fromkeys(("latent", "safetensors"), _safetensors),
+    "svg": _svg,
+    "flac": _flac,
+    "mp3": _mp3,
+    "opus": _ogg,
+    "glb": _glb,
+    "ply": _ply,
+}
