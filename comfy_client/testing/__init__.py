@@ -41,6 +41,7 @@ Modules:
     server_loop: The event loop, the TCP connections, and the address of a server, whose port stays
         reserved while it is down.
     node_faults: Faults of single nodes.
+    server_clock: The time of a server's prompts: its speed, pauses and steps.
     active_faults: Faults that are active, the effects of those that concern messages, and checks of
         what a test passes to the server.
     received: Records of what a server has received and run, for tests to read.

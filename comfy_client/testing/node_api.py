@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
-from .. import runtime
+from .server_clock import ServerClock
 
 #: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
 PreviewTuple = tuple[str, Any, int | None]
@@ -14,7 +13,6 @@ PreviewTuple = tuple[str, Any, int | None]
 #: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
 _UPDATE_INTERVAL: Final = 0.1
 _PART: Final = 0.005
-_POLL: Final = 0.005  # seconds between two checks for an interrupt
 
 
 class Interrupted(Exception):
@@ -40,9 +38,11 @@ class NodeContext(Protocol):
 
     Attributes:
         fewer_progress: Whether progress between the first and the last step may be left out.
+        clock: The clock of the server.
     """
 
     fewer_progress: bool
+    clock: ServerClock
 
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` if the running prompt was interrupted."""
@@ -95,16 +95,18 @@ class ProgressBar:
         self.current = min(value, self.total)
         run = context.get()
         run.check_interrupted()
-        if preview is None and run.fewer_progress and self._may_wait():
+        if self._sent is not None:
+            run.clock.stand(run.check_interrupted)
+        if preview is None and run.fewer_progress and self._may_wait(run.clock):
             return
         run.progress(self.current, self.total, preview)
-        self._sent = runtime.monotonic(), self.current
+        self._sent = run.clock.seconds(), self.current
 
-    def _may_wait(self) -> bool:
-        if self._sent is None or self.current >= self.total:
+    def _may_wait(self, clock: ServerClock) -> bool:
+        if self._sent is None or self.current >= self.total or clock.paused:
             return False
         then, value = self._sent
-        is_soon = runtime.monotonic() - then < _UPDATE_INTERVAL
+        is_soon = clock.seconds() - then < _UPDATE_INTERVAL
         return is_soon or self.current - value < _PART * self.total
 
 
@@ -115,10 +117,8 @@ def check_interrupted() -> None:
 
 def wait(seconds: float) -> None:
     """Let a node take some seconds; raise :class:`Interrupted` if the prompt is interrupted."""
-    end = runtime.monotonic() + seconds
-    while (left := end - runtime.monotonic()) > 0:
-        check_interrupted()
-        time.sleep(min(left, _POLL))
+    run = context.get()
+    run.clock.wait(seconds, run.check_interrupted)
 
 
 def wants_previews(default: bool) -> bool:

@@ -36,6 +36,7 @@ from .prompt_run import (
     safe_text,
     shown_input,
 )
+from .server_clock import ServerClock
 
 #: number, prompt_id, graph, extra_data, outputs to execute, secrets of extra_data.  As in ComfyUI a
 #: tuple, which decides the order, and the crash on equal ids.
@@ -136,6 +137,11 @@ class PromptQueue:
         with self._news:
             return len(self._pending) + (self._running is not None)
 
+    def is_waiting(self) -> bool:
+        """Return whether a prompt is still to run."""
+        with self._news:
+            return bool(self._pending) and not self._closed
+
     def clear(self) -> None:
         """Drop all pending prompts."""
         with self._news:
@@ -231,6 +237,7 @@ class Executor:
         queue: PromptQueue,
         faults: ActiveFaults,
         sink: MessageSink,
+        clock: ServerClock,
         *,
         newer: bool,
     ) -> None:
@@ -244,6 +251,7 @@ class Executor:
         self._run: PromptRun | None = None
         self._queue = queue
         self._faults = faults
+        self._clock = clock
         self._interrupted = threading.Event()
         self._replaced = nodes.replaced
         self._ended = threading.Event()
@@ -283,8 +291,7 @@ class Executor:
 
     def _work(self) -> None:
         while not self._queue.closed:
-            # Interrupts are cleared before the prompt is seen to run: later ones are not lost.
-            item = self._queue.get(self._interrupted.clear)
+            item = self._queue.get(self._begin)
             try:
                 if item is not None and not self.hooks.play_script(item):
                     self._take(item)
@@ -293,6 +300,12 @@ class Executor:
                 self._queue.done(None)
             if self._queue.take_flags().get("free_memory"):
                 self.reset()
+            self._clock.end()
+
+    def _begin(self) -> None:
+        """Clear interrupts before a prompt is seen to run: later ones are not lost."""
+        self._interrupted.clear()
+        self._clock.begin()
 
     def _take(self, item: Item) -> None:
         start = time.perf_counter()
@@ -322,6 +335,7 @@ class Executor:
             graph,
             {**extra_data, **secrets},
             self.client_id,
+            self._clock,
             self._store,
             self._newer,
         )
@@ -398,6 +412,7 @@ class Executor:
             if node_id in run.expanded:
                 outputs = run.resolved(node_id)
             else:
+                self._clock.stand(self.check_interrupted)
                 run.start(node_id)
                 given, missing = run.inputs(node_id, plan.sources[node_id])
                 inputs |= given

@@ -29,6 +29,7 @@ from .nodes import (
     NodeRegistry,
     inputs_in,
 )
+from .server_clock import ServerClock
 from .stubs import fitted
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
@@ -77,6 +78,7 @@ class PromptRun:
     prompt: dict[str, Any]
     extra_data: Mapping[str, Any]
     client_id: str | None
+    clock: ServerClock
     _store: NodeCache
     _newer: bool  # whether prompts choose their previews, and some progress is left out
     graph: DynamicPrompt = attrs.field(init=False)

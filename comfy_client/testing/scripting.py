@@ -27,6 +27,7 @@ from .active_faults import ActiveFaults, Fault, check_count, check_seconds, json
 from .faults import Faults
 from .prompt_queue import Item, PromptQueue
 from .received import Ran, Records
+from .server_clock import ServerClock
 from .server_state import ServerState
 from .wire import Answer, EventSocket, Handler, Request, decode, pieces, upgrade
 
@@ -147,7 +148,9 @@ def play(
     outputs: dict[str, Any] = {}
     messages: list[Any] = []
     queue = state.queue
+    clock = state.options.clock
     for step in steps:
+        clock.stand(lambda: queue.closed)
         if queue.closed:
             return
         if isinstance(step, Mapping):
@@ -173,6 +176,7 @@ def play(
             state.sockets.flush()
             step(prompt_id)
     state.sockets.flush()
+    clock.end()
     while queue.running_id == prompt_id and not queue.closed:
         state.records.wait(_POLL)
 
@@ -210,7 +214,8 @@ class ScriptedServer:
     :class:`~comfy_client.testing.ComfyServer` describes the attributes.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, clock: ServerClock) -> None:
+        self._clock = clock
         self._records = Records()
         self._active = ActiveFaults(self._flush)
         self.requests: list[Request] = self._records.requests
@@ -409,6 +414,74 @@ class ScriptedServer:
             entry: The whole entry of the history, in place of the other arguments.
         """
         finish(self._running(), prompt_id, outputs, messages, entry)
+
+    # -- time ---------------------------------------------------------------------------
+
+    @property
+    def speed(self) -> float:
+        """The factor by which simulated times are shorter; may be set.
+
+        Setting it has an effect at once, also on a node that is waiting.  It raises ValueError
+        unless the factor is above 0 and finite.
+        """
+        return self._clock.speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        self._clock.speed = speed
+
+    @property
+    def paused(self) -> bool:
+        """Whether prompts stand still, since :meth:`pause`."""
+        return self._clock.paused
+
+    def pause(self, timeout: float = 30.0) -> None:
+        """Let prompts stand still before their next node or progress, until :meth:`resume`.
+
+        Prompts are still accepted; the first one begins, but none of its nodes does.  Simulated
+        times stand still, too, and scripts before their next step.  An interrupt ends a prompt
+        that stands still.  A restart does not end the pause.
+
+        Args:
+            timeout: How many seconds the running node may take to come so far.
+
+        Raises:
+            TimeoutError: It took longer.  It will stand still later.
+        """
+        is_coming: Callable[[], bool] = bool
+        with contextlib.suppress(RuntimeError):  # it is not running
+            is_coming = self._running().queue.is_waiting
+        self._clock.pause(is_coming, timeout)
+        self._flush()
+
+    def step(self, count: int = 1, *, timeout: float = 30.0) -> int:
+        """Let prompts that stand still go on by a node, or by a step of the sampler.
+
+        A node that reports progress takes as many steps as it does so, any other takes one.
+        Simulated times are left out.  When it returns, the events have been sent.
+
+        Args:
+            count: How many steps to make, 1 or more.
+            timeout: How many seconds each may take.
+
+        Returns:
+            The number of steps that were made.  It is lower if no prompt is left: ``while
+            server.step(): ...`` ends with the last prompt.
+
+        Raises:
+            RuntimeError: The server is not running, or not paused; or a node calls this.
+            TimeoutError: A step took longer.
+        """
+        check_count("count", count, 1)
+        queue, made = self._running().queue, 0
+        while made < count and self._clock.step(queue.is_waiting, timeout):
+            made += 1
+        self._flush()
+        return made
+
+    def resume(self) -> None:
+        """Let prompts go on after :meth:`pause`; idempotent."""
+        self._clock.resume()
 
     def forget(self) -> None:
         """Clear the queue and the history, as a restart does; sockets stay open."""

@@ -36,6 +36,7 @@ from .page import checked_settings, find_page
 from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
+from .server_clock import ServerClock
 from .server_loop import ListenAddress, ReservedPort
 from .server_state import UPLOAD_SIZE, ServerSettings, ServerState
 from .versions import Version, check_version, version_with
@@ -101,6 +102,8 @@ class ComfyServer(ScriptedServer):
             accepted, with inputs and outputs as the workflow links them.  The answer to such a
             prompt has a ``hint``, and the log a warning.
         node_seconds: How many seconds each node of a class takes, by class.
+        speed: The factor by which simulated times are shorter: those of steps, of nodes and of
+            ``faults.slow_node``.  The attribute ``speed`` can change it later.
         version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
             ``None``: the one whose definitions ``object_info`` names, else ``"0.3.75"``.
             ``"0.28"`` is like 0.28.1 of July 2026: it has the jobs API (``/api/jobs``), takes
@@ -183,6 +186,7 @@ class ComfyServer(ScriptedServer):
         inputs: InputFiles | None = None,
         nodes: KnownNodes = "known",
         node_seconds: Mapping[str, float] | None = None,
+        speed: float = 1.0,
         version: Version | None = None,
         allowed_hosts: Collection[str] | None = None,
         cors: Collection[str] = (),
@@ -205,7 +209,8 @@ class ComfyServer(ScriptedServer):
         _check_number("step_seconds", step_seconds, whole=False)
         _check_credentials(credentials)
         _check_control(control, control_token)
-        super().__init__()
+        clock = ServerClock(speed)
+        super().__init__(clock)
         self.version: Version = version
         self.hosted: HostedKind | None = hosted
         self._options = ServerSettings(
@@ -216,6 +221,7 @@ class ComfyServer(ScriptedServer):
             origins=allowed_origins(cors),
             page=find_page(frontend, version),
             settings=checked_settings(settings),
+            clock=clock,
         )
         self._credentials = credentials
         #: The address that clients use, and that of ComfyUI itself.

@@ -23,6 +23,7 @@ from .nodes import NodeRegistry
 from .page import Page
 from .prompt_queue import Executor, PromptQueue
 from .received import Records
+from .server_clock import ServerClock
 from .server_loop import Connections, ServerLoop
 from .versions import Version, since
 from .wire import EventSocket, encode_message
@@ -269,6 +270,7 @@ class ServerSettings:
     page: Page | None
     #: The settings of the page with which users begin.
     settings: Mapping[str, Any]
+    clock: ServerClock
 
     def since(self, version: Version) -> bool:
         """Return whether the server behaves like this version of ComfyUI or a later one."""
@@ -321,6 +323,7 @@ class ServerState:
             self.queue,
             self.faults,
             self,
+            self.options.clock,
             newer=self.options.since("0.28"),
         )
         self.numbers: itertools.count[int] = itertools.count()  # numbers of prompts

@@ -8,6 +8,7 @@ it is one of the server's.
 Modules:
     control_service: The port: who may ask, the sizes of bodies, the paths.
     life_routes: Routes for health, stop and restart.
+    time_routes: Routes for the speed of a server, for pauses and steps.
     prompt_views: Routes for the prompts that have run.
     fault_control: Routes for faults, and their catalogue, made from the methods of ``Faults``.
     request_log: Routes for the requests that the server has received, and for verifying them.

@@ -21,6 +21,7 @@ from .fault_control import FaultBook
 from .life_routes import Life
 from .prompt_views import PROMPT_VIEW_ROUTES
 from .request_log import REQUEST_ROUTES
+from .time_routes import TIME_ROUTES
 
 PREFIX: Final = "/embedded/v1"
 _LARGEST_BODY: Final = 2**20  # bytes
@@ -49,6 +50,7 @@ class ControlService:
         self._life = Life(server)
         self._routes: ControlRoutes = (
             *self._life.routes(),
+            *TIME_ROUTES,
             *self._faults.routes(),
             *REQUEST_ROUTES,
             *PROMPT_VIEW_ROUTES,

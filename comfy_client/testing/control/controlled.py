@@ -21,6 +21,7 @@ class ControlledServer(Protocol):
     ran: list[Ran]
     requests: list[Request]
     errors: list[BaseException]
+    speed: float
 
     @property
     def url(self) -> str:
@@ -41,6 +42,23 @@ class ControlledServer(Protocol):
     @property
     def history(self) -> dict[str, Any]:
         """The history, by prompt id; raises RuntimeError if the server is not running."""
+
+    @property
+    def paused(self) -> bool:
+        """Whether prompts stand still."""
+
+    def pause(self, timeout: float = 30.0) -> None:
+        """Let prompts stand still; raise TimeoutError if the running one does not in time."""
+
+    def step(self, count: int = 1, *, timeout: float = 30.0) -> int:
+        """Let prompts that stand still go on by some steps; return how many were made.
+
+        Raises RuntimeError if the server is not running or not paused, and TimeoutError if a step
+        takes too long.
+        """
+
+    def resume(self) -> None:
+        """Let prompts go on."""
 
     def start(self) -> object:
         """Start the server; raise RuntimeError if it is running."""

@@ -52,6 +52,8 @@ class Life:
             "started_at": self._started_at,
             "queue": queue,
             "faults": len(server.faults.active()),
+            "speed": server.speed,
+            "paused": server.paused,
         }
 
     def _restart(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:

@@ -1,0 +1,163 @@
+"""The time of a server's prompts: how fast it passes, and whether it stands still.
+
+All that is simulated takes its time here: steps of the sampler, nodes with ``node_seconds``, slow
+nodes.  The worker stops for a pause before each node, before each progress of a node after the
+first, and in each wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from .. import runtime
+from .active_faults import check_seconds
+
+#: Ends a wait of the worker by a true result or an exception; called again and again.
+Check = Callable[[], object]
+
+_POLL = 0.005  # seconds between two checks
+
+
+class ServerClock:
+    """The clock of a server, over restarts too; any thread may call the methods."""
+
+    def __init__(self, speed: float = 1.0) -> None:
+        self._news = threading.Condition()  # guards the rest
+        self._speed = checked_speed(speed)
+        self._paused = False
+        self._steps = False  # whether a step is being made
+        self._stands = False  # whether the worker has stopped for a pause
+        self._busy = False  # whether the worker has a prompt
+        self._worker = 0  # the number of its thread
+        self._seconds = 0.0  # that had passed
+        self._since = runtime.monotonic()  # when they had
+
+    # -- for the worker -----------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Note that the worker has a prompt."""
+        self._worker = threading.get_ident()
+        self._change(busy=True)
+
+    def end(self) -> None:
+        """Note that the worker has no prompt, which ends a step."""
+        self._change(busy=False, steps=False)
+
+    def seconds(self) -> float:
+        """Return how many simulated seconds have passed."""
+        with self._news:
+            return self._passed()
+
+    def wait(self, seconds: float, check: Check) -> None:
+        """Wait for simulated seconds; a step passes over them."""
+        end = self.seconds() + seconds
+        while (left := end - self.seconds()) > 0 and not check():
+            with self._news:
+                if self._steps:
+                    self._seconds += left
+                elif not self._paused:
+                    self._news.wait(min(left / self._speed, _POLL))
+            self.stand(check, ends_step=False)
+
+    def stand(self, check: Check, *, ends_step: bool = True) -> None:
+        """Wait while the server is paused, until a step is made; it ends the step before."""
+        if ends_step and self._steps:
+            self._change(steps=False)
+        try:
+            while self._paused and not self._steps and not check():
+                self._change(stands=True)
+                with self._news:
+                    self._news.wait(_POLL)
+        finally:
+            if self._stands:
+                self._change(stands=False)
+
+    # -- for tests ----------------------------------------------------------------------
+
+    @property
+    def speed(self) -> float:
+        """The factor by which simulated times are shorter."""
+        return self._speed
+
+    @speed.setter
+    def speed(self, speed: float) -> None:
+        checked_speed(speed)
+        with self._news:
+            self._settle()
+            self._speed = speed
+            self._news.notify_all()
+
+    @property
+    def paused(self) -> bool:
+        """Whether simulated time stands still."""
+        return self._paused
+
+    def pause(self, is_coming: Callable[[], bool], timeout: float) -> None:
+        """Let time stand still, and wait until the worker stops as :meth:`step` does."""
+        self._change(paused=True)
+        if threading.get_ident() != self._worker:
+            self._until_stopped(is_coming, timeout)
+
+    def resume(self) -> None:
+        """Let time pass again."""
+        self._change(paused=False, steps=False)
+
+    def step(self, is_coming: Callable[[], bool], timeout: float) -> bool:
+        """Let the worker go on to where it stops next; return False if it has nothing to do.
+
+        ``is_coming`` says whether it will take a prompt soon.
+
+        Raises:
+            RuntimeError: The server is not paused, or this is the worker's thread.
+            TimeoutError: The worker has not stopped within ``timeout`` seconds.
+        """
+        if threading.get_ident() == self._worker:
+            raise RuntimeError("a node cannot wait for the end of its own step")
+        if not self._paused:
+            raise RuntimeError("the server is not paused: pause() it first")
+        if not self._until_stopped(is_coming, timeout):
+            return False
+        self._change(steps=True, stands=False)
+        self._until_stopped(is_coming, timeout)
+        return True
+
+    def _until_stopped(self, is_coming: Callable[[], bool], timeout: float) -> bool:
+        """Wait until the worker stands, or has nothing to do; return whether it stands."""
+        end = runtime.monotonic() + check_seconds(timeout, "timeout is")
+        # In this order: it is busy before none is coming.
+        while self._paused and (is_coming() or self._busy):
+            with self._news:
+                if self._stands and not self._steps:
+                    return True
+                self._news.wait(_POLL)
+            if runtime.monotonic() > end:
+                raise TimeoutError(f"no node has ended within {timeout} s")
+        return False
+
+    # -- under the lock -----------------------------------------------------------------
+
+    def _change(self, **flags: bool) -> None:
+        with self._news:
+            self._settle()
+            for name, flag in flags.items():
+                setattr(self, f"_{name}", flag)
+            self._news.notify_all()
+
+    def _passed(self) -> float:
+        passes = self._steps or not self._paused
+        return self._seconds + passes * self._speed * (runtime.monotonic() - self._since)
+
+    def _settle(self) -> None:
+        """Keep what has passed, before the pace changes."""
+        self._seconds = self._passed()
+        self._since = runtime.monotonic()
+
+
+def checked_speed(value: float) -> float:
+    """Return a speed unchanged; raise TypeError or ValueError unless it is above 0 and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"speed must be a number, not {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"speed must be above 0 and finite, not {value!r}; see pause()")
+    return value

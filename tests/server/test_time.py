@@ -1,0 +1,288 @@
+"""The time of a server: its speed, pauses and steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi, JobFailed, JobInterrupted, JobLost
+from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, ProgressBar
+from tests.helpers.bare import LIMIT, Socket, post, submit
+from tests.helpers.control import call
+from tests.helpers.graphs import picture, txt2img
+
+
+@pytest.fixture
+def server() -> Iterator[ComfyServer]:
+    """One whose times would outlast any test."""
+    with ComfyServer(step_seconds=600, node_seconds={"VAEDecode": 600}, control=True) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(server.url) as client:
+        yield client
+
+
+def told(server: ComfyServer, ws: Socket, count: int = 1) -> list[Any]:
+    """What a socket hears of some steps: the names of events, and the progress."""
+    assert server.step(count) == count
+    server.push({"type": "that is all", "data": None})
+    heard = [one for one in ws.until("that is all") if isinstance(one, dict)][:-1]
+    return [
+        one["data"]["value"] if one["type"] == "progress" else one["type"]
+        for one in heard
+        if one["type"] not in ("progress_state", "status")
+    ]
+
+
+# -- speed ----------------------------------------------------------------------------------
+
+
+def test_speed_divides_the_times_of_steps_nodes_and_slow_nodes() -> None:
+    slow = {"VAEDecode": 5000.0}
+    with ComfyServer(step_seconds=1000, node_seconds=slow, speed=1e6) as server:
+        server.faults.slow_node("SaveImage", 5000.0)
+        with ComfyApi(server.url) as api:
+            assert api.run(txt2img(), timeout=LIMIT).images
+    with ComfyServer(step_seconds=1, speed=10) as server, ComfyApi(server.url) as api:
+        start = time.monotonic()
+        assert api.run(txt2img(steps=3), timeout=LIMIT).images
+        assert 0.3 <= time.monotonic() - start < 3
+
+
+def test_speed_changes_for_a_node_that_waits(server: ComfyServer, api: ComfyApi) -> None:
+    job = api.submit(txt2img())
+    server.until(lambda: server.ran)
+    assert server.speed == 1.0
+    server.speed = 1e6
+    assert job.result(LIMIT).images
+
+
+@pytest.mark.parametrize("speed", [0, -1, float("inf"), float("nan"), True, "2", None])
+def test_a_speed_is_above_0_and_finite(server: ComfyServer, speed: Any) -> None:
+    with pytest.raises((ValueError, TypeError), match="speed must be"):
+        server.speed = speed
+    with pytest.raises((ValueError, TypeError), match="speed must be"):
+        ComfyServer(speed=speed)
+    assert server.speed == 1.0
+
+
+# -- pause and step -------------------------------------------------------------------------
+
+
+def test_a_step_is_a_node_or_a_step_of_the_sampler(server: ComfyServer) -> None:
+    """The first prompt begins, but none of its nodes; nothing takes its time."""
+    server.pause()
+    with Socket(server, "me") as ws:
+        post(server, "/prompt", {"prompt": txt2img(steps=3), "client_id": "me"})
+        server.pause()  # waits until it has begun
+        assert [one["type"] for one in ws.until("execution_cached")][-2:] == [
+            "execution_start",
+            "execution_cached",
+        ]
+        assert server.paused
+        assert told(server, ws, 4) == ["executing"] * 4  # checkpoint, texts and latent
+        assert told(server, ws) == ["executing", 1]
+        assert told(server, ws) == [2]
+        assert told(server, ws) == [3]
+        assert told(server, ws) == ["executing"]
+        assert told(server, ws) == ["executing", "executed", "execution_success", "executing"]
+    assert server.step() == 0
+    assert len(server.history) == 1
+
+
+def test_steps_run_all_prompts_to_their_end(server: ComfyServer, api: ComfyApi) -> None:
+    server.pause()
+    jobs = [api.submit(picture(color=color)) for color in (1, 2)]
+    made = 0
+    while count := server.step(10):
+        made += count
+    assert made == 4
+    assert all(job.result(LIMIT).images for job in jobs)
+
+
+def test_a_server_that_stands_still_goes_on_when_told(server: ComfyServer, api: ComfyApi) -> None:
+    server.pause()
+    job = api.submit(picture())
+    server.step()
+    assert not job.done()
+    server.resume()
+    assert job.result(LIMIT).images
+    with pytest.raises(RuntimeError, match="pause"):
+        server.step()
+
+
+def test_a_pause_stops_a_node_that_waits(server: ComfyServer, api: ComfyApi) -> None:
+    """A step ends its wait; the speed does not matter."""
+    job = api.submit(txt2img(steps=2))
+    server.until(lambda: server.ran)
+    server.pause()
+    server.speed = 1e9
+    assert server.step(3) == 3  # up to the first of the sampler's, to its second, to its end
+    assert server.running
+    server.resume()
+    assert job.result(LIMIT).images
+
+
+def test_an_interrupt_ends_a_prompt_that_stands_still(server: ComfyServer, api: ComfyApi) -> None:
+    server.pause()
+    job = api.submit(picture())
+    server.step()
+    api.interrupt(job.prompt_id)
+    assert isinstance(job.exception(LIMIT), JobInterrupted)
+    assert server.step() == 0
+
+
+def test_a_pause_outlasts_a_restart(server: ComfyServer, api: ComfyApi) -> None:
+    server.pause()
+    job = api.submit(picture())
+    server.step()
+    server.restart()
+    assert isinstance(job.exception(LIMIT), JobLost)
+    assert server.paused
+    assert server.step() == 0
+    again = api.submit(picture())
+    assert server.step(2) == 2
+    assert again.result(LIMIT).images
+
+
+def test_a_server_may_be_paused_before_it_starts() -> None:
+    server = ComfyServer()
+    server.pause()
+    with server:
+        submit(server)
+        assert server.step(5) == 2
+
+
+def test_a_failing_node_ends_a_step(server: ComfyServer, api: ComfyApi) -> None:
+    server.faults.node_fails("EmptyImage")
+    server.pause()
+    job = api.submit(picture())
+    assert server.step(5) == 1
+    assert isinstance(job.exception(LIMIT), JobFailed)
+
+
+def test_scripts_go_on_by_a_step(server: ComfyServer, api: ComfyApi) -> None:
+    played: list[str] = []
+    message = {"type": "execution_start", "data": {"prompt_id": PROMPT_ID}}
+    server.script(lambda _: played.append("a"), message, lambda _: played.append("b"), Finish())
+    server.pause()
+    job = api.submit(picture())
+    for wanted in (["a"], ["a"], ["a", "b"]):
+        assert server.step() == 1
+        assert played == wanted
+        assert server.history == {}
+    assert server.step(5) == 1
+    assert job.prompt_id in server.history
+
+
+class Held:
+    """A node that reports progress as often as it is told, or holds up its server."""
+
+    RETURN_TYPES = ()
+    FUNCTION = "run"
+    OUTPUT_NODE = True
+    server: ComfyServer
+    errors: list[str]
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict[str, Any]:
+        return {"required": {"count": ("INT", {})}}
+
+    def run(self, count: int) -> dict[str, Any]:
+        bar = ProgressBar(count)
+        for _ in range(count):
+            bar.update(1)
+        if not count:
+            self.server.pause()
+            try:
+                self.server.step()
+            except RuntimeError as exc:
+                self.errors.append(str(exc))
+        return {}
+
+
+def test_nodes_of_ones_own_take_as_many_steps_as_they_have_progress(server: ComfyServer) -> None:
+    server.add_node(Held)
+    server.pause()
+    post(server, "/prompt", {"prompt": {"1": {"class_type": "Held", "inputs": {"count": 7}}}})
+    assert server.step(100) == 7
+
+
+def test_a_node_may_pause_its_server_but_not_wait_for_itself(server: ComfyServer) -> None:
+    Held.server, Held.errors = server, []
+    server.add_node(Held)
+    graph: dict[str, Any] = {"1": {"class_type": "Held", "inputs": {"count": 0}}}
+    graph["2"] = {"class_type": "Held", "inputs": {"count": 1}}
+    post(server, "/prompt", {"prompt": graph})
+    server.until(lambda: Held.errors)
+    assert "its own step" in Held.errors[0]
+    assert server.step(5) == 1
+
+
+def test_a_step_that_takes_too_long_is_a_timeout(server: ComfyServer) -> None:
+    server.pause()
+    submit(server)
+    with server.faults.hang_worker(), pytest.raises(TimeoutError, match=r"within 0\.05 s"):
+        server.step(timeout=0.05)
+    assert server.step() == 1
+
+
+def test_progress_of_each_step_is_sent_while_the_server_is_paused() -> None:
+    """Also where newer versions leave it out."""
+    with ComfyServer(version="0.28", previews=False) as server, Socket(server, "me") as ws:
+        server.pause()
+        post(server, "/prompt", {"prompt": txt2img(steps=5), "client_id": "me"})
+        progress = [one for one in told(server, ws, 9) if isinstance(one, float | int)]
+        assert progress == [1, 2, 3, 4, 5]
+
+
+# -- over HTTP ------------------------------------------------------------------------------
+
+
+def test_speed_pause_and_step_over_http(server: ComfyServer) -> None:
+    assert call(server, "GET", "/speed") == (200, {"speed": 1.0})
+    assert call(server, "POST", "/speed", {"speed": 2.5}) == (200, {"speed": 2.5})
+    assert server.speed == 2.5
+    assert call(server, "POST", "/pause") == (200, {"paused": True})
+    submit(server)
+    assert call(server, "POST", "/step") == (200, {"steps": 1})
+    health = call(server, "GET", "/health")[1]
+    assert (health["paused"], health["speed"], health["queue"]["running"]) == (True, 2.5, 1)
+    assert call(server, "POST", "/step", {"count": 10}) == (200, {"steps": 1})
+    assert call(server, "POST", "/resume") == (200, {"paused": False})
+    assert not server.paused
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "status"),
+    [
+        ("/speed", {}, 400),
+        ("/speed", {"speed": 0}, 400),
+        ("/speed", {"speed": "2"}, 400),
+        ("/step", {"count": 0}, 400),
+        ("/step", {"count": 10**9}, 400),
+        ("/step", {"count": 1}, 409),
+        ("/pause", {"seconds": 1}, 400),
+        ("/resume", {"seconds": 1}, 400),
+    ],
+)
+def test_wrong_speeds_and_steps_are_refused_over_http(
+    server: ComfyServer, path: str, data: dict[str, Any], status: int
+) -> None:
+    assert call(server, "POST", path, data)[0] == status
+    assert (server.speed, server.paused) == (1.0, False)
+
+
+def test_a_step_over_http_says_that_it_takes_too_long(server: ComfyServer) -> None:
+    call(server, "POST", "/pause")
+    submit(server)
+    with server.faults.hang_worker():
+        status, answer = call(server, "POST", "/step", {"timeout": 0.05})
+    assert (status, answer["error"]["type"]) == (409, "not_possible_now")
+    assert "0.05 s" in answer["error"]["message"]
