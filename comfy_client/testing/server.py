@@ -208,7 +208,6 @@ class ComfyServer(ScriptedServer):
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
         _check_credentials(credentials)
-        _check_control(control, control_token)
         clock = ServerClock(speed)
         super().__init__(clock)
         self.version: Version = version
@@ -234,10 +233,7 @@ class ComfyServer(ScriptedServer):
         #: A certificate file that clients may trust, if known.
         self._certificate = tls[0] if isinstance(tls, tuple) else None
         self._allowed_hosts = allowed_hosts
-        self._control: ControlService | None = None
-        if control is not False:
-            port = 0 if control is True else control
-            self._control = ControlService(self, port, host, control_token)
+        self._control = _control(self, control, host, control_token)
         self._node_settings = NodeSettings.of(
             previews, step_seconds, object_info, models, inputs, nodes, node_seconds
         )
@@ -487,9 +483,9 @@ class ComfyServer(ScriptedServer):
         """Return to the start, in milliseconds, so that one server serves many tests.
 
         Queue, history, outputs, uploads, files and settings of users, the log, faults, answers,
-        scripts and all records are forgotten, and numbers begin again.  Files that are newer than
-        the start are deleted; those that were changed since stay so, and so does what is behind a
-        link.  A killed server is started again.
+        scripts and all records are forgotten, numbers begin again, and time passes as it did then.
+        Files that are newer than the start are deleted; those that were changed since stay so, and
+        so does what is behind a link.  A killed server is started again.
 
         Sockets stay open, as do idle connections.  A client sees ``status`` with an empty queue,
         and no further event of its prompts, which are neither in queue nor history any more.
@@ -525,6 +521,7 @@ class ComfyServer(ScriptedServer):
         """Reset all parts of a running server; return whether the last prompt has ended."""
         beginning = cast(Beginning, self._beginning)
         self._active.restore(beginning.faults)
+        self._options.clock.reset()
         has_ended = state.end_work(_STOP_TIMEOUT)
         state.forget()
         state.begin()
@@ -662,13 +659,17 @@ def _check_hosted(hosted: Any, traps: Any, credentials: Any) -> None:
         raise ValueError("a hosted server takes a token, not a pair of user and password")
 
 
-def _check_control(control: Any, token: Any) -> None:
+def _control(server: ComfyServer, control: Any, host: str, token: Any) -> ControlService | None:
+    """Return the control of a server; None: it has none."""
     if not isinstance(control, bool):
         _check_number("control", control, 65535)
     if not isinstance(token, str | None):
         raise TypeError("control_token must be a string")  # not quoted: it is a secret
     if token is not None and (control is False or not re.fullmatch(r"[!-~]+", token)):
         raise ValueError("control_token is for control=True, and has no spaces or odd characters")
+    if control is False:
+        return None
+    return ControlService(server, 0 if control is True else control, host, token)
 
 
 def _check_host(host: Any) -> None:

@@ -14,7 +14,7 @@ from .. import runtime
 from .active_faults import check_seconds
 
 #: Ends a wait of the worker by a true result or an exception; called again and again.
-Check = Callable[[], object]
+WaitCheck = Callable[[], object]
 
 _POLL = 0.005  # seconds between two checks
 
@@ -24,12 +24,12 @@ class ServerClock:
 
     def __init__(self, speed: float = 1.0) -> None:
         self._news = threading.Condition()  # guards the rest
-        self._speed = checked_speed(speed)
+        self._speed = self._first_speed = checked_speed(speed)
         self._paused = False
         self._steps = False  # whether a step is being made
         self._stands = False  # whether the worker has stopped for a pause
         self._busy = False  # whether the worker has a prompt
-        self._worker = 0  # the number of its thread
+        self._worker = 0  # the number of its thread, if it has
         self._seconds = 0.0  # that had passed
         self._since = runtime.monotonic()  # when they had
 
@@ -37,19 +37,18 @@ class ServerClock:
 
     def begin(self) -> None:
         """Note that the worker has a prompt."""
-        self._worker = threading.get_ident()
-        self._change(busy=True)
+        self._change(busy=True, worker=threading.get_ident())
 
     def end(self) -> None:
         """Note that the worker has no prompt, which ends a step."""
-        self._change(busy=False, steps=False)
+        self._change(busy=False, steps=False, worker=0)
 
     def seconds(self) -> float:
         """Return how many simulated seconds have passed."""
         with self._news:
             return self._passed()
 
-    def wait(self, seconds: float, check: Check) -> None:
+    def wait(self, seconds: float, check: WaitCheck) -> None:
         """Wait for simulated seconds; a step passes over them."""
         end = self.seconds() + seconds
         while (left := end - self.seconds()) > 0 and not check():
@@ -60,7 +59,7 @@ class ServerClock:
                     self._news.wait(min(left / self._speed, _POLL))
             self.stand(check, ends_step=False)
 
-    def stand(self, check: Check, *, ends_step: bool = True) -> None:
+    def stand(self, check: WaitCheck, *, ends_step: bool = True) -> None:
         """Wait while the server is paused, until a step is made; it ends the step before."""
         if ends_step and self._steps:
             self._change(steps=False)
@@ -82,11 +81,7 @@ class ServerClock:
 
     @speed.setter
     def speed(self, speed: float) -> None:
-        checked_speed(speed)
-        with self._news:
-            self._settle()
-            self._speed = speed
-            self._news.notify_all()
+        self._change(speed=checked_speed(speed))
 
     @property
     def paused(self) -> bool:
@@ -102,6 +97,10 @@ class ServerClock:
     def resume(self) -> None:
         """Let time pass again."""
         self._change(paused=False, steps=False)
+
+    def reset(self) -> None:
+        """Let time pass as it did at first."""
+        self._change(paused=False, steps=False, speed=self._first_speed)
 
     def step(self, is_coming: Callable[[], bool], timeout: float) -> bool:
         """Let the worker go on to where it stops next; return False if it has nothing to do.
@@ -137,21 +136,17 @@ class ServerClock:
 
     # -- under the lock -----------------------------------------------------------------
 
-    def _change(self, **flags: bool) -> None:
+    def _change(self, **values: float) -> None:
+        """Set attributes, after the time until now has been counted at the speed until now."""
         with self._news:
-            self._settle()
-            for name, flag in flags.items():
-                setattr(self, f"_{name}", flag)
+            self._seconds, self._since = self._passed(), runtime.monotonic()
+            for name, value in values.items():
+                setattr(self, f"_{name}", value)
             self._news.notify_all()
 
     def _passed(self) -> float:
         passes = self._steps or not self._paused
         return self._seconds + passes * self._speed * (runtime.monotonic() - self._since)
-
-    def _settle(self) -> None:
-        """Keep what has passed, before the pace changes."""
-        self._seconds = self._passed()
-        self._since = runtime.monotonic()
 
 
 def checked_speed(value: float) -> float:

@@ -30,7 +30,10 @@ GROUPS = {
         *("connecting", "hosted", "hosted-waiting", "doctor", "pool"),
         *("pool-faults", "cluster", "cluster-setup", "security", "limits"),
     ],
-    "Programs": ["service", "asyncio", "testing", "fake-server", "recording", "json", "monitoring"],
+    "Programs": [
+        *("service", "asyncio", "testing", "testing-faults", "fake-server"),
+        *("recording", "json", "monitoring"),
+    ],
     "Project": [
         *("compatibility", "speed", "faults"),
         *("changes", "development", "inside", "releasing"),
@@ -161,6 +164,7 @@ WORDS = {
     ("service", "Out of memory"): "memory, oom, vram",
     ("service", "Containers and SIGTERM"): "docker, kubernetes, container",
     ("testing", "Use it"): "mock, pytest, fixture",
+    ("testing-faults", "Time"): "sleep, pause, step",
     ("fake-server", "A fake ComfyUI for your tests"): "fake, stub, simulator",
     ("monitoring", "Prometheus"): "metrics",
     ("monitoring", "Logs"): "log, logging",
