@@ -116,9 +116,7 @@ class Folders:
             for name in names:
                 (self.root / folder / name).touch()
         checkpoints = self.models["checkpoints"][0]
-        note = {"__metadata__": {"simulated": "this file contains no weights"}}
-        header = json.dumps(note).encode()
-        (checkpoints / CHECKPOINT).write_bytes(struct.pack("<Q", len(header)) + header)
+        (checkpoints / CHECKPOINT).write_bytes(no_weights(CHECKPOINT))
 
     def of_type(self, name: str) -> Path | None:
         """Return the folder for a file type such as ``"input"``, or None if it is unknown."""
@@ -249,6 +247,14 @@ def safetensors_header(path: Path, limit: int) -> Any:
     with path.open("rb") as file:
         (size,) = struct.unpack("<Q", file.read(8))
         return json.loads(file.read(size)) if size <= limit else None
+
+
+def no_weights(name: str) -> bytes:
+    """Return the content of a model's file without weights, which ``/view_metadata`` can read."""
+    if _ending(name) not in (".safetensors", ".sft"):
+        return b""
+    header = json.dumps({"__metadata__": {"simulated": "this file contains no weights"}}).encode()
+    return struct.pack("<Q", len(header)) + header
 
 
 def _ending(name: str) -> str:

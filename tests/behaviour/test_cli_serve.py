@@ -142,6 +142,8 @@ def test_the_server_has_the_files_of_its_options(command_line: CommandLine) -> N
             assert Path(ready["root"]) == (home / "root").resolve()
             assert "x/sd15.safetensors" in api.get_models("checkpoints")
             assert list(api.get_models("loras")) == ["detail.safetensors"]
+            note = api.get_view_metadata("checkpoints", "x/sd15.safetensors")
+            assert note == {"simulated": "this file contains no weights"}
             assert (
                 requests.get(
                     f"{ready['url']}/view?filename=cat.png&type=input", timeout=LIMIT
