@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ from pathlib import Path
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from tests.comfyui import LocalServer, cache, locked, pip, python311, run
+from tests.comfyui import LocalServer, pinned_environment
 
 PACKAGE = "comfy-api-proxy==0.1.6"
 #: What it stands on, all of it, so that every machine has the same.
@@ -45,16 +44,7 @@ PINNED = (
 
 def set_up() -> Path:
     """Return the Python of the proxy's environment, made or finished if need be."""
-    cache().mkdir(parents=True, exist_ok=True)
-    folder = cache() / PACKAGE
-    python, done = folder / "bin" / "python", folder / "done"
-    with locked(cache() / "lock"):
-        if not done.exists():
-            shutil.rmtree(folder, ignore_errors=True)  # never begun, or cut short
-            run(python311(), "-m", "venv", folder)
-            pip(python, "install", "--no-deps", "--only-binary", ":all:", PACKAGE, *PINNED)
-            done.touch()
-    return python
+    return pinned_environment(PACKAGE, PACKAGE, *PINNED)
 
 
 class ComfyApiProxy(LocalServer):

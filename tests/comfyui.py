@@ -120,6 +120,20 @@ def templates() -> Path:
         return _wheel(python, cache() / "templates", "comfyui-workflow-templates-json==0.1.123")
 
 
+def pinned_environment(name: str, *packages: str) -> Path:
+    """The Python of an environment with these packages alone, made or finished if need be."""
+    cache().mkdir(parents=True, exist_ok=True)
+    folder = cache() / name
+    python, done = folder / "bin" / "python", folder / "done"
+    with locked(cache() / "lock"):
+        if not done.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # never begun, or cut short
+            run(python311(), "-m", "venv", folder)
+            pip(python, "install", "--no-deps", "--only-binary", ":all:", *packages)
+            done.touch()
+    return python
+
+
 def _tree(python: Path, version: str) -> Path:
     home = cache() / version
     home.mkdir(exist_ok=True)

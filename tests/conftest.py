@@ -2,7 +2,8 @@
 
 ``pytest`` needs no ComfyUI, ``--long`` adds the tests that take long, ``--real`` those on a real
 ComfyUI, ``--soak`` those that go on for minutes, ``--index`` those that ask the package index,
-``--browser`` those that open ComfyUI's page in Chromium.
+``--browser`` those that open ComfyUI's page in Chromium, ``--clients`` those with other people's
+clients of ComfyUI.
 With ``--long``, hypothesis tries four times as many examples as without.
 ``--hypothesis-profile=thorough`` tries ten times as many again, new ones in each run.
 """
@@ -48,7 +49,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent
 WORKFLOWS = TESTS / "workflows"
-LANES = ("long", "real", "soak", "index", "browser")
+LANES = ("long", "real", "soak", "index", "browser", "clients")
 #: One of the older versions in the parameters of a test on a real ComfyUI.
 OLDER = re.compile(
     rf"(?<!embedded-)\b(?:{'|'.join(re.escape(one) for one in TESTED if one != DEFAULT)})\b"
@@ -138,6 +139,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--soak", action="store_true", help="also run those that go on for minutes")
     parser.addoption("--index", action="store_true", help="also ask the package index")
     parser.addoption("--browser", action="store_true", help="also open ComfyUI's page in Chromium")
+    parser.addoption("--clients", action="store_true", help="also run other people's clients")
     parser.addoption(
         "--soak-seconds",
         type=float,
