@@ -12,11 +12,13 @@ from typing import Any
 
 import attrs
 
+from ..workflow.graph import class_of
 from ..workflow.input_specs import InputSpec
+from ..workflow.replacements import replace_classes
 from ..workflow.rules import file_input, rules_for
 from ..workflow.validate import ServerVersion, ValidationResult, validate
 from .definitions import accepting, takes_model
-from .nodes import NodeRegistry
+from .nodes import NodeRegistry, shipped
 
 
 @attrs.frozen
@@ -36,6 +38,10 @@ def check_prompt(
     nodes: NodeRegistry, prompt: Any, targets: Any, version: ServerVersion
 ) -> CheckedPrompt:
     """Return the server's answer to a prompt, which is not changed."""
+    if version == "0.28" and isinstance(prompt, dict):
+        prompt, crash = _with_new_classes(nodes, prompt)
+        if crash:
+            return CheckedPrompt(ValidationResult(False, None, {}, [], prompt, crash))
     definitions = nodes.definitions(prompt or {})
     checks = nodes.checks()
     if not isinstance(prompt, dict):
@@ -56,6 +62,22 @@ def check_prompt(
     )
     own_names = {name: name.partition("\n")[0] for name in rules.classes.values() if "\n" in name}
     return CheckedPrompt(_renamed(result, own_names) if own_names else result, tuple(guessed))
+
+
+def _with_new_classes(nodes: NodeRegistry, prompt: dict[str, Any]) -> tuple[Any, str | None]:
+    """Return a prompt with new classes in place of removed ones, or why a real server fails."""
+    missing = {name for key in prompt if (name := class_of(prompt, key))} - nodes.classes.keys()
+    if not missing:
+        return prompt, None
+    rules = {
+        old: found
+        for old, found in shipped("replacements_0.28").items()
+        if found[0]["new_node_id"] in nodes.classes
+    }
+    replaced = replace_classes(prompt, missing, rules)
+    lacking = [*replaced.absent.values()]
+    lacking += ["_meta" for node_id in replaced.notes if "_meta" not in prompt[node_id]]
+    return dict(replaced.graph), f"KeyError: {lacking[0]!r}" if lacking else None
 
 
 @attrs.frozen

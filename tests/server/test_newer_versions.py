@@ -30,6 +30,7 @@ from tests.helpers.clients import until
 from tests.helpers.graphs import canvas, node, picture, png, txt2img
 
 STATUSES = "pending, in_progress, completed, failed, cancelled"
+OLD = node("T2IAdapterLoader", t2i_adapter_name="a.safetensors")
 SAVED = ("application/octet-stream", "attachment")
 TROUBLE = "500 Internal Server Error\n\nServer got itself in trouble"
 
@@ -624,3 +625,34 @@ def test_a_picture_outside_the_outputs_is_refused_with_fewer_words_since_0_33(ne
     with ComfyApi(newer.url) as api, pytest.raises(JobFailed) as failed:
         api.run(picture(prefix="../out"), timeout=LIMIT)
     assert ("commonpath:" in str(failed.value.exception_message)) == (newer.version == "0.28")
+
+
+@pytest.mark.parametrize(
+    ("graph", "status"),
+    [
+        pytest.param({**OLD, "_meta": {"title": "Old"}}, 200, id="replaced"),
+        pytest.param(OLD, 500, id="fails without _meta"),
+        pytest.param(
+            {"class_type": "T2IAdapterLoader", "inputs": {}, "_meta": {}}, 500, id="without input"
+        ),
+    ],
+)
+def test_removed_classes_are_replaced_before_a_prompt_is_checked(graph, status):
+    """Since 0.14; those that the server has stay, and so do those for which it has no other."""
+    with ComfyServer(object_info="0.28.1") as server:
+        whole = {"1": graph, "2": node("PreviewAny", source=["1", 0])}
+        answer = ask(server, "POST", "/prompt", json={"prompt": whole})
+        assert answer.status_code == status, answer.text
+        if status == 500:
+            assert answer.text == TROUBLE
+            return
+        prompt_id = answer.json()["prompt_id"]
+        server.until(lambda: prompt_id in server.history, LIMIT)
+        queued = server.history[prompt_id]["prompt"][2]
+        assert (queued["1"]["class_type"], queued["1"]["inputs"]) == (
+            "ControlNetLoader",
+            {"control_net_name": "a.safetensors"},
+        )
+    with ComfyServer(version="0.28") as server:  # which has no ControlNetLoader
+        answer = ask(server, "POST", "/prompt", json={"prompt": whole})
+        assert answer.json()["error"]["type"] == "missing_node_type"
