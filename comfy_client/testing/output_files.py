@@ -275,7 +275,7 @@ def _model(ending: str) -> bytes:
 
 def _save_3d(node: OutputNode, ending: str) -> _Ui:
     [saved] = node.write([_model(ending)], ending, after="")
-    return _viewer(node, os.path.join(saved["subfolder"], saved["filename"]))
+    return _viewer(node, "/".join(filter(None, (saved["subfolder"], saved["filename"]))))
 
 
 def _preview_3d(node: OutputNode, name: str, ending: str = "glb", folder: str = "temp") -> _Ui:
@@ -288,9 +288,15 @@ def _preview_3d(node: OutputNode, name: str, ending: str = "glb", folder: str = 
 
 
 def _viewer(node: OutputNode, model: str) -> _Ui:
-    """Return what the page's viewer of 3D models gets: file, camera, and one thing more."""
-    camera, more = node.given.get("camera_info"), node.given.get("model_3d_info")
-    return {"result": [model, *(one if _is_json(one) else None for one in (camera, more))]}
+    """Return what the page's viewer of 3D models gets: file, camera, and facts of the model.
+
+    Camera and facts are those of the inputs, or else those that the viewer has saved.
+    """
+    saved = node.given.get("viewport_state")
+    saved = saved if isinstance(saved, dict) else {}
+    names = ("camera_info", "model_3d_info")
+    values = (node.given.get(name) or saved.get(name) for name in names)
+    return {"result": [model, *(value if _is_json(value) else None for value in values)]}
 
 
 def _is_json(value: Any) -> bool:

@@ -78,12 +78,83 @@ def _mp4(data: bytes) -> Facts:
     sizes = [same] * count if same else struct.unpack_from(f">{count}I", boxes[b"stsz"], 12)
     (start,) = struct.unpack_from(">I", boxes[b"stco"], 8)
     assert data[start : start + sum(sizes)] == boxes[b"mdat"][-sum(sizes) :]
-    for size in sizes:  # units, each after its length
+    units = []
+    for size in sizes:
         end = start + size
-        while start < end:
-            start += 4 + struct.unpack_from(">I", data, start)[0]
+        while start < end:  # units, each after its length
+            (length,) = struct.unpack_from(">I", data, start)
+            units.append(data[start + 4 : start + 4 + length])
+            start += 4 + length
         assert start == end
+    at = boxes[b"stsd"].index(b"avcC") + 4
+    (length,) = struct.unpack_from(">H", boxes[b"stsd"], at + 6)
+    if boxes[b"stsd"][at + 1] == _BASELINE:  # not those of other encoders
+        assert _check_h264(boxes[b"stsd"][at + 8 : at + 8 + length], units) == (width, height)
     return Facts(duration / scale, (width, height), count, boxes[b"moov"])
+
+
+_BASELINE = 66
+
+
+class _Bits:
+    """The bits of a unit of H.264, from an offset in bytes."""
+
+    def __init__(self, unit: bytes, at: int) -> None:
+        raw = unit.replace(b"\0\0\3", b"\0\0")
+        self.bits = f"{int.from_bytes(raw):0{8 * len(raw)}b}"
+        self.at = 8 * at
+
+    def take(self, count: int) -> str:
+        self.at += count
+        return self.bits[self.at - count : self.at]
+
+    def number(self) -> int:
+        """Read an unsigned Exp-Golomb code."""
+        zeros = self.bits.index("1", self.at) - self.at
+        return int(self.take(2 * zeros + 1), 2) - 1
+
+    def check_end(self) -> None:
+        assert self.take(1) == "1"
+        assert "1" not in self.bits[self.at :]
+        assert len(self.bits) - self.at < 8
+
+
+def _check_h264(sequence: bytes, units: list[bytes]) -> tuple[int, int]:
+    """Check a key frame of blocks that are plain or without residue, and frames of skipped ones."""
+    bits = _Bits(sequence, 4)
+    assert [bits.number() for _ in range(4)] == [0, 0, 2, 1]
+    assert bits.take(1) == "0"
+    across, down = bits.number() + 1, bits.number() + 1
+    assert bits.take(3) == "111"
+    left, right, top, bottom = (2 * bits.number() for _ in range(4))
+    assert bits.take(1) == "0"
+    bits.check_end()
+    key, *others = units
+    bits = _Bits(key, 1)
+    assert (bits.number(), bits.number(), bits.number(), bits.take(4)) == (0, 7, 0, "0000")
+    assert (bits.number(), bits.take(2), bits.number(), bits.number()) == (0, "00", 0, 1)
+    coefficients: dict[tuple[int, int], int] = {}
+    for y in range(down):
+        for x in range(across):
+            near = [coefficients[at] for at in ((x - 1, y), (x, y - 1)) if at in coefficients]
+            kind = bits.number()
+            coefficients[x, y] = 16 if kind == 25 else 0
+            if kind == 25:
+                assert "1" not in bits.take(-bits.at % 8)
+                bits.take(384 * 8)
+            else:
+                assert (kind, bits.number(), bits.number()) == (3, 0, 0)
+                mean = (sum(near) + 1) // 2 if len(near) == 2 else sum(near)
+                none = "1" if mean < 2 else "11" if mean < 4 else "1111" if mean < 8 else "000011"
+                assert bits.take(len(none)) == none
+    bits.check_end()
+    for number, unit in enumerate(others, 1):
+        bits = _Bits(unit, 1)
+        assert (bits.number(), bits.number(), bits.number()) == (0, 5, 0)
+        assert (int(bits.take(4), 2), bits.take(3)) == (number % 16, "000")
+        assert (bits.number(), bits.number(), bits.number()) == (0, 1, across * down)
+        bits.check_end()
+    return across * 16 - left - right, down * 16 - top - bottom
 
 
 _SEGMENT, _CLUSTER, _GROUP, _TRACKS, _TRACK = 0x18538067, 0x1F43B675, 0xA0, 0x1654AE6B, 0xAE
@@ -114,6 +185,8 @@ def _matroska(data: bytes) -> Facts:
     (duration,) = struct.unpack(">d", found[0x4489])
     scale = int.from_bytes(found[0x2AD7B1])
     size = int.from_bytes(found[0xB0]), int.from_bytes(found[0xBA])
+    lengths = [int.from_bytes(content) for ident, content in elements if ident == 0x9B]
+    assert not lengths or sum(lengths) == duration
     frames = [content[4:] for ident, content in elements if ident in (0xA1, 0xA3)]
     if found[0x86] == b"V_VP8":  # a key frame is what is in a WebP picture
         for frame in frames:
@@ -181,6 +254,7 @@ def _ogg(data: bytes) -> Facts:
     at, position, packets = 0, 0, [b""]
     while at < len(data):
         assert data[at : at + 4] == b"OggS"
+        assert bool(data[at + 5] & 1) == bool(packets[-1])  # goes on with a packet
         granule, _, _, checksum, count = struct.unpack_from("<qIIIB", data, at + 6)
         sizes = data[at + 27 : at + 27 + count]
         end = at + 27 + count + sum(sizes)
