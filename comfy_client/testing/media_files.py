@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
@@ -101,6 +102,36 @@ def svg(width: int, height: int, metadata: Mapping[str, Any]) -> bytes:
         f"<metadata><![CDATA[{found}]]></metadata>\n"
         f'<title>{LABEL}</title><text x="2" y="14" font-size="10">simulated</text>\n</svg>\n'
     ).encode()
+
+
+def exr(width: int, height: int, metadata: Mapping[str, Any]) -> bytes:
+    """Return an OpenEXR file of 32-bit floats, all black, with metadata as attributes."""
+    box = struct.pack("<4i", 0, 0, width - 1, height - 1)
+    channels = b"".join(name + struct.pack("<xiB3xii", 2, 0, 1, 1) for name in (b"B", b"G", b"R"))
+    attributes = [
+        ("channels", "chlist", channels + b"\0"),
+        ("comments", "string", LABEL.encode()),
+        ("compression", "compression", b"\2"),  # zlib, line by line
+        ("dataWindow", "box2i", box),
+        ("displayWindow", "box2i", box),
+        ("lineOrder", "lineOrder", b"\0"),
+        ("pixelAspectRatio", "float", struct.pack("<f", 1)),
+        ("screenWindowCenter", "v2f", bytes(8)),
+        ("screenWindowWidth", "float", struct.pack("<f", 1)),
+        *((key, "string", text.encode()) for key, text in texts(metadata).items()),
+    ]
+    head = b"\x76\x2f\x31\x01\2\0\0\0"
+    for name, kind, value in attributes:
+        head += f"{name}\0{kind}\0".encode() + struct.pack("<i", len(value)) + value
+    head += b"\0"
+    black = bytes(width * 12)
+    # Each byte is stored as its difference from the one before, plus 128.
+    packed = zlib.compress(b"\0" + b"\x80" * (len(black) - 1))
+    line = packed if len(packed) < len(black) else black
+    size, start = 8 + len(line), len(head) + 8 * height
+    offsets = struct.pack(f"<{height}Q", *range(start, start + height * size, size))
+    lines = (struct.pack("<ii", y, len(line)) + line for y in range(height))
+    return head + offsets + b"".join(lines)
 
 
 # -- 3D models --------------------------------------------------------------------------

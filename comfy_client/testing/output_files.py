@@ -128,9 +128,12 @@ def _temporary(prefix: str) -> str:
 
 def _save_pictures(node: OutputNode) -> _Ui:
     """Save each picture in a file of its own."""
-    metadata = node.metadata()
-    files = (media_files.png(picture, metadata) for picture in node.frames())
-    return {"images": node.write(files, "png", after="")}
+    metadata, ending = node.metadata(), "exr" if node.text("format") == "exr" else "png"
+    if ending == "exr":
+        files = (media_files.exr(*picture.size, metadata) for picture in node.frames())
+    else:
+        files = (media_files.png(picture, metadata) for picture in node.frames())
+    return {"images": node.write(files, ending, after="")}
 
 
 def _preview_pictures(node: OutputNode, *, is_old: bool = False) -> _Ui:

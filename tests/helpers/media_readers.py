@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 from xml.etree import ElementTree
@@ -43,6 +44,33 @@ def _picture(data: bytes) -> Facts:
             image.load()
             total += image.info.get("duration", 0)
         return Facts(total / 1000, image.size, count, data)
+
+
+def _exr(data: bytes) -> Facts:
+    """Check the lines of a file that zlib packed line by line."""
+    at, attributes = 8, dict[bytes, bytes]()
+    assert data[:at] == b"\x76\x2f\x31\x01\2\0\0\0"
+    while data[at]:
+        name, _, _ = data[at:].split(b"\0", 2)
+        kind = data[at + len(name) + 1 :].split(b"\0", 1)[0]
+        at += len(name) + len(kind) + 2
+        (size,) = struct.unpack_from("<i", data, at)
+        attributes[name] = data[at + 4 : at + 4 + size]
+        at += 4 + size
+    assert attributes[b"compression"] == b"\2"
+    assert attributes[b"channels"].count(struct.pack("<iB3xii", 2, 0, 1, 1)) == 3
+    left, top, right, bottom = struct.unpack("<4i", attributes[b"dataWindow"])
+    width, height = right - left + 1, bottom - top + 1
+    end = at + 1 + 8 * height
+    for y, offset in enumerate(struct.unpack_from(f"<{height}Q", data, at + 1)):
+        assert offset == end
+        number, size = struct.unpack_from("<ii", data, offset)
+        assert number == y
+        end = offset + 8 + size
+        line = data[offset + 8 : end]
+        assert size == width * 12 or len(zlib.decompress(line)) == width * 12 > size
+    assert end == len(data)
+    return Facts(0.0, (width, height), 1, b"".join(attributes.values()))
 
 
 def _svg(data: bytes) -> Facts:
@@ -316,6 +344,7 @@ READERS: dict[str, Callable[[bytes], Facts]] = {
     **dict.fromkeys(("mp4", "mov"), _mp4),
     **dict.fromkeys(("webm", "mkv"), _matroska),
     **dict.fromkeys(("latent", "safetensors"), _safetensors),
+    "exr": _exr,
     "svg": _svg,
     "flac": _flac,
     "mp3": _mp3,

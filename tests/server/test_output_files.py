@@ -174,6 +174,22 @@ def test_a_client_is_told_what_moves_as_by_that_version(
     assert len(result["9"].raw["images"]) == 1
 
 
+@pytest.mark.parametrize("form", ["png", "exr"])
+def test_a_picture_has_the_format_that_is_chosen(api: ComfyApi, form: str) -> None:
+    """Without the second underscore in its name, and with its workflow."""
+    more = {"bit_depth": "8-bit" if form == "png" else "32-bit float", "input_color_space": "sRGB"}
+    inputs = {f"format.{key}": value for key, value in more.items()}
+    graph = graph_of(
+        "SaveImageAdvanced", "images", filename_prefix="advanced/x", format=form, **inputs
+    )
+    files = api.run(graph, timeout=LIMIT).files
+    assert [item.filename for item in files] == [f"x_00001.{form}", f"x_00002.{form}"]
+    facts = read(files[0].bytes(), form)
+    assert facts.size == (48, 32)
+    assert b"simulated" in facts.words
+    assert b"SaveImageAdvanced" in facts.words
+
+
 def test_pictures_to_compare_are_told_by_input(api: ComfyApi) -> None:
     told = raw(api, "ImageCompare", image_b=["1", 0], compare_view={})
     assert told["a_images"] == []
