@@ -28,6 +28,7 @@ Modules:
     beginning: What a server begins with and returns to: files, node classes, faults.
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
         prompt, with the nodes that its nodes expand into.
+    node_answers: Answers of a test for nodes, in place of running them.
     stubs: Stand-ins for classes of which only the definition is known.
     output_files: The files that stand-ins of output nodes write, and what they tell the client.
     media_files: Small valid pictures, 3D models and weights, which say that they are simulated.
@@ -69,7 +70,7 @@ if TYPE_CHECKING:
         send_text,
     )
     from .received import Ran
-    from .scripting import PROMPT_ID, Finish, Step
+    from .scripting import PROMPT_ID, Fail, Finish, Step
     from .server import ComfyServer
     from .wire import Answer, Handler, Request, cut, drip, encode, frame, never_answer
 
@@ -78,6 +79,7 @@ __all__ = [
     "Answer",
     "ComfyServer",
     "ExecutionBlocker",
+    "Fail",
     "Fault",
     "Faults",
     "Finish",

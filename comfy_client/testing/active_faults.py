@@ -67,8 +67,8 @@ class Fault:
 
     Attributes:
         name: The name of the method that made it, such as ``"cut"``.
-        hits: How many requests, messages or pings it affected.  Prompts and open sockets are not
-            counted.
+        hits: How many requests, messages, pings or nodes it affected, or how often a script was
+            played.  Other prompts, and open sockets, are not counted.
     """
 
     name: str

@@ -14,7 +14,7 @@ from .node_api import wait
 _NAME: Final = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
 _LONGEST: Final = 10_000  # characters of a name or a message
 _FAILING: Final = ("node_fails", "out_of_memory")
-_ALL: Final = (*_FAILING, "slow_node")
+_ALL: Final = (*_FAILING, "slow_node", "node_answer")
 
 
 @attrs.frozen
@@ -56,21 +56,21 @@ def marks(faults: ActiveFaults, names: Collection[str]) -> list[int]:
 
     A cached output counts for the same marks only, so that a node with a fault runs.
     """
-    return [fault.number for fault in _concerning(faults, _ALL, names)]
+    return [fault.number for fault in concerning(faults, _ALL, names)]
 
 
 def affect(faults: ActiveFaults, names: Collection[str]) -> None:
     """Delay a node that is about to run, and raise its error, if faults say so."""
-    for slow in _concerning(faults, ("slow_node",), names)[:1]:
+    for slow in concerning(faults, ("slow_node",), names)[:1]:
         slow.hits += 1
         wait(slow.settings.effect)
-    for failing in _concerning(faults, _FAILING, names)[:1]:
+    for failing in concerning(faults, _FAILING, names)[:1]:
         failing.hits += 1
         cls, message = failing.settings.effect
         raise cls(message)
 
 
-def _concerning(
+def concerning(
     faults: ActiveFaults, kinds: Iterable[str], names: Collection[str]
 ) -> list[ActiveFault]:
     """Return the active faults of these kinds for a node, the newest first."""

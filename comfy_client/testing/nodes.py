@@ -316,7 +316,7 @@ class NodeRegistry:
     def __init__(self, folders: Folders, settings: NodeSettings, version: Version) -> None:
         self.settings = settings
         self._newer = since(version, "0.28")
-        self._folders = folders
+        self.folders = folders
         #: The command line of the server.
         self.argv: list[str] = ["main.py", "--cpu"]
         if settings.previews:
@@ -338,11 +338,11 @@ class NodeRegistry:
         """Return the class that plays a node: one of the package if it fits, or a stub."""
         if not _plays(name, definition):
             definition["description"] = _SIMULATED
-            return stub_class(name, definition, self._folders)
+            return stub_class(name, definition, self.folders)
         if issubclass(CLASSES[name], Simulated):
             definition["description"] = _SIMULATED
         bound = {
-            "folders": self._folders,
+            "folders": self.folders,
             "previews": self.settings.previews,
             "step_seconds": self.settings.step_seconds,
             "placeholders": self.settings.inputs == "placeholder",
@@ -374,11 +374,10 @@ class NodeRegistry:
         if known is None:
             return definition_of(name, self.classes[name], newer=self._newer)
         if name not in self._files:
-            self._files[name] = file_choices(known, self._folders)
+            self._files[name] = file_choices(known, self.folders)
         models = self.settings.models
         offered = {
-            choices.spec.name: choices.listed(self._folders, models)
-            for choices in self._files[name]
+            choices.spec.name: choices.listed(self.folders, models) for choices in self._files[name]
         }
         return with_choices(known, offered) if offered else known
 
@@ -402,7 +401,7 @@ class NodeRegistry:
 
     def files_in(self, kind: str) -> list[str]:
         """Return the names of the files directly in a folder: input, output or temp."""
-        folder = self._folders.of_type(kind)
+        folder = self.folders.of_type(kind)
         found = os.scandir(folder) if folder else ()
         return [entry.name for entry in found if entry.is_file()]
 
@@ -418,7 +417,7 @@ class NodeRegistry:
         for name in new:
             self._definitions[name] = {**found[name], "input": {}}
             self._guessed.add(name)
-        made = {name: stub_class(name, self._definitions[name], self._folders) for name in new}
+        made = {name: stub_class(name, self._definitions[name], self.folders) for name in new}
         self.classes = {**self.classes, **made}
         return found
 

@@ -18,6 +18,7 @@ from PIL import Image, ImageOps
 from ..workflow.validate import is_link, type_of
 from .active_faults import ActiveFaults
 from .definitions import hidden_inputs
+from .node_answers import answer_of
 from .node_api import ExecutionBlocker, PreviewTuple, wait
 from .node_faults import affect, marks
 from .nodes import (
@@ -387,7 +388,11 @@ class PromptRun:
                     is_first = False
                     affect(self.faults, self._names(self.node_id))
                 wait(self.nodes.settings.seconds.get(self._class_type, 0.0))
-                returned = _called(getattr(node, node.FUNCTION), arguments)
+                answer = answer_of(self.faults, self._names(self.node_id))
+                if answer:
+                    returned = answer.given(node, arguments, self.nodes.folders)
+                else:
+                    returned = _called(getattr(node, node.FUNCTION), arguments)
             expansion = None
             if isinstance(returned, dict):
                 if "ui" in returned:

@@ -4,6 +4,7 @@
 
     server.on("GET", "/queue", (502, {}, "bad gateway"))       # a fixed answer
     server.on("GET", "/view*", cut((200, {}, bytes(1000)), 10))  # a broken one
+    server.on("SaveImage", image="cat.png")                    # of a node, in place of running it
     server.script(                                             # what prompts do from now on
         {"type": "execution_start", "data": {"prompt_id": PROMPT_ID}},
         may_go_on,                                             # a threading.Event
@@ -19,12 +20,13 @@ import json
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, cast, overload
 
 import attrs
 
 from .active_faults import ActiveFaults, Fault, check_count, check_seconds, jsonable
 from .faults import Faults
+from .node_answers import NODE_ANSWER, GivenPicture, answer_for
 from .prompt_queue import Item, PromptQueue
 from .received import Ran, Records
 from .server_clock import ServerClock
@@ -48,9 +50,43 @@ class Finish:
     entry: Mapping[str, Any] | None = None
 
 
+@attrs.frozen
+class Fail:
+    """A step of a script: a node fails, and the prompt with it, which leaves the queue.
+
+    Attributes:
+        message: The text of the error.
+        node_id: The id of the node; ``None``: the first one of the prompt.
+        exception_type: The class of the error, with its module unless it is one of Python's own.
+    """
+
+    message: str
+    node_id: str | None = None
+    exception_type: str = "RuntimeError"
+
+    def event(self, prompt_id: str, graph: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the event that tells of it."""
+        node_id = next(iter(graph), "") if self.node_id is None else self.node_id
+        node = graph.get(node_id)
+        data: dict[str, Any] = {
+            "prompt_id": prompt_id,
+            "node_id": node_id,
+            "node_type": node.get("class_type") if isinstance(node, Mapping) else None,
+            "executed": [],
+            "exception_message": f"{self.message}\n",
+            "exception_type": self.exception_type,
+            "traceback": [],
+            "current_inputs": {},
+            "current_outputs": [],
+            "timestamp": int(time.time() * 1000),
+        }
+        return {"type": "execution_error", "data": data}
+
+
 #: A step: a dict is a message for the prompt's client, with :data:`PROMPT_ID` replaced; bytes are a
-#: binary message; an Event is waited for; a function is called with the prompt's id.
-Step = Mapping[str, Any] | bytes | threading.Event | Finish | Callable[[str], object]
+#: binary message; a number is a pause in seconds; an Event is waited for; a function is called with
+#: the prompt's id.
+Step = Mapping[str, Any] | bytes | float | threading.Event | Finish | Fail | Callable[[str], object]
 
 
 class PromptHooks:
@@ -72,8 +108,9 @@ class PromptHooks:
         if script is None:
             return False
         try:
+            script.hits += 1
             steps, timeout = script.settings
-            play(state, steps, prompt_id, ran.client_id, timeout)
+            play(state, steps, item, timeout)
         except BaseException as exc:  # noqa: BLE001  raised at the end of the server
             state.keep_error(exc)
         return True
@@ -137,8 +174,7 @@ def push(
 def play(
     state: ServerState,
     steps: Sequence[Step],
-    prompt_id: str,
-    client_id: str | None,
+    item: Item,
     timeout: float,
 ) -> None:
     """Play a script for one prompt, and wait until the prompt has left the queue.
@@ -147,12 +183,13 @@ def play(
     """
     outputs: dict[str, Any] = {}
     messages: list[Any] = []
-    queue = state.queue
+    queue, prompt_id, client_id = state.queue, item[1], item[3].get("client_id")
     clock = state.options.clock
-    for step in steps:
+    for given in steps:
         clock.stand(lambda: queue.closed)
         if queue.closed:
             return
+        step = given.event(prompt_id, item[2]) if isinstance(given, Fail) else given
         if isinstance(step, Mapping):
             event = _renamed(step, prompt_id)
             data = event.get("data")
@@ -166,6 +203,9 @@ def play(
                 push(state, 1, json.dumps(event).encode(), client_id)
         elif isinstance(step, bytes):
             push(state, 2, step.replace(PROMPT_ID.encode(), prompt_id.encode()), client_id)
+        elif isinstance(step, int | float):
+            state.sockets.flush()
+            clock.wait(step, lambda: queue.closed)
         elif isinstance(step, threading.Event):
             state.sockets.flush()
             _wait_for(step, queue, timeout)
@@ -175,6 +215,8 @@ def play(
         else:
             state.sockets.flush()
             step(prompt_id)
+        if isinstance(given, Fail):
+            finish(state, prompt_id, outputs, messages, None)
     state.sockets.flush()
     clock.end()
     while queue.running_id == prompt_id and not queue.closed:
@@ -273,12 +315,34 @@ class ScriptedServer:
     def on(self, method: str, path: str, answer: Answer | Handler) -> Fault: ...
     @overload
     def on(self, method: str, path: str) -> Callable[[_H], _H]: ...
+    @overload
     def on(
-        self, method: str, path: str, answer: Answer | Handler | None = None
+        self,
+        node: str,
+        /,
+        *,
+        image: GivenPicture | Sequence[GivenPicture] | None = None,
+        text: str | None = None,
+        ui: Mapping[str, Any] | None = None,
+        error: str | BaseException | None = None,
+        times: int | None = None,
+    ) -> Fault: ...
+    def on(
+        self,
+        method: str,
+        path: str | None = None,
+        answer: Answer | Handler | None = None,
+        **of_node: Any,
     ) -> Fault | Callable[[_H], _H]:
-        """Set the answer to requests of a route until :meth:`off`; the one added last wins.
+        """Set the answer of a route or a node until :meth:`off`; the one added last wins.
 
-        Without an answer, it is a decorator for the function that makes them::
+        A node is named by its class or by its id, and does not run then::
+
+            server.on("SaveImage", image="cat.png")            # any output node, or IMAGE
+            server.on("12", text="a cat", times=1)
+            server.on("KSampler", error="out of memory")
+
+        For a route without an answer, it is a decorator for the function that makes them::
 
             @server.on("GET", "/queue")
             def queue(request):
@@ -293,6 +357,14 @@ class ScriptedServer:
                 :meth:`answer` returns the server's own answer.  If it returns ``None``, it has
                 written to ``request.socket`` itself, and the connection ends.  An exception, or
                 any other value, ends the connection too, and is added to ``errors``.
+            node: The class of nodes, or the id of one.
+            image: The picture, or several, as bytes, a path or a Pillow image: an output node saves
+                its bytes as they are, and outputs of type ``IMAGE`` have it.
+            text: The text: of an output node, and of its outputs of type ``STRING``.  Other outputs
+                have values of their types.
+            ui: Outputs that clients are shown, such as ``{"text": ["..."]}``, beside the others.
+            error: What the node raises: an exception, or the message of a RuntimeError.
+            times: How many nodes answer so; ``None``: any number.
 
         Returns:
             A handle, whose ``with`` block or ``end()`` also removes the answer.  As a decorator,
@@ -300,7 +372,13 @@ class ScriptedServer:
 
         Raises:
             ValueError: The method, path or answer is invalid.
+            OSError: A picture cannot be read.
         """
+        if path is None:
+            known = {"image": None, "text": None, "ui": None, "error": None, "times": None}
+            return cast(Fault, answer_for(self._active, method, **{**known, **of_node}))
+        if of_node:
+            raise TypeError(f"an answer to a route takes no {next(iter(of_node))}")
         if answer is not None:
             return self.faults.answer(method, path, answer)
 
@@ -310,10 +388,13 @@ class ScriptedServer:
 
         return added
 
-    def off(self, method: str, path: str) -> None:
-        """Remove the answers that :meth:`on` set for exactly this method and path."""
+    def off(self, method: str, path: str | None = None) -> None:
+        """Remove the answers that :meth:`on` set for exactly this method and path, or node."""
         for fault in self._active.find("answer"):
             if (fault.settings.method, fault.settings.path) == (method, path):
+                fault.end()
+        for fault in self._active.find(NODE_ANSWER):
+            if path is None and fault.settings.node == method:
                 fault.end()
 
     def answer(self, request: Request) -> Answer:
@@ -354,32 +435,35 @@ class ScriptedServer:
 
     # -- prompts ------------------------------------------------------------------------
 
-    def script(self, *steps: Step, timeout: float = 10.0) -> Fault:
+    def script(self, *steps: Step, timeout: float = 10.0, times: int | None = None) -> Fault:
         """Play these steps, one after the other, in place of every prompt from now on.
 
-        Invalid prompts are played too.  A prompt whose script has no :class:`Finish` runs until
-        :meth:`finish` or :meth:`forget`.
+        Invalid prompts are played too.  A prompt whose script has neither :class:`Finish` nor
+        :class:`Fail` runs until :meth:`finish` or :meth:`forget`.
 
         Args:
             steps: A mapping is a message for the prompt's client, with :data:`PROMPT_ID`
-                replaced by its id; bytes are a binary message; a ``threading.Event`` is waited
-                for; :class:`Finish` writes the history; a function is called with the prompt's
-                id.
+                replaced by its id; bytes are a binary message; a number is a pause in seconds; a
+                ``threading.Event`` is waited for; :class:`Finish` writes the history;
+                :class:`Fail` lets a node fail; a function is called with the prompt's id.
             timeout: Seconds that each event is waited for, at most; then the script ends with a
                 TimeoutError, which is added to ``errors``.
+            times: How many prompts are replaced; ``None``: any number.
 
         Returns:
             A handle: after its ``with`` block or ``end()``, new prompts are executed again.
             A script that is playing continues.
         """
         for step in steps:
-            known = isinstance(step, Mapping | bytes | threading.Event | Finish)
-            if not known and not callable(step):
+            known = isinstance(step, Mapping | bytes | threading.Event | Finish | Fail)
+            if isinstance(step, int | float):
+                check_seconds(step, "a pause is")
+            elif not known and not callable(step):
                 raise ValueError(f"not a step of a script: {step!r}")
             message = step.entry if isinstance(step, Finish) else step
             if isinstance(message, Mapping):
                 jsonable("a step of a script", message)
-        return self._active.add("script", (steps, check_seconds(timeout)))
+        return self._active.add("script", (steps, check_seconds(timeout)), times=times)
 
     @property
     def history(self) -> dict[str, Any]:

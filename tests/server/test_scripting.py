@@ -458,8 +458,8 @@ def test_a_script_that_fails_is_raised_at_the_end() -> None:
     """And what is no step is a ValueError at once."""
     with pytest.raises(ZeroDivisionError), ComfyServer() as server:
         _fail_with(server, lambda _: 1 / 0)
-    with ComfyServer() as other, pytest.raises(ValueError, match="not a step of a script: 5"):
-        other.script(5)  # type: ignore[arg-type]
+    with ComfyServer() as other, pytest.raises(ValueError, match="not a step of a script"):
+        other.script("x")  # type: ignore[arg-type]
 
 
 def _fail_with(server: ComfyServer, step: Step, **options: Any) -> None:

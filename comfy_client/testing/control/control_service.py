@@ -16,6 +16,7 @@ from aiohttp import web
 
 from ..hosts import accepted_names, host_refusal
 from ..server_loop import Connections, ListenAddress, ReservedPort, ServerLoop
+from .answer_routes import Answers
 from .controlled import ControlCall, ControlError, ControlledServer, ControlRoutes, Route, unknown
 from .fault_control import FaultBook
 from .life_routes import Life
@@ -52,6 +53,7 @@ class ControlService:
             *self._life.routes(),
             *TIME_ROUTES,
             *self._faults.routes(),
+            *Answers(self._faults).routes(),
             *REQUEST_ROUTES,
             *PROMPT_VIEW_ROUTES,
         )

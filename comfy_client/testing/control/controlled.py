@@ -9,8 +9,10 @@ from typing import Any, Protocol
 import attrs
 
 from ...nearest import nearest
+from ..active_faults import Fault
 from ..faults import Faults
 from ..received import Ran
+from ..scripting import Socket, Step
 from ..wire import Request
 
 
@@ -65,6 +67,32 @@ class ControlledServer(Protocol):
 
     def restart(self) -> None:
         """Stop and restart the server on its port."""
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """The WebSockets that are open; raises RuntimeError if the server is not running."""
+
+    def on(
+        self,
+        node: str,
+        /,
+        *,
+        image: Sequence[bytes] | None = None,
+        text: str | None = None,
+        ui: Mapping[str, Any] | None = None,
+        error: str | BaseException | None = None,
+        times: int | None = None,
+    ) -> Fault:
+        """Set the answer of a node."""
+
+    def script(self, *steps: Step, timeout: float = 10.0, times: int | None = None) -> Fault:
+        """Play steps in place of prompts."""
+
+    def push(self, message: Any, *, to: str | None = None) -> None:
+        """Send a JSON message to all clients, or to one."""
+
+    def push_binary(self, data: bytes, *, to: str | None = None) -> None:
+        """Send a binary message to all clients, or to one."""
 
     def reset(self, keep: Collection[Any] = ()) -> None:
         """Return to the start, but for what is to be kept."""

@@ -255,7 +255,7 @@ class FaultBook:
             ("POST", "/faults", self._add),
             ("DELETE", "/faults", self._clear),
             ("GET", "/faults/catalogue", self._catalogue),
-            ("DELETE", "/faults/*", self._end),
+            ("DELETE", "/faults/*", self.end),
         )
 
     def close(self) -> None:
@@ -272,7 +272,7 @@ class FaultBook:
             self._known.clear()
             self._numbers = itertools.count(1)
 
-    def _noted(self, fault: Fault, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def noted(self, fault: Fault, given: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Return a fault as data; it gets an id if it has none."""
         with self._lock:
             if fault not in self._known:
@@ -282,7 +282,7 @@ class FaultBook:
 
     def _list(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
         call.only()
-        return 200, {"faults": [self._noted(fault) for fault in reversed(server.faults.active())]}
+        return 200, {"faults": [self.noted(fault) for fault in reversed(server.faults.active())]}
 
     def _catalogue(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
         return 200, {"faults": [kind.shown() for kind in catalogue().values()]}
@@ -302,16 +302,20 @@ class FaultBook:
         times = {} if data.get("times") is None else {"times": data["times"]}
         if times and "times" not in kind.arguments:
             raise invalid(f"{name} takes no times")
-        self._forget_used_up(server.faults.active())
-        if len(server.faults.active()) >= _MOST:
-            raise ControlError(409, "too_many_faults", f"{_MOST} faults are active already")
+        self.check_room(server)
         fault = kind.switch_on(server.faults, {**given, **times})
         if fault is None:
             return 200, {"id": None, "name": name}
-        noted = self._noted(fault, given)
+        noted = self.noted(fault, given)
         if seconds is not None:
             self._end_after(fault, seconds)
         return 201, {"id": noted["id"], "name": name}
+
+    def check_room(self, server: ControlledServer) -> None:
+        """Raise ControlError if no further fault, answer or script may be active."""
+        self._forget_used_up(server.faults.active())
+        if len(server.faults.active()) >= _MOST:
+            raise ControlError(409, "too_many_faults", f"{_MOST} faults are active already")
 
     def _forget_used_up(self, active: list[Fault]) -> None:
         """End faults that have occurred as often as they may, if there are many.
@@ -337,7 +341,8 @@ class FaultBook:
             timer.cancel()
         fault.end()
 
-    def _end(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
+    def end(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
+        """End the fault, the answer or the script with an id."""
         with self._lock:
             found = [fault for fault, (number, _) in self._known.items() if number == call.names[0]]
         if not found:
