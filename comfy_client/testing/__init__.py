@@ -43,6 +43,7 @@ Modules:
         reserved while it is down.
     node_faults: Faults of single nodes.
     server_clock: The time of a server's prompts: its speed, pauses and steps.
+    verifying: Which requests fit, and the nearest of those that do not.
     active_faults: Faults that are active, the effects of those that concern messages, and checks of
         what a test passes to the server.
     received: Records of what a server has received and run, for tests to read.

@@ -31,6 +31,7 @@ from .prompt_queue import Item, PromptQueue
 from .received import Ran, Records
 from .server_clock import ServerClock
 from .server_state import ServerState
+from .verifying import RequestCount, find, wanted_of
 from .wire import Answer, EventSocket, Handler, Request, decode, pieces, upgrade
 
 #: A placeholder for the prompt's id in a script.
@@ -308,6 +309,37 @@ class ScriptedServer:
         """The number of open TCP connections."""
         state = self._running()
         return sum(port.count for port in (state.connections, *state.ports))
+
+    def verify(
+        self,
+        method: str = "*",
+        path: str = "*",
+        *,
+        body_contains: Any = None,
+        text_contains: str | None = None,
+        count: RequestCount | None = None,
+    ) -> list[Request]:
+        """Return the requests that fit, oldest first; raise AssertionError unless there are enough.
+
+        Args:
+            method: The method, or ``*``.
+            path: The path, which also fits below ``/api``; ``*`` stands for any part of it.
+            body_contains: What the JSON of the body contains: an object contains one with fewer
+                members, at any depth.  ``None``: anything.
+            text_contains: What a text among the inputs of the submitted prompt contains, whatever
+                its case and its white space.  ``None``: anything.
+            count: How many requests must fit: a number, or ``{"min": 1, "max": 3}``, of which one
+                may be left out.  ``None``: one or more.
+
+        Raises:
+            AssertionError: Other numbers of requests fit; the message has the three nearest.
+            ValueError: An argument of another type.
+        """
+        wanted = wanted_of(method, path, body_contains, text_contains)
+        found = find([*self.requests], wanted, count)
+        if not found.is_right:
+            raise AssertionError(found.message())
+        return [*found.fitting]
 
     # -- answers ------------------------------------------------------------------------
 

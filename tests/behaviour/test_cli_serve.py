@@ -22,6 +22,7 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer
 from tests.helpers.clients import until
 from tests.helpers.command_line import COMMAND, LIMIT, CommandLine, check, open_terminal
+from tests.helpers.graphs import picture
 from tests.helpers.long import few
 
 #: Makes the terminal that is given as a descriptor that of this process, and runs a command.
@@ -206,6 +207,34 @@ def test_programs_control_it_with_a_token(command_line: CommandLine) -> None:
         headers = {"Authorization": "Bearer a-token"}
         answer = requests.get(health, headers=headers, timeout=LIMIT).json()
         assert answer["url"] == ready["url"]
+
+
+@pytest.mark.long
+def test_five_servers_run_side_by_side(tmp_path: Path) -> None:
+    """Each with ports, files, prompts and faults of its own."""
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for name in "abcde":
+            (tmp_path / name).mkdir()
+            options = ("--json", "--port", 0, "--control", "--root", tmp_path / name / "root")
+            started = CommandLine(tmp_path / name).started("serve", *options)
+            processes.append(stack.enter_context(started))
+        ready = [next_line(process) for process in processes]
+        assert all(len({each[key] for each in ready}) == 5 for key in ("port", "control", "root"))
+        for number, each in enumerate(ready):
+            with ComfyApi(each["url"]) as api:
+                for _ in range(number + 1):
+                    api.run(picture(color=number))
+        for number, each in enumerate(ready):
+            listed = requests.get(f"{each['control']}/prompts", timeout=LIMIT).json()
+            assert listed["count"] == number + 1
+            assert len([*Path(each["root"], "output").iterdir()]) == 1
+        assert requests.post(f"{ready[0]['control']}/kill", timeout=LIMIT).status_code == 200
+        up = [requests.get(f"{each['control']}/health", timeout=LIMIT).ok for each in ready]
+        assert up == [False, True, True, True, True]
+        requests.post(f"{ready[1]['control']}/reset", timeout=LIMIT)
+        left = [len([*Path(each["root"], "output").iterdir()]) for each in ready]
+        assert left == [1, 0, 1, 1, 1]
 
 
 def test_a_recording_is_repeated(command_line: CommandLine) -> None:

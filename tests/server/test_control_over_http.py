@@ -14,6 +14,7 @@ import requests
 
 from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer, Faults
+from comfy_client.testing.control.control_service import ControlService
 from tests.helpers.control import LIMIT, PROGRAMS, call
 
 CUT = {"name": "cut", "args": {"method": "POST", "path": "/prompt", "ran": True}, "times": 1}
@@ -353,6 +354,30 @@ def test_pages_and_other_host_names_are_refused(headers: dict[str, str]) -> None
             assert (answer.status_code, answer.json()["error"]["type"]) == (403, "forbidden")
             assert "Access-Control-Allow-Origin" not in answer.headers
         assert server.running == []  # nobody has killed it
+
+
+ROUTES = [
+    (method, path.replace("*", "1")) for method, path, _ in ControlService(ComfyServer()).routes
+]
+
+
+@pytest.fixture(scope="module")
+def open_to_all() -> Iterator[ComfyServer]:
+    with ComfyServer(control=True, allowed_hosts=["*"], cors=["*"]) as server:
+        yield server
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=" ".join)
+def test_no_route_of_the_control_answers_a_foreign_origin(
+    open_to_all: ComfyServer, method: str, path: str
+) -> None:
+    answer = call(open_to_all, method, path, {}, Origin="http://evil.example")
+    assert error_of(answer)[:2] == (403, "forbidden")
+    assert open_to_all.running == []  # it is up
+
+
+def test_the_routes_of_the_control_are_more_than_those_for_faults() -> None:
+    assert {("POST", "/faults"), ("POST", "/reset"), ("POST", "/answers")} < {*ROUTES}
 
 
 def test_a_token_is_asked_of_each_call() -> None:

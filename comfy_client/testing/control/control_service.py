@@ -49,7 +49,8 @@ class ControlService:
         self._address = ListenAddress(ReservedPort(self._host, port), None, PREFIX)
         self._faults = FaultBook(server)
         self._life = Life(server)
-        self._routes: ControlRoutes = (
+        #: Method, path and function of each route, without what is common to all paths.
+        self.routes: ControlRoutes = (
             *self._life.routes(),
             *TIME_ROUTES,
             *self._faults.routes(),
@@ -142,7 +143,7 @@ class ControlService:
 
     async def _answer(self, request: web.Request) -> tuple[int, Any]:
         path = request.rel_url.raw_path
-        route, names = _find(self._routes, request.method, path.removeprefix(PREFIX), path)
+        route, names = _find(self.routes, request.method, path.removeprefix(PREFIX), path)
         call = ControlCall(names, dict(request.query), await request.read())
         return await asyncio.to_thread(_called, route, self._server, call)
 
