@@ -625,13 +625,14 @@ class ComfyApi(KnownAttributes, Routes):
             ServerUnreachable: The server is down; nothing was submitted.
         """
         from .jobs.execute import submit_workflow
-        from .jobs.job import Callbacks, delivery
+        from .jobs.job import Callbacks, deliver
 
         seal(options, self.submit)
         workflow, inputs = sealed_workflow(workflow), sealed(inputs)
         callbacks = Callbacks(
             on_event, on_progress, on_preview, on_start, on_output, on_queue, every
         )
+        receivers = self.parts.receivers
         return submit_workflow(
             self,
             self.parts,
@@ -643,7 +644,7 @@ class ComfyApi(KnownAttributes, Routes):
             check=check,
             resubmit=resubmit,
             wants_previews=on_preview is not None,
-            begun=delivery(self.parts.receivers, callbacks),
+            begun=(lambda job: deliver(receivers, callbacks, job)()) if callbacks else None,
         )
 
     def job(

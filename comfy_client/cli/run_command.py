@@ -228,7 +228,7 @@ def _waiting_twice(
     def attempt(workflow: Workflow) -> Result:
         with submit(workflow) as job:
             jobs.append(job)
-            left = None if timeout is None else limits.left(timeout)
+            left = None if timeout is None else limits.deadline.left(timeout)
             return wait_for(job, left, quiet, is_ours=True)
 
     result = run_again_after_oom(

@@ -436,7 +436,7 @@ def _as_completed(
     try:
         with shown_count(where, "as_completed", delay, count) as screen:
             while jobs:
-                left = limits.left(SLICE)
+                left = limits.deadline.left(SLICE)
                 if not wait_for_one(jobs, screen.within(left)):
                     if left <= 0:
                         raise _not_in_time(jobs, total, limits)
@@ -593,14 +593,14 @@ def _free_all(
         extra={**prompt_facts(failed.prompt_id, tags), "server": routes.host},
     )
     try:
-        with limited_silence(max(_FIRST_PAUSE, limits.left(timing.question))):
-            freed = limits.left(timing.freed)
+        with limited_silence(max(_FIRST_PAUSE, limits.deadline.left(timing.question))):
+            freed = limits.deadline.left(timing.freed)
             routes.free_memory(unload_models=True, free_memory=True, wait=freed)
     except ClientClosed:
         raise
     except ComfyError as exc:
         failed.add_note(f"not tried again, since its memory could not be freed: {exc}")
         raise failed from exc
-    if limits.left(1.0) <= 0:
+    if limits.deadline.left(1.0) <= 0:
         failed.add_note("not tried again, since the timeout has passed")
         raise failed

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Generator, Iterator
 from functools import partial
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 #: Longest wait in one piece, in seconds, so that Ctrl-C works on every system.
 SLICE: Final = runtime.SLICE if runtime.SLICED else 0.5
 
+_is_done: Final = attrgetter("is_done")
+
 
 @attrs.frozen(eq=False, repr=False)
 class Limits:
@@ -52,10 +55,6 @@ class Limits:
     def _deadline(self) -> Deadline:
         check_timeout(self.stall_timeout)
         return Deadline.after(self.timeout)
-
-    def left(self, most: float) -> float:
-        """Return the seconds until the timeout, at most ``most``."""
-        return self.deadline.left(most)
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -293,7 +292,8 @@ class JobHandle:
 
     def flush(self, limits: Limits) -> None:
         """Wait until callbacks have received all events so far, within the limits."""
-        self._tracker.flush(limits.left(self._tracker.timing.flush))
+        tracker = self.source.poller.tracker
+        tracker.flush(limits.deadline.left(tracker.timing.flush))
 
     def wait(self, limits: Limits, tick: Callable[[], float] | None = None) -> None:
         """Wait until the job has ended; raise :class:`JobTimeout` when time runs out."""
@@ -308,7 +308,7 @@ class JobHandle:
 
     def ends_within(self, limits: Limits, seconds: float) -> bool:
         """Wait up to ``seconds``, within the limits, until the job ends; return whether it has."""
-        seconds = limits.left(seconds)
+        seconds = limits.deadline.left(seconds)
         if limits.stall_timeout is not None:
             seconds = min(seconds, limits.stall_timeout)
         return first_end([self], seconds)
@@ -331,21 +331,21 @@ class JobHandle:
 
     def _log_remarks(self) -> None:
         """Log the job's remarks in the waiting thread, since a log handler may be slow."""
-        remarks = self.state.remarks
+        remarks = self.source.prompt.state.remarks
         while remarks:
             with contextlib.suppress(IndexError):  # another waiting thread took it
                 self._tracker.log.warning("%s", remarks.popleft(), extra=self.state.named)
 
     def _slice(self, limits: Limits) -> float:
         """Return the seconds for one piece of a wait; 0 or less when the time is up."""
-        left = limits.left(SLICE)
+        left = limits.deadline.left(SLICE)
         if limits.stall_timeout is not None:
             left = min(left, self.news_at() + limits.stall_timeout - runtime.monotonic())
         return left
 
     def _timeout_error(self, limits: Limits) -> JobTimeout:
         prompt_id = self.state.prompt_id
-        is_stalled = limits.left(1.0) > 0
+        is_stalled = limits.deadline.left(1.0) > 0
         what = (
             f"no news of prompt {prompt_id} for {limits.stall_timeout or 0:g} s"
             if is_stalled
@@ -463,10 +463,10 @@ def first_end(handles: Collection[JobHandle], seconds: float) -> bool:
     try:
         for handle in handles:
             handle.on_end.append(ended.release)
-        if not any(handle.is_done for handle in handles):
+        if not any(map(_is_done, handles)):
             runtime.in_slices(partial(ended.acquire, True), max(0.0, seconds))
     finally:
         for handle in handles:
             with contextlib.suppress(ValueError):
                 handle.on_end.remove(ended.release)
-    return any(handle.is_done for handle in handles)
+    return any(map(_is_done, handles))

@@ -151,7 +151,7 @@ class Job(KnownAttributes, Future[Result]):
         limits = Limits(timeout, stall_timeout)
         wait = partial(self.handle.outcome, limits)
         with cancelling(on_interrupt, self):
-            screen: Surface = "none" if self.done() else surface_of(progress, timeout)
+            screen: Surface = "none" if self.handle.is_done else surface_of(progress, timeout)
             return watched(self.handle, limits, screen, wait, on_interrupt=on_interrupt)
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -627,11 +627,6 @@ def wait_and_show(
 
 
 # -- in the delivery thread ----------------------------------------------------------------
-
-
-def delivery(receivers: Receivers, callbacks: Callbacks) -> Callable[[Job], object] | None:
-    """Return a function that begins to call ``callbacks`` for a job; None if there are none."""
-    return (lambda job: deliver(receivers, callbacks, job)()) if callbacks else None
 
 
 def deliver(receivers: Receivers, callbacks: Callbacks, job: Job) -> Callable[[], None]:

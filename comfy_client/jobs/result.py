@@ -39,7 +39,7 @@ class _Outputs(Shown, AsDict):
     texts: tuple[str, ...] = ()
 
     def _of(self, media: str) -> tuple[Output, ...]:
-        return Outputs(item for item in self.files if item.media == media)
+        return Outputs([item for item in self.files if item.media == media])
 
     @property
     def images(self) -> tuple[Output, ...]:
@@ -345,13 +345,12 @@ def make_result(
     **facts: Any,
 ) -> Result:
     """Make a result from the outputs of nodes; ``frames`` are (node id, MIME type, picture)."""
-    by_node: dict[str, list[Output]] = {node_id: [] for node_id in outputs}
+    by_node: dict[str, list[Output]] = {}
     texts: dict[str, list[str]] = {}
     seeds: dict[str, int | None] = {}  # shared, as a node may have thousands of files
     for node_id, output in outputs.items():
-        found, said = _walk(node_id, output, files, graph, seeds)
-        by_node[node_id] += found
-        texts[node_id] = said
+        found, texts[node_id] = _walk(node_id, output, files, graph, seeds)
+        by_node[node_id] = [*found]
     for index, (node_id, mime, picture) in enumerate(frames, 1):
         name = f"{title_of(graph, node_id) or class_of(graph, node_id) or 'image'}_{index:05d}_"
         name = f"{name}.{_ENDINGS.get(mime, 'jpg')}"

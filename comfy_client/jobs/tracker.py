@@ -501,7 +501,7 @@ class Tracker:
         state = prompt.state
         outcome = None
         with self.lock:
-            state.accept(receipt, runtime.monotonic(), self.link)
+            state.accept(receipt, runtime.monotonic(), link := self.link)
             self.ledger.count(state, "submitted")
             if receipt.prompt_id != state.prompt_id:
                 other = self._tracked.get(receipt.prompt_id)  # another thread found it in the queue
@@ -513,7 +513,7 @@ class Tracker:
                     self.ledger.uncount(other.state)
                     other.join(prompt)
                 elif ending is not None and ending.is_final:
-                    outcome = outcome or _end_elsewhere(prompt, ending, self.link)
+                    outcome = outcome or _end_elsewhere(prompt, ending, link)
                     self.ledger.uncount(state)
             early = prompt.early
         self.ledger.log_submitted(state)
@@ -521,7 +521,7 @@ class Tracker:
             self.end(prompt, outcome)
         elif early is not None:
             self.end_waits(prompt, early)
-        if state.check_at == 0.0 or self.link is None:
+        if state.check_at == 0.0 or link is None:
             self.wake.set()  # the thread may be in a long sleep
 
     def _apply_orphans(self, prompt: Prompt) -> Outcome | None:

@@ -87,7 +87,7 @@ def watched(
         watch.fail(exc, on_interrupt)
         raise
     try:
-        watch.succeed(result, limits.left(_LONGEST_SHOWING))
+        watch.succeed(result, limits.deadline.left(_LONGEST_SHOWING))
     except KeyboardInterrupt as exc:
         exc.add_note(f"the prompt had ended: api.job({prompt_id!r}).result() has its result")
         raise

@@ -374,7 +374,7 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
                     if callbacks:
                         job.handle.events.keep_all()
 
-                ready_in = limits.left(dispatcher.timing.ready)
+                ready_in = limits.deadline.left(dispatcher.timing.ready)
                 try:
                     with limited_silence(time_left(limits.deadline, LONGEST)):
                         job = enqueue(

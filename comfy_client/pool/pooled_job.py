@@ -173,7 +173,7 @@ class PooledHandle(JobHandle):
 
     def flush(self, limits: Limits) -> None:
         """Wait until callbacks of the pool and of the server's client have handled all events."""
-        self._queue.flush(limits.left(self.timing.flush))
+        self._queue.flush(limits.deadline.left(self.timing.flush))
         super().flush(limits)
 
     def cancel(self, *, force: bool = False) -> bool:

@@ -331,6 +331,8 @@ def _with_meta(graph: dict[str, Any]) -> dict[str, Any]:
 
 def _extra_data(given: object, workflow_ui: object) -> dict[str, Any]:
     """Return a copy of ``extra_data`` with the UI workflow, in a form that every server accepts."""
+    if given is None and workflow_ui is None:
+        return {}
     extra = dict(_object(given, "extra_data"))
     # Unless both are objects, GET /api/jobs fails for everybody while the server has the prompt.
     info = dict(_object(extra.pop("extra_pnginfo", None), "extra_data['extra_pnginfo']"))

@@ -36,7 +36,7 @@ class Deadline(NamedTuple):
         """Make a deadline ``seconds`` (0 or more) from now; None means that there is no limit."""
         if seconds is None:
             return cls()
-        if type(seconds) is not float or not seconds >= 0:  # quick, for the usual case
+        if type(seconds) not in (float, int) or not seconds >= 0:  # quick, for the usual case
             check_timeout(seconds)
         return cls(runtime.monotonic() + min(seconds, LONGEST))
 

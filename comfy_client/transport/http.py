@@ -133,15 +133,15 @@ def query(params: Params | None) -> str:
         return ""
     if isinstance(params, str):
         return f"?{params}"
-    given: list[tuple[str, Value]] = []
-    for name, value in params.items() if isinstance(params, (dict, Mapping)) else params:
-        values = value if not isinstance(value, str) and isinstance(value, Sequence) else [value]
-        given += [(name, each) for each in values if each is not None]
     pairs = [
         text.replace("/", "%2F")
-        if _PLAIN.fullmatch(text := f"{name!s}={value!s}")
-        else f"{quote(str(name), '')}={quote(str(value), '')}"
-        for name, value in given
+        if _PLAIN.fullmatch(text := f"{name!s}={each!s}")
+        else f"{quote(str(name), '')}={quote(str(each), '')}"
+        for name, value in (params.items() if isinstance(params, (dict, Mapping)) else params)
+        for each in (
+            [value] if isinstance(value, str) or not isinstance(value, Sequence) else value
+        )
+        if each is not None
     ]
     return "?" + "&".join(pairs) if pairs else ""
 

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from ..errors import WorkflowError
 from ..values import MAX_LEVELS, is_shallow, plain_text, table_at
-from .graph import as_link, describe, free_id, inputs_of, json_graph
+from .graph import as_link, check_graph, describe, free_id, inputs_of
 from .input_specs import (
     Autogrow,
     InputSpec,
@@ -173,7 +173,7 @@ def to_code(graph: Mapping[str, Any]) -> str:
     Raises:
         WorkflowError: A value that JSON cannot represent, or that is nested too deeply.
     """
-    graph = json_graph(graph, links=False)
+    graph = check_graph(graph, links=False)
     for node_id, node in graph.items():
         if not is_shallow(node):
             what = f"{describe(graph, node_id)}: a value has more than {MAX_LEVELS} levels"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from ..errors import WorkflowError
 from ..redaction import sealed
 from .address import Inputs, set_inputs
-from .graph import copied, json_graph
+from .graph import check_graph, copied
 from .load import Prompts, Readable, read_source
 from .node import Node, Nodes, check_no_node
 from .seeds import draw_wanted, randomize
@@ -568,7 +568,7 @@ class Workflow(Nodes):
             WorkflowError: It contains NaN, or another value that JSON cannot represent; or a file
                 that is still to be uploaded.
         """
-        text = json.dumps(json_graph(self._graph, links=False), indent=2, ensure_ascii=False)
+        text = json.dumps(check_graph(self._graph, links=False), indent=2, ensure_ascii=False)
         # Half of a surrogate pair is legal in JSON only as an escape.
         return re.sub("[\ud800-\udfff]", lambda half: f"\\u{ord(half[0]):04x}", text)
 

@@ -9,7 +9,7 @@ from ..errors import WorkflowError
 from ..nearest import nearest
 from ..upload import Upload
 from .explain import explain_rejection
-from .graph import as_link, brief, class_of, describe, json_graph, listing, shorten
+from .graph import as_link, brief, check_graph, class_of, describe, listing, shorten
 from .input_specs import Autogrow, InputSpec, OutputSpec, outputs_of, types_of, walk
 from .problems import shown
 from .rules import has_hidden_choices, is_hidden_choice, takes_any, takes_more
@@ -182,7 +182,7 @@ class _Filling:
         definitions[self._id] = {"input": {"optional": known}, "output": [], "output_node": True}
         parts: dict[str, Any] = {one: {"class_type": one, "inputs": {}} for one in sources}
         parts[self._id] = {"class_type": self._id, "inputs": inputs}
-        errors = validate(json_graph(parts, links=False), definitions, version="0.28").node_errors
+        errors = validate(check_graph(parts, links=False), definitions, version="0.28").node_errors
         report = errors.get(self._id) if isinstance(errors, dict) else None
         if report:
             hints, candidates = self._hints(report["errors"], inputs)

@@ -286,7 +286,7 @@ def files_in(graph: Mapping[str, Any]) -> dict[tuple[str, str], Upload]:
 # -- before a POST ----------------------------------------------------------------------
 
 
-def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
+def check_graph(graph: Mapping[str, Any], *, links: bool = True) -> dict[str, Any]:
     """Check a graph, and return a copy of it as plain JSON for ``POST /prompt``.
 
     Values that would be lost, or fail on the server with an unhelpful message, are refused: NaN
@@ -296,13 +296,42 @@ def check_graph(graph: Mapping[str, Any]) -> dict[str, Any]:
     ``{"__value__": [...]}`` (servers since 0.3.27).  Numbers of numpy and the like are
     converted, and texts under secret names are sealed, since the copy stays in frames.
     Only the server says whether it has the classes and accepts the values.
+    ``links=False`` skips the check of links.
 
     Raises:
         WorkflowError: One line that names node and input.
     """
     if not isinstance(graph, (dict, Mapping)):
         raise WorkflowError(f"a workflow must be a dict of nodes by id, not {brief(graph)}")
-    return json_graph(graph, links=True)
+    for node_id in graph:
+        if not isinstance(node_id, str):
+            raise WorkflowError(f"the node id {brief(node_id)} is not a string")
+    made: dict[str, Any] = {}
+    texts: set[str] = set()  # the names of inputs that are texts, as few of them are secret
+    for node_id, node in graph.items():
+        if not isinstance(node, (dict, Mapping)):
+            made[node_id] = _json_part(graph, node_id, "", "", node)
+            continue
+        parts = made[node_id] = {}
+        for part, value in node.items():
+            if type(part) is not str and not isinstance(part, str):
+                what = f"the key {brief(part)} is not a string"
+                raise WorkflowError(f"{describe(graph, node_id)}: {what}")
+            if part == "inputs" and isinstance(value, (dict, Mapping)):
+                parts[part] = _json_inputs(graph, node_id, value, texts, links=links)
+            elif type(value) in _SCALARS:
+                parts[part] = value
+            elif (
+                type(value) is dict  # as ``_meta``
+                and _TEXTS.issuperset(map(type, value))
+                and _SCALARS.issuperset(map(type, value.values()))
+            ):
+                parts[part] = value.copy()
+            else:
+                parts[part] = _json_part(graph, node_id, "key", part, value)
+    if has_secret_names(texts):
+        seal_inputs(made)
+    return made
 
 
 def check_parts(
@@ -331,7 +360,7 @@ def check_parts(
             raise
     for node_id, entry in errors.items():
         entry["dependent_outputs"] = sorted(outputs & downstream(graph, [node_id]))
-    whole = json_graph(graph, links=False)
+    whole = check_graph(graph, links=False)
     part = check_graph({key: node for key, node in whole.items() if key not in lost})
     return {**whole, **part}, part, errors
 
@@ -355,47 +384,6 @@ def _links_to_nothing(graph: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
                 entry: dict[str, Any] = {"errors": [], "class_type": class_of(graph, node_id)}
                 found.setdefault(node_id, entry)["errors"].append(error)
     return found
-
-
-def json_graph(graph: Mapping[str, Any], *, links: bool) -> dict[str, Any]:
-    """Implement :func:`check_graph`; ``links=False`` skips the check of links."""
-    for node_id in graph:
-        if not isinstance(node_id, str):
-            raise WorkflowError(f"the node id {brief(node_id)} is not a string")
-    texts: set[str] = set()  # the names of inputs that are texts, as few of them are secret
-    made = {
-        node_id: _json_node(graph, node_id, node, texts, links=links)
-        for node_id, node in graph.items()
-    }
-    if has_secret_names(texts):
-        seal_inputs(made)
-    return made
-
-
-def _json_node(
-    graph: Mapping[str, Any], node_id: str, node: Any, texts: set[str], *, links: bool
-) -> Any:
-    if not isinstance(node, (dict, Mapping)):
-        return _json_part(graph, node_id, "", "", node)
-    made: dict[str, Any] = {}
-    for part, value in node.items():
-        if type(part) is not str and not isinstance(part, str):
-            raise WorkflowError(
-                f"{describe(graph, node_id)}: the key {brief(part)} is not a string"
-            )
-        if part == "inputs" and isinstance(value, (dict, Mapping)):
-            made[part] = _json_inputs(graph, node_id, value, texts, links=links)
-        elif type(value) in _SCALARS:
-            made[part] = value
-        elif (
-            type(value) is dict  # as ``_meta``
-            and _TEXTS.issuperset(map(type, value))
-            and _SCALARS.issuperset(map(type, value.values()))
-        ):
-            made[part] = value.copy()
-        else:
-            made[part] = _json_part(graph, node_id, "key", part, value)
-    return made
 
 
 def _json_inputs(

@@ -297,5 +297,5 @@ def test_each_node_is_visited_once_on_its_way_to_the_server() -> None:
     with opened("http://127.0.0.1:9") as http:
         walk(1)  # the first one asks whether the names are secret
         few, many = walk(10), walk(110)
-    # For a node itself, for its inputs, and for its seed.
-    assert many.calls - few.calls == 3 * 100
+    # For its inputs, and for its seed.
+    assert many.calls - few.calls == 2 * 100
