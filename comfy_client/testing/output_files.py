@@ -43,7 +43,7 @@ class OutputNode:
 
     def shown(self) -> _Ui:
         """Write the files of the node; return what its client is told, which may be nothing."""
-        save = _NODES.get(self.definition["name"])
+        save = OUTPUT_NODES.get(self.definition["name"])
         return save(self) if save else {}
 
     @property
@@ -348,10 +348,13 @@ def _save_lora(node: OutputNode) -> _Ui:
 
 
 _WEIGHTS = ("CheckpointSave", "CLIPSave", "ImageOnlyCheckpointSave", "LoraSave", "ModelSave")
-_NODES: Mapping[str, Callable[[OutputNode], _Ui]] = {
+#: By the name of the class: how a node saves, and what it returns as ``ui``.
+OUTPUT_NODES: Mapping[str, Callable[[OutputNode], _Ui]] = {
     "SaveImageAdvanced": _save_pictures,
     "MaskPreview": _preview_mask,
-    **dict.fromkeys(("ImageCropV2", "LossGraphNode", "Painter"), _preview_pictures),
+    **dict.fromkeys(("ImageCompositor", "ImageCropV2", "LossGraphNode"), _preview_pictures),
+    "Painter": _preview_pictures,
+    "CreateBoundingBoxes": lambda node: {"dims": list(node.size)},
     "ImageCompare": _compare,
     "SaveAnimatedPNG": partial(_save_animated, ending="png"),
     "SaveAnimatedWEBP": partial(_save_animated, ending="webp"),

@@ -13,7 +13,9 @@ from PIL import Image
 from comfy_client import ComfyApi
 from comfy_client.errors import JobFailed
 from comfy_client.testing import ComfyServer, audio_files, media_files, video_files
+from comfy_client.testing.definitions import SHIPPED, read_definitions
 from comfy_client.testing.images import draw
+from comfy_client.testing.output_files import OUTPUT_NODES
 from tests.helpers import bare
 from tests.helpers.bare import LIMIT
 from tests.helpers.graphs import node
@@ -129,6 +131,21 @@ def test_the_readers_of_these_tests_read_what_a_comfyui_saved(path: Path) -> Non
     assert b"prompt" in facts.words.lower()
 
 
+#: Output nodes that save nothing, by the beginning of their names, and those that do it for
+#: themselves or without telling anybody.
+SILENT = ("Meshy", "Tencent", "Tripo")
+OTHERS = {"PreviewAny", "PreviewImage", "SaveImage", "SaveImageWebsocket"}
+DATASETS = {"SaveImageDataSetToFolder", "SaveImageTextDataSetToFolder", "SaveTrainingDataset"}
+
+
+@pytest.mark.parametrize("version", SHIPPED)
+def test_output_nodes_of_the_shipped_definitions_are_known(version: str) -> None:
+    definitions = read_definitions(version)
+    names = {name for name, one in definitions.items() if one["output_node"]}
+    loud = {name for name in names if not name.startswith(SILENT)}
+    assert loud - OUTPUT_NODES.keys() == OTHERS | DATASETS
+
+
 # -- pictures ---------------------------------------------------------------------------
 
 
@@ -196,6 +213,18 @@ def test_pictures_to_compare_are_told_by_input(api: ComfyApi) -> None:
     [place] = told["b_images"]
     assert place["type"] == "temp"
     assert place["filename"].startswith("comfy.compare.b_temp_")
+
+
+@pytest.mark.parametrize("form", ["mp4", "mkv", "webm"])
+def test_a_video_has_the_format_that_is_chosen(form: str) -> None:
+    """Of those that 0.33.0 offers."""
+    inputs = {"format": form, "format.codec": "auto", "filename_prefix": "x"}
+    graph = graph_of("SaveVideo", "video", **inputs)
+    with ComfyServer(object_info="0.33.0") as server, ComfyApi(server.url) as api:
+        [item] = api.run(graph, timeout=LIMIT).videos
+        assert item.filename == f"x_00001_.{form}"
+        assert read(item.bytes(), form).size == (48, 32)
+        assert item.workflow().to_dict() == graph
 
 
 # -- names ------------------------------------------------------------------------------
