@@ -44,7 +44,13 @@ def newer(request: pytest.FixtureRequest) -> Iterator[ComfyServer]:
         yield running
 
 
-def test_a_newer_server_says_so(newer, server):
+@pytest.fixture(scope="module")
+def older() -> Iterator[ComfyServer]:
+    with ComfyServer(version="0.3.75") as running:
+        yield running
+
+
+def test_a_newer_server_says_so(newer, older):
     """Version, system and features; an unknown one is refused."""
     with ComfyApi(newer.url) as api:
         stats = api.get_system_stats()
@@ -53,10 +59,10 @@ def test_a_newer_server_says_so(newer, server):
         assert api.get_features()["extension"] == {"manager": {"supports_v4": True}}
     with pytest.raises(ValueError, match=r"one of 0\.3\.75, 0\.28, 0\.33, not '9'"):
         ComfyServer(version="9")  # type: ignore[arg-type]
-    for url, status in ((newer.url, 404), (server.url, 404)):
+    for url, status in ((newer.url, 404), (older.url, 404)):
         assert requests.get(f"{url}/jobs", timeout=LIMIT).status_code == status
     assert ask(newer, "POST", "/api/jobs/cancel", json={}).status_code == 400
-    assert ask(server, "POST", "/api/jobs/cancel", json={}).status_code == 405
+    assert ask(older, "POST", "/api/jobs/cancel", json={}).status_code == 405
 
 
 def test_a_newer_server_lists_jobs(newer):
@@ -181,14 +187,14 @@ def test_a_job_is_stood_for_by_what_can_be_shown(output, count, shown):
     assert job.get("preview_output", {}).get("filename") == shown
 
 
-def test_a_prompt_may_choose_its_previews_on_newer_servers(newer, server):
+def test_a_prompt_may_choose_its_previews_on_newer_servers(newer, older):
     """On others they come as the server was told."""
     for where, method, count in (
         (newer, "none", 0),
         (newer, "auto", 3),
         (newer, "default", 0),
         (newer, "bogus", 0),
-        (server, "none", 3),
+        (older, "none", 3),
     ):
         with ComfyApi(where.url) as api:
             seen: list[Any] = []
@@ -211,7 +217,7 @@ def test_a_newer_server_checks_the_choices_of_combo_inputs(newer):
         api.run(graph, timeout=LIMIT)
 
 
-def test_a_newer_server_takes_only_uuids(newer, server):
+def test_a_newer_server_takes_only_uuids(newer, older):
     """Canonical ones; null is none, which others take for a name."""
     for prompt_id in ("mine", str(uuid.uuid4()).upper(), f"urn:uuid:{uuid.uuid4()}", 7):
         body = {"prompt": picture(), "prompt_id": prompt_id}
@@ -227,17 +233,17 @@ def test_a_newer_server_takes_only_uuids(newer, server):
     assert answer.json()["prompt_id"] == mine
     answer = ask(newer, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
     assert str(uuid.UUID(answer.json()["prompt_id"])) == answer.json()["prompt_id"]
-    answer = ask(server, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
+    answer = ask(older, "POST", "/prompt", json={"prompt": picture(), "prompt_id": None})
     assert answer.json()["prompt_id"] == "None"
 
 
-def test_a_newer_server_keeps_where_a_prompt_comes_from(newer, server):
+def test_a_newer_server_keeps_where_a_prompt_comes_from(newer, older):
     """From a header, unless the request says so itself."""
     header = {"Comfy-Usage-Source": "a tool"}
     for where, extra, kept in (
         (newer, {}, "a tool"),
         (newer, {"comfy_usage_source": "mine"}, "mine"),
-        (server, {}, None),
+        (older, {}, None),
     ):
         body = {"prompt": picture(), "extra_data": extra}
         prompt_id = ask(where, "POST", "/prompt", json=body, headers=header).json()["prompt_id"]
@@ -302,18 +308,18 @@ def test_a_cached_run_of_nobody_has_outputs_in_history_on_newer_servers(version,
         assert bool(entry["outputs"]) == told
 
 
-def test_a_newer_server_has_other_words_and_refuses_other_sites(newer, server, open_to_all):
+def test_a_newer_server_has_other_words_and_refuses_other_sites(newer, older):
     """``missing_node_type``, and a 403 to what a browser calls cross-site, whoever may ask."""
     graph = {"1": node("Unknown")}
-    for where, word in ((newer, "missing_node_type"), (server, "invalid_prompt")):
+    for where, word in ((newer, "missing_node_type"), (older, "invalid_prompt")):
         error = ask(where, "POST", "/prompt", json={"prompt": graph}).json()["error"]
         assert error["type"] == word
     headers = {"Sec-Fetch-Site": "cross-site"}
-    assert ask(open_to_all, "GET", "/prompt", headers=headers).status_code == 200
-    with ComfyServer(version="0.28", allowed_hosts=["*"]) as strict:
-        assert ask(strict, "GET", "/prompt", headers=headers).status_code == 403
+    for version, status in (("0.3.75", 200), ("0.28", 403)):
+        with ComfyServer(version=version, allowed_hosts=["*"]) as strict:
+            assert ask(strict, "GET", "/prompt", headers=headers).status_code == status
     assert ask(newer, "GET", "/node_replacements").json()["ImageBatch"]
-    assert ask(server, "GET", "/node_replacements").status_code == 404
+    assert ask(older, "GET", "/node_replacements").status_code == 404
 
 
 def test_a_refusal_of_an_unknown_class_says_which_there_are(server, api):

@@ -29,6 +29,7 @@ from comfy_client.testing import (
 )
 from comfy_client.testing.builtin_nodes import CLASSES
 from comfy_client.testing.scripting import PromptHooks
+from comfy_client.testing.server_clock import ServerClock
 from comfy_client.testing.versions import Version
 from tests.helpers.bare import LIMIT, Socket, ask, post
 from tests.helpers.clients import until
@@ -398,6 +399,7 @@ class Prompt:
 
     def __init__(self, fewer_progress: bool) -> None:
         self.fewer_progress = fewer_progress
+        self.clock = ServerClock()
         self.sent: list[float] = []
 
     def check_interrupted(self) -> None:
