@@ -29,6 +29,7 @@ PLACES: Final = ("proxy", "serverless", "cloud")
 #: What ``--models`` and ``--inputs`` may say, as the server has it.
 _MODELS: Final = ("any", "recorded", "touched")
 _INPUTS: Final = ("placeholder", "real")
+_IDS: Final = ("random", "counter")
 #: Options of a server that repeats a recording.
 _WITH_REPLAY: Final = (
     *("replay", "pace", "fault", "host", "port", "prefix", "allowed_host"),
@@ -171,6 +172,29 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         default=0.02,
         show_default=True,
         zero=True,
+    ),
+    click.option(
+        "--speed",
+        metavar="FACTOR",
+        type=Finite(min=0, min_open=True),
+        default=1.0,
+        show_default=True,
+        help="Factor by which steps, nodes and the lead are shorter.",
+    ),
+    seconds_option(
+        "--lead", "How long a prompt runs before its execution_start.", default=0.0, zero=True
+    ),
+    click.option(
+        "--clock",
+        metavar="TIME",
+        help="Time of day at the start, as 2026-12-01T09:30:00Z, for the same times in each run.",
+    ),
+    click.option(
+        "--ids",
+        type=click.Choice(_IDS),
+        default="random",
+        show_default=True,
+        help="Ids that the server chooses: random ones, or the same in each run.",
     ),
     _several("--node-seconds", "CLASS=SECONDS", "How long a class takes.", callback=_pairs),
     click.option(

@@ -36,13 +36,13 @@ Modules:
     audio_files: Silent FLAC, MP3 and Opus files.
     definitions: Node definitions that a server is given.
     builtin_nodes: ComfyUI's own nodes for pictures, and a simulated sampler.
+    node_faults: Faults of single nodes.
     node_api: Functions for running nodes.
     images: Batches of pictures, as they pass between nodes; pictures of the simulated sampler.
     folders: The folders of a server.
+    server_clock: The time of a server's prompts: its speed, pauses and steps; and its ids.
     server_loop: The event loop, the TCP connections, and the address of a server, whose port stays
         reserved while it is down.
-    node_faults: Faults of single nodes.
-    server_clock: The time of a server's prompts: its speed, pauses and steps.
     verifying: Which requests fit, and the nearest of those that do not.
     active_faults: Faults that are active, the effects of those that concern messages, and checks of
         what a test passes to the server.

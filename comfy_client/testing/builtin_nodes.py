@@ -10,7 +10,6 @@ import hashlib
 import io
 import json
 import os
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -324,8 +323,7 @@ class PreviewImage(SaveImage):
     level = 1
 
     def __init__(self) -> None:
-        letters = random.choices("abcdefghijklmnopqrstuvwxyz", k=5)  # noqa: S311  no secret
-        self.suffix: str = f"_temp_{''.join(letters)}"
+        self.suffix: str = f"_temp_{self.folders.ids.letters(5)}"
 
 
 class SaveImageWebsocket(BuiltinNode):

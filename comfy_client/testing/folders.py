@@ -6,11 +6,11 @@ import json
 import mimetypes
 import os
 import struct
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from .server_clock import ServerClock, ServerIds
 from .versions import Version, since
 
 #: Files that count as models.
@@ -83,8 +83,18 @@ _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 class Folders:
     """The folders of a server's files, which are created if missing."""
 
-    def __init__(self, root: Path, version: Version, *, web: Path | None = None) -> None:
+    def __init__(
+        self,
+        root: Path,
+        version: Version,
+        clock: ServerClock,
+        ids: ServerIds,
+        *,
+        web: Path | None = None,
+    ) -> None:
         self.root = root
+        self.clock = clock
+        self.ids = ids
         self.version: Version = version
         self.user: Path = root / "user"
         #: The page: the server's own, or one that is only read.
@@ -155,16 +165,16 @@ class Folders:
         Raises:
             Exception: The prefix leads out of the folder; no subclass of it, as on the server.
         """
-        now = time.localtime()
+        now = self.clock.local()
         for word, value in (
             ("%width%", str(width)),
             ("%height%", str(height)),
-            ("%year%", f"{now.tm_year}"),
-            ("%month%", f"{now.tm_mon:02}"),
-            ("%day%", f"{now.tm_mday:02}"),
-            ("%hour%", f"{now.tm_hour:02}"),
-            ("%minute%", f"{now.tm_min:02}"),
-            ("%second%", f"{now.tm_sec:02}"),
+            ("%year%", f"{now.year}"),
+            ("%month%", f"{now.month:02}"),
+            ("%day%", f"{now.day:02}"),
+            ("%hour%", f"{now.hour:02}"),
+            ("%minute%", f"{now.minute:02}"),
+            ("%second%", f"{now.second:02}"),
         ):
             prefix = prefix.replace(word, value)
         base = self.root / kind

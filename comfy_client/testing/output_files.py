@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import re
-import uuid
 from collections.abc import Callable, Iterable, Mapping
 from functools import cache, partial
 from typing import Any
@@ -118,9 +116,8 @@ def _label() -> Image.Image:
     return draw(64, 32, 0, "", 0, 1.0)
 
 
-def _temporary(prefix: str) -> str:
-    letters = random.choices("abcdefghijklmnopqrstuvwxyz", k=5)  # noqa: S311  no secret
-    return f"{prefix}_temp_{''.join(letters)}"
+def _temporary(node: OutputNode, prefix: str) -> str:
+    return f"{prefix}_temp_{node.folders.ids.letters(5)}"
 
 
 # -- pictures ---------------------------------------------------------------------------
@@ -139,7 +136,7 @@ def _save_pictures(node: OutputNode) -> _Ui:
 def _preview_pictures(node: OutputNode, *, is_old: bool = False) -> _Ui:
     metadata = node.metadata()
     files = (media_files.png(picture, metadata) for picture in node.frames())
-    saved = node.write(files, "png", folder="temp", prefix=_temporary("ComfyUI"))
+    saved = node.write(files, "png", folder="temp", prefix=_temporary(node, "ComfyUI"))
     return {"images": saved} if is_old else {"images": saved, "animated": [False]}
 
 
@@ -153,7 +150,7 @@ def _compare(node: OutputNode) -> _Ui:
     for letter in "ab":
         name = f"image_{letter}"
         pictures = node.frames(name) if node.given.get(name) is not None else []
-        prefix = _temporary(f"comfy.compare.{letter}")
+        prefix = _temporary(node, f"comfy.compare.{letter}")
         files = (media_files.png(picture, {}) for picture in pictures)
         shown[f"{letter}_images"] = node.write(files, "png", folder="temp", prefix=prefix)
     return shown
@@ -196,7 +193,7 @@ def _save_video(node: OutputNode, ending: str = "") -> _Ui:
 
 
 def _track(node: OutputNode) -> _Ui:
-    name = f"sam3_track_preview_{uuid.uuid4().hex[:8]}.mp4"
+    name = f"sam3_track_preview_{node.folders.ids.new('track').hex[:8]}.mp4"
     (node.folders.root / "temp" / name).write_bytes(_video(node, "mp4", media_files.tags({})))
     saved = [{"filename": name, "subfolder": "", "type": "temp"}]
     return {"images": saved, "animated": [True]}
@@ -261,7 +258,7 @@ def _save_audio(node: OutputNode, ending: str = "") -> _Ui:
 
 def _preview_audio(node: OutputNode) -> _Ui:
     file = audio_files.flac(media_files.tags(node.metadata()))
-    prefix = _temporary("ComfyUI")
+    prefix = _temporary(node, "ComfyUI")
     return {"audio": node.write([file], "flac", folder="temp", prefix=prefix)}
 
 
@@ -285,7 +282,7 @@ def _preview_3d(node: OutputNode, name: str, ending: str = "glb", folder: str = 
     model = node.given.get("model_file")
     if isinstance(model, str):  # the path of a file that is there
         return _viewer(node, model)
-    model = f"{name}_{uuid.uuid4().hex}.{ending}"
+    model = f"{name}_{node.folders.ids.new('model').hex}.{ending}"
     (node.folders.root / folder / model).write_bytes(_model(ending))
     return _viewer(node, model)
 

@@ -278,6 +278,9 @@ class Executor:
             self._interrupted.clear()
             raise Interrupted
 
+    def _is_ending(self) -> bool:
+        return self._interrupted.is_set() or self._queue.closed
+
     def work(self) -> None:
         """Run queued prompts until the queue is closed."""
         try:
@@ -309,6 +312,7 @@ class Executor:
 
     def _take(self, item: Item) -> None:
         start = time.perf_counter()
+        self._clock.wait(self._clock.lead, self._is_ending)
         self._end(item[1], self._execute(item))
         seconds = time.perf_counter() - start
         self.sink.log(f"Prompt executed in {seconds:.2f} seconds")

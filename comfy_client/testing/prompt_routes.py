@@ -9,8 +9,6 @@ Fields that a script has not written to the history are left out.
 from __future__ import annotations
 
 import json
-import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from operator import itemgetter
 from typing import Any
@@ -74,7 +72,7 @@ def submit_prompt(state: ServerState, read: Any, source: str | None = None) -> w
     if not result.ok:
         return _refused(state, body, result)
     secrets = {name: extra_data.pop(name) for name in SECRETS if name in extra_data}
-    extra_data["create_time"] = int(time.time() * 1000)
+    extra_data["create_time"] = state.options.clock.stamp()
     outputs = result.outputs_to_execute
     state.queue.put((number, prompt_id, result.graph, extra_data, outputs, secrets))
     answer = {"prompt_id": prompt_id, "number": number, "node_errors": result.node_errors}
@@ -89,9 +87,9 @@ def submit_prompt(state: ServerState, read: Any, source: str | None = None) -> w
 
 def _prompt_id(state: ServerState, body: Mapping[str, Any]) -> str | None:
     """Return the id for a prompt, or None if the server refuses the requested one."""
-    prompt_id = body.get("prompt_id", str(uuid.uuid4()))
+    prompt_id = body["prompt_id"] if "prompt_id" in body else str(state.options.ids.new())
     if state.options.since("0.28"):
-        prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
+        prompt_id = str(state.options.ids.new()) if prompt_id is None else prompt_id
         if "prompt" in body and not is_uuid(prompt_id):
             return None
     return str(prompt_id)  # older servers accept any value

@@ -7,7 +7,6 @@ import inspect
 import io
 import json
 import struct
-import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any, Protocol
@@ -103,7 +102,7 @@ class PromptRun:
 
         If there is no client, it is sent to nobody, or to all clients if ``to_all`` is true.
         """
-        data = {**data, "timestamp": int(time.time() * 1000)}
+        data = {**data, "timestamp": self.clock.stamp()}
         self.messages.append([event, data])
         if self.client_id is not None or to_all:
             self.sink.send(event, data, self.client_id)

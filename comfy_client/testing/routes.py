@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import uuid
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -112,7 +111,7 @@ async def _event_socket(state: ServerState, request: web.Request) -> web.StreamR
     ws = web.WebSocketResponse(autoping=False)
     ws.headers.update(more_headers.get())
     await ws.prepare(request)
-    client_id = request.query.get("clientId") or uuid.uuid4().hex
+    client_id = request.query.get("clientId") or state.options.ids.new("client").hex
     link = EventSocket(client_id, ws, request.transport)
     async with sockets.connected(link):
         greeting = {"status": state.queue_info(), "sid": client_id}

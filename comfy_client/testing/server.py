@@ -16,6 +16,7 @@ import threading
 import weakref
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future
+from datetime import datetime
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -36,7 +37,7 @@ from .page import checked_settings, find_page
 from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
-from .server_clock import ServerClock
+from .server_clock import IdKind, ServerClock, ServerIds
 from .server_loop import ListenAddress, ReservedPort
 from .server_state import UPLOAD_SIZE, ServerSettings, ServerState
 from .versions import Version, check_version, version_with
@@ -102,8 +103,15 @@ class ComfyServer(ScriptedServer):
             accepted, with inputs and outputs as the workflow links them.  The answer to such a
             prompt has a ``hint``, and the log a warning.
         node_seconds: How many seconds each node of a class takes, by class.
-        speed: The factor by which simulated times are shorter: those of steps, of nodes and of
-            ``faults.slow_node``.  The attribute ``speed`` can change it later.
+        speed: The factor by which simulated times are shorter: ``lead``, those of steps, of nodes
+            and of ``faults.slow_node``.  The attribute ``speed`` can change it later.
+        lead: How many seconds a prompt runs, for the queue, before its ``execution_start``.
+        clock: The time of day at the start, with a time zone, such as ``"2026-12-01T09:30:00Z"``:
+            times in events, in history and in names of files depend on it and on simulated times
+            alone, and each event is a millisecond after the one before.  ``None``: real time.
+        ids: ``"counter"``: ids that the server chooses are the same in each run; that of the n-th
+            prompt without one is ``uuid5(NAMESPACE_OID, "n")``.  ``"random"``: they differ.  Those
+            of users and of a hosted surface always do.
         version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
             ``None``: the one whose definitions ``object_info`` names, else ``"0.3.75"``.
             ``"0.28"`` is like 0.28.1 of July 2026: it has the jobs API (``/api/jobs``), takes
@@ -187,6 +195,9 @@ class ComfyServer(ScriptedServer):
         nodes: KnownNodes = "known",
         node_seconds: Mapping[str, float] | None = None,
         speed: float = 1.0,
+        lead: float = 0.0,
+        clock: datetime | str | None = None,
+        ids: IdKind = "random",
         version: Version | None = None,
         allowed_hosts: Collection[str] | None = None,
         cors: Collection[str] = (),
@@ -208,8 +219,8 @@ class ComfyServer(ScriptedServer):
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
         _check_credentials(credentials)
-        clock = ServerClock(speed)
-        super().__init__(clock)
+        timing = ServerClock(speed, lead, clock)
+        super().__init__(timing)
         self.version: Version = version
         self.hosted: HostedKind | None = hosted
         self._options = ServerSettings(
@@ -220,7 +231,8 @@ class ComfyServer(ScriptedServer):
             origins=allowed_origins(cors),
             page=find_page(frontend, version),
             settings=checked_settings(settings),
-            clock=clock,
+            clock=timing,
+            ids=ServerIds(ids),
         )
         self._credentials = credentials
         #: The address that clients use, and that of ComfyUI itself.
@@ -419,7 +431,7 @@ class ComfyServer(ScriptedServer):
             self._remove_root = weakref.finalize(self, _remove, self._root, os.getpid())
         options = self._options
         web_folder = options.page.folder if options.page else None
-        folders = Folders(self._root, options.version, web=web_folder)
+        folders = Folders(self._root, options.version, options.clock, options.ids, web=web_folder)
         nodes = NodeRegistry(folders, self._node_settings, options.version)
         for name, cls in self._added.items():
             nodes.add(name, cls)
@@ -522,6 +534,7 @@ class ComfyServer(ScriptedServer):
         beginning = cast(Beginning, self._beginning)
         self._active.restore(beginning.faults)
         self._options.clock.reset()
+        self._options.ids.reset()
         has_ended = state.end_work(_STOP_TIMEOUT)
         state.forget()
         state.begin()

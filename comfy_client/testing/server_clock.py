@@ -1,20 +1,28 @@
-"""The time of a server's prompts: how fast it passes, and whether it stands still.
+"""The time of a server's prompts: how fast it passes, and whether it stands still; and its ids.
 
-All that is simulated takes its time here: steps of the sampler, nodes with ``node_seconds``, slow
-nodes.  The worker stops for a pause before each node, before each progress of a node after the
-first, and in each wait.
+All that is simulated takes its time here: the lead of a prompt, steps of the sampler, nodes with
+``node_seconds``, slow nodes.  The worker stops for a pause before each node, before each progress
+of a node after the first, and in each wait.
+
+Time of day and ids are what differs from run to run, unless the test fixes them.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
+import uuid
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal, get_args
 
 from .. import runtime
 from .active_faults import check_seconds
 
 #: Ends a wait of the worker by a true result or an exception; called again and again.
 WaitCheck = Callable[[], object]
+#: How a server chooses ids.
+IdKind = Literal["random", "counter"]
 
 _POLL = 0.005  # seconds between two checks
 
@@ -22,7 +30,22 @@ _POLL = 0.005  # seconds between two checks
 class ServerClock:
     """The clock of a server, over restarts too; any thread may call the methods."""
 
-    def __init__(self, speed: float = 1.0) -> None:
+    def __init__(
+        self, speed: float = 1.0, lead: float = 0.0, start: datetime | str | None = None
+    ) -> None:
+        """Make a clock.
+
+        Args:
+            speed: The factor by which simulated times are shorter.
+            lead: How many simulated seconds a prompt takes to begin.
+            start: When the time of day begins, which then depends on simulated times alone;
+                ``None``: it is that of the machine.
+        """
+        #: How many simulated seconds a prompt takes to begin.
+        self.lead: float = min(check_seconds(lead, "lead is"), threading.TIMEOUT_MAX)
+        self._start = None if start is None else _moment(start)
+        self._waited = 0.0  # simulated seconds of all waits
+        self._told = itertools.count(1)  # milliseconds that have been told
         self._news = threading.Condition()  # guards the rest
         self._speed = self._first_speed = checked_speed(speed)
         self._paused = False
@@ -58,6 +81,7 @@ class ServerClock:
                 elif not self._paused:
                     self._news.wait(min(left / self._speed, _POLL))
             self.stand(check, ends_step=False)
+        self._waited += seconds
 
     def stand(self, check: WaitCheck, *, ends_step: bool = True) -> None:
         """Wait while the server is paused, until a step is made; it ends the step before."""
@@ -71,6 +95,21 @@ class ServerClock:
         finally:
             if self._stands:
                 self._change(stands=False)
+
+    # -- time of day --------------------------------------------------------------------
+
+    def stamp(self) -> int:
+        """Return the time for an event, in milliseconds; each has another if they are fixed."""
+        if self._start is None:
+            return int(runtime.wall_time() * 1000)
+        return int((self._start.timestamp() + self._waited) * 1000) + next(self._told)
+
+    def local(self) -> datetime:
+        """Return the local time, for names of files and the log; in UTC if it is fixed."""
+        if self._start is None:
+            return datetime.fromtimestamp(runtime.wall_time())
+        now = self._start + timedelta(seconds=self._waited)
+        return now.astimezone(UTC).replace(tzinfo=None)
 
     # -- for tests ----------------------------------------------------------------------
 
@@ -99,7 +138,8 @@ class ServerClock:
         self._change(paused=False, steps=False)
 
     def reset(self) -> None:
-        """Let time pass as it did at first."""
+        """Let time pass as it did at first, from the same time of day."""
+        self._waited, self._told = 0.0, itertools.count(1)
         self._change(paused=False, steps=False, speed=self._first_speed)
 
     def step(self, is_coming: Callable[[], bool], timeout: float) -> bool:
@@ -156,3 +196,45 @@ def checked_speed(value: float) -> float:
     if not 0 < value < float("inf"):
         raise ValueError(f"speed must be above 0 and finite, not {value!r}; see pause()")
     return value
+
+
+def _moment(value: Any) -> datetime:
+    """Return a time of day that is given as such or in ISO format, with a time zone."""
+    if not isinstance(value, datetime | str):
+        raise TypeError(f"clock must be a datetime or a text in ISO format, not {value!r}")
+    try:
+        found = datetime.fromisoformat(value) if isinstance(value, str) else value
+    except ValueError:
+        raise ValueError(f"clock must be like '2026-12-01T09:30:00Z', not {value!r}") from None
+    if found.tzinfo is None:
+        raise ValueError(f"clock must have a time zone, as 2026-12-01T09:30:00Z has, not {value}")
+    return found
+
+
+class ServerIds:
+    """The ids that a server chooses, over restarts too; any thread may ask for one.
+
+    Attributes:
+        kind: ``"random"``, or ``"counter"``: the same in each run.
+    """
+
+    def __init__(self, kind: IdKind = "random") -> None:
+        if kind not in get_args(IdKind):
+            raise ValueError(f"ids must be one of {', '.join(get_args(IdKind))}, not {kind!r}")
+        self.kind = kind
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin to count again."""
+        self._numbers: dict[str, itertools.count[int]] = {}
+
+    def new(self, what: str = "") -> uuid.UUID:
+        """Return a new id: of a prompt, or of ``what``, which is counted apart."""
+        if self.kind == "random":
+            return uuid.uuid4()
+        number = next(self._numbers.setdefault(what, itertools.count(1)))
+        return uuid.uuid5(uuid.NAMESPACE_OID, f"{what} {number}".strip())
+
+    def letters(self, count: int) -> str:
+        """Return letters for the name of a temporary file, 6 at most."""
+        return "".join(chr(ord("a") + byte % 26) for byte in self.new("letters").bytes[:count])

@@ -9,7 +9,6 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import datetime
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
@@ -23,7 +22,7 @@ from .nodes import NodeRegistry
 from .page import Page
 from .prompt_queue import Executor, PromptQueue
 from .received import Records
-from .server_clock import ServerClock
+from .server_clock import ServerClock, ServerIds
 from .server_loop import Connections, ServerLoop
 from .versions import Version, since
 from .wire import EventSocket, encode_message
@@ -271,6 +270,7 @@ class ServerSettings:
     #: The settings of the page with which users begin.
     settings: Mapping[str, Any]
     clock: ServerClock
+    ids: ServerIds
 
     def since(self, version: Version) -> bool:
         """Return whether the server behaves like this version of ComfyUI or a later one."""
@@ -404,7 +404,7 @@ class ServerState:
     # -- log ----------------------------------------------------------------------------
 
     def _add_to_log(self, text: str) -> None:
-        entry = {"t": datetime.now().isoformat(), "m": f"{text.rstrip()}\n"}
+        entry = {"t": self.options.clock.local().isoformat(), "m": f"{text.rstrip()}\n"}
         self._log.append(entry)
         self._log_readers = set(filter(self.sockets.is_connected, self._log_readers))
         for client_id in self._log_readers:

@@ -10,8 +10,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +174,20 @@ def test_workflows_of_any_class_run_on_it(command_line: CommandLine) -> None:
     with serving(command_line, *options) as (ready, _), ComfyApi(ready["url"]) as api:
         assert api.run(graph, timeout=LIMIT).images
         assert api.get_system_stats().comfyui_version == "0.28.1"
+
+
+def test_times_and_ids_are_the_same_in_each_run(command_line: CommandLine) -> None:
+    graph = Workflow.example().to_dict()
+    options = ("--speed", "1e9", "--lead", "3600", "--step-seconds", "60", "--ids", "counter")
+    clock = ("--clock", "2026-12-01T00:00:00Z")
+    with serving(command_line, *options, *clock) as (ready, _):
+        url = ready["url"]
+        answer = requests.post(f"{url}/prompt", json={"prompt": graph}, timeout=LIMIT).json()
+        assert answer["prompt_id"] == str(uuid.uuid5(uuid.NAMESPACE_OID, "1"))
+        until(lambda: requests.get(f"{url}/history", timeout=LIMIT).json())
+        [entry] = requests.get(f"{url}/history", timeout=LIMIT).json().values()
+    start = datetime(2026, 12, 1, 1, tzinfo=UTC).timestamp()
+    assert 0 < entry["status"]["messages"][0][1]["timestamp"] / 1000 - start < 1
 
 
 def test_faults_are_active_from_the_start(command_line: CommandLine) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+import requests
 
 from comfy_client import ComfyApi, JobFailed, JobInterrupted, JobLost
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, ProgressBar
@@ -252,6 +255,105 @@ def test_progress_of_each_step_is_sent_while_the_server_is_paused() -> None:
         post(server, "/prompt", {"prompt": txt2img(steps=5), "client_id": "me"})
         progress = [one for one in told(server, ws, 9) if isinstance(one, float | int)]
         assert progress == [1, 2, 3, 4, 5]
+
+
+# -- the same in each run -------------------------------------------------------------------
+
+
+def test_a_prompt_runs_for_its_lead_before_it_starts() -> None:
+    """It can be interrupted meanwhile, and a step passes over it."""
+    with ComfyServer(lead=600) as server, Socket(server, "me") as ws:
+        submit(server)
+        server.until(lambda: server.running)
+        ws.until("status")
+        assert server.history == {}
+        requests.post(f"{server.url}/interrupt", timeout=LIMIT)
+        names = [one["type"] for one in ws.until("execution_interrupted")]
+        assert "execution_start" in names
+        assert "executed" not in names
+        server.until(lambda: server.history)
+        server.pause()
+        submit(server)
+        assert told(server, ws)[-2:] == ["execution_start", "execution_cached"]
+        assert server.step(5) == 2
+    with ComfyServer(lead=0.3) as server:
+        start = time.monotonic()
+        submit(server)
+        server.until(lambda: server.history)
+        assert time.monotonic() - start >= 0.3
+
+
+def recorded(count: int) -> tuple[list[Any], Any, list[tuple[str, bytes]]]:
+    """The events, the history and the files of some prompts on a new server."""
+    options: dict[str, Any] = {"step_seconds": 60, "node_seconds": {"VAEDecode": 3600.0}}
+    with (
+        ComfyServer(clock="2026-12-01T23:30:00+01:00", ids="counter", speed=1e9, **options) as one,
+        Socket(one) as ws,
+    ):
+        heard = [ws.next()]
+        client_id = heard[0]["data"]["sid"]
+        for number in range(count):
+            graph = txt2img(seed=number)
+            graph["9"]["inputs"]["filename_prefix"] = "%year%-%month%-%day%-%hour%"
+            graph["10"] = {"class_type": "PreviewImage", "inputs": {"images": ["8", 0]}}
+            post(one, "/prompt", {"prompt": graph, "client_id": client_id})
+            heard += ws.until("execution_success")
+            one.until(lambda: not one.pending and not one.running)
+        files = sorted(one.root.rglob("*.png"))
+        return heard, one.history, [(path.name, path.read_bytes()) for path in files]
+
+
+def test_ids_times_and_files_are_the_same_in_each_run() -> None:
+    """Times begin where told, in UTC, and go on by what is simulated."""
+    events, history, files = recorded(2)
+    assert recorded(2) == (events, history, files)
+    assert [*history] == [str(uuid.uuid5(uuid.NAMESPACE_OID, str(n))) for n in (1, 2)]
+    assert [name for name, _ in files if "temp" not in name] == [
+        "2026-12-01-23_00001_.png",
+        "2026-12-02-00_00001_.png",
+    ]
+    times = [
+        data["timestamp"] / 1000
+        for entry in history.values()
+        for _, data in entry["status"]["messages"]
+    ]
+    begin = datetime(2026, 12, 1, 22, 30, tzinfo=UTC).timestamp()
+    assert times == sorted({*times})
+    assert begin < times[0] < begin + 1
+    assert begin + 2 * 3600 < times[-1] < begin + 3 * 3600
+
+
+def test_a_reset_begins_to_count_again() -> None:
+    with ComfyServer(clock="2026-12-01T00:00:00Z", ids="counter") as server:
+        found = []
+        for _ in range(2):
+            prompt_id = submit(server, client_id=None)
+            server.until(lambda: server.history)
+            found.append((prompt_id, server.history[prompt_id]["prompt"][3]["create_time"]))
+            server.reset()
+        assert found[0] == found[1]
+        first = submit(server, client_id=None)
+        server.restart()
+        assert submit(server, client_id=None) != first  # a client may still wait for that one
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "error"),
+    [
+        ("clock", "yesterday", ValueError),
+        ("clock", "2026-12-01T09:30:00", ValueError),
+        ("clock", datetime(2026, 12, 1), ValueError),
+        ("clock", 5, TypeError),
+        ("lead", -1, ValueError),
+        ("lead", "1", ValueError),
+        ("ids", "words", ValueError),
+    ],
+)
+def test_wrong_clocks_leads_and_ids_are_refused(
+    option: str, value: Any, error: type[Exception]
+) -> None:
+    with pytest.raises(error, match=option):
+        ComfyServer(**{option: value})
 
 
 # -- over HTTP ------------------------------------------------------------------------------

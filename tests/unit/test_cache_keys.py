@@ -12,6 +12,7 @@ import pytest
 from comfy_client.testing.definitions import NodeSettings
 from comfy_client.testing.folders import Folders
 from comfy_client.testing.nodes import CacheKeys, DynamicPrompt, NodeRegistry
+from comfy_client.testing.server_clock import ServerClock, ServerIds
 from tests.helpers.graphs import node
 
 
@@ -21,7 +22,7 @@ def nodes(tmp_path: Path) -> NodeRegistry:
     definition = {"input": {}, "output": ["*", "*"]}
     given = {"A": definition, "B": definition}
     settings = NodeSettings.of(False, 0.0, given, None, None, "known", None)
-    return NodeRegistry(Folders(tmp_path, "0.3.75"), settings, "0.3.75")
+    return NodeRegistry(Folders(tmp_path, "0.3.75", ServerClock(), ServerIds()), settings, "0.3.75")
 
 
 def keys_of(nodes: NodeRegistry, graph: dict[str, Any], order: list[str]) -> dict[str, str]:
