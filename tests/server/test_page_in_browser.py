@@ -14,7 +14,7 @@ import pytest
 
 from comfy_client import Workflow
 from comfy_client.testing import ComfyServer
-from comfy_client.testing.page import PAGES
+from comfy_client.testing.versions import RELEASES
 from tests.helpers.browser import Browser, browser
 
 pytestmark = pytest.mark.browser
@@ -32,11 +32,12 @@ PANEL = "document.querySelector('.side-bar-panel')"
 def server() -> Iterator[ComfyServer]:
     """Of the version that comes with the installed page, or else the newest."""
     page = importlib.metadata.version("comfyui-frontend-package")
-    version = next((one for one, pinned in PAGES.items() if pinned == page), [*PAGES][-1])
+    fitting = [one for one, release in RELEASES.items() if release.page == page]
+    version = (fitting or [*RELEASES])[-1]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the page is")
         server = ComfyServer(
-            version=version,  # type: ignore[arg-type]
+            version=version,
             frontend=True,
             settings={"Comfy.TutorialCompleted": True},
             step_seconds=0.1,
