@@ -54,9 +54,9 @@ SERVER = (
     Mutant(
         "Z04",
         "testing/files.py",
-        "    disposition = f'filename=\"{path.name}\"'\n",
-        "    disposition = f'attachment; filename=\"{path.name}\"'\n",
-        "server/test_routes.py",
+        "disposition, headers = f'filename=",
+        "disposition, headers = f'attachment; filename=",
+        "server/test_newer_versions.py",
         "pictures are saved by a browser rather than shown",
     ),
     Mutant(
