@@ -49,10 +49,9 @@ def png(picture: Image.Image, metadata: Mapping[str, Any]) -> bytes:
 def apng(pictures: Sequence[Image.Image], fps: float, metadata: Mapping[str, Any]) -> bytes:
     """Return an animated PNG file, with metadata in chunks of ComfyUI's own kind."""
     info = PngImagePlugin.PngInfo()
-    info.add_text("Title", LABEL)
     for key, text in texts(metadata).items():
         info.add(b"comf", f"{key}\0{text}".encode("latin-1"), after_idat=True)
-    return _animated(pictures, fps, "PNG", pnginfo=info)
+    return add_texts(_animated(pictures, fps, "PNG", pnginfo=info), {b"Title": LABEL.encode()})
 
 
 def webp(

@@ -294,7 +294,7 @@ def test_the_simulated_picture_follows_seed_and_prompt_and_says_what_it_is(api):
 def test_texts_are_written_into_pictures_by_one_module():
     """That of workflow metadata; Pillow is not asked to."""
     package = Path(comfy_client.__file__).parent
-    words = ("PngInfo", "pnginfo=", "add_text(", 'b"tEXt"')
+    words = (".add_text(", ".add_itxt(", 'b"tEXt"')
     found = {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
