@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
+from math import inf
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final
 
@@ -64,6 +65,29 @@ def _pairs(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> 
     return found
 
 
+def _seconds(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -> dict[str, float]:
+    """Return ``CLASS=SECONDS`` as a mapping."""
+    found = _pairs(ctx, param, value)
+    for name, seconds in found.items():
+        if (
+            isinstance(seconds, bool)
+            or not isinstance(seconds, int | float)
+            or not 0 <= seconds < inf
+        ):
+            raise click.BadParameter(f"{name}={seconds}: seconds are a number, 0 or more")
+    return found
+
+
+def _definitions(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not Path(value).exists():
+        from ..testing.definitions import SHIPPED
+
+        if value not in SHIPPED:
+            versions = ", ".join(SHIPPED)
+            raise click.BadParameter(f"there is no file {value!r}; the versions are {versions}")
+    return value
+
+
 def _page(ctx: click.Context, param: click.Parameter, value: str) -> bool | str:
     return {"auto": True, "none": False}.get(value, value)
 
@@ -109,6 +133,7 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option(
         "--object-info",
         metavar="FILE|VERSION",
+        callback=_definitions,
         shell_complete=complete_files,
         help="Node classes besides those for pictures: of ComfyUI 0.3.75, 0.28.1 or 0.33.0, or in a"
         " file of comfy-client object-info.  Stand-ins run in their place.",
@@ -196,7 +221,7 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         show_default=True,
         help="Ids that the server chooses: random ones, or the same in each run.",
     ),
-    _several("--node-seconds", "CLASS=SECONDS", "How long a class takes.", callback=_pairs),
+    _several("--node-seconds", "CLASS=SECONDS", "How long a class takes.", callback=_seconds),
     click.option(
         "--frontend",
         metavar="auto|none|DIR",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import socket
 import ssl
@@ -305,7 +306,9 @@ def _listen(host: str, port: int) -> socket.socket:
         listener.close()
         if not isinstance(exc, OSError):  # such as a port that is no number of one
             raise
-        raise OSError(exc.errno, f"cannot listen on {host}:{port}: {exc.strerror or exc}") from exc
+        free = "; port 0 takes a free one" if exc.errno == errno.EADDRINUSE else ""
+        why = f"cannot listen on {host}:{port}: {exc.strerror or exc}{free}"
+        raise OSError(exc.errno, why) from exc
     return listener
 
 
