@@ -6,9 +6,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -38,7 +40,7 @@ _WITH_REPLAY: Final = (
 )
 #: Options that are no arguments of the server as they are.
 _APART: Final = (
-    *("checkpoint", "model", "input", "output", "fault"),  # for ``furnish``
+    *("nodes", "checkpoint", "model", "input", "output", "fault"),  # for ``furnish``
     *("login_env", "login_file", "tls_certfile", "tls_keyfile", "replay", "pace"),
     *("control", "control_port", "control_token_env"),
 )
@@ -137,6 +139,12 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         shell_complete=complete_files,
         help="Node classes besides those for pictures: of ComfyUI 0.3.75, 0.28.1 or 0.33.0, or in a"
         " file of comfy-client object-info.  Stand-ins run in their place.",
+    ),
+    _several(
+        "--nodes",
+        "FILE",
+        "Python file or folder of a pack with node classes, which must not need torch.",
+        shell_complete=complete_files,
     ),
     click.option("--any-node", is_flag=True, help="Accept node classes that nothing knows, too."),
     click.option(
@@ -280,7 +288,19 @@ def make(given: Mapping[str, Any], login: tuple[str, str] | str | None) -> Comfy
     options["settings"] = options.pop("setting")
     options["nodes"] = "any" if options.pop("any_node") else "known"
     options = {name: value for name, value in options.items() if value not in (None, ())}
-    return ComfyServer(**{**options, **control})
+    server = ComfyServer(**{**options, **control})
+    for path in given["nodes"]:
+        _load_nodes(server, path)
+    return server
+
+
+def _load_nodes(server: ComfyServer, path: str) -> None:
+    """Load a file with node classes; what it prints goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr):
+        try:
+            server.load_nodes(path)
+        except ImportError as exc:
+            raise Mistake(f"--nodes: {exc}") from exc
 
 
 def _replayed(given: Mapping[str, Any], control: Mapping[str, Any]) -> ComfyServer:

@@ -21,6 +21,7 @@ Modules:
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
     server_state: The parts of a running server; all open event sockets, and what goes to them.
+    node_files: Files and packs with node classes.
     prompt_check: The answer to a prompt, by the definitions of its classes.
     page: The official page with its templates and its help, and settings with which it starts.
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
@@ -29,6 +30,7 @@ Modules:
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
         prompt, with the nodes that its nodes expand into.
     node_answers: Answers of a test for nodes, in place of running them.
+    v3: Nodes with ComfyUI's V3 conventions.
     stubs: Stand-ins for classes of which only the definition is known.
     output_files: The files that stand-ins of output nodes write, and what they tell the client.
     media_files: Small valid pictures, 3D models and weights, which say that they are simulated.
@@ -73,6 +75,7 @@ if TYPE_CHECKING:
     from .received import Ran
     from .scripting import PROMPT_ID, Fail, Finish, Step
     from .server import ComfyServer
+    from .v3.offered import offer_comfy_api
     from .wire import Answer, Handler, Request, cut, drip, encode, frame, never_answer
 
 __all__ = [
@@ -99,6 +102,7 @@ __all__ = [
     "frame",
     "hosted_error",
     "never_answer",
+    "offer_comfy_api",
     "send_event",
     "send_text",
 ]
@@ -115,6 +119,7 @@ _MODULES = (
     ".wire",
     ".hosted.gateway",
     ".hosted.v2_errors",
+    ".v3.offered",
 )
 
 

@@ -29,19 +29,27 @@ class Beginning:
 
     Attributes:
         nodes: The classes that a user had added, by name.
+        packs: The packs that a user had loaded: what each calls its folder for the page.
         faults: The faults that were active, the newest first.
     """
 
     nodes: Mapping[str, type]
+    packs: Mapping[Path, str]
     faults: Sequence[ActiveFault]
     _root: Path
     _files: frozenset[str]
 
     @classmethod
-    def of(cls, root: Path, nodes: Mapping[str, type], active: ActiveFaults) -> Beginning:
+    def of(
+        cls,
+        root: Path,
+        nodes: Mapping[str, type],
+        packs: Mapping[Path, str],
+        active: ActiveFaults,
+    ) -> Beginning:
         """Return what a server has now; faults of open sockets and the like are left out."""
         faults = [fault for fault in active.find() if fault.undo is None]
-        return cls({**nodes}, faults, root, frozenset(_entries(root)))
+        return cls({**nodes}, {**packs}, faults, root, frozenset(_entries(root)))
 
     def clean(self, keep: Collection[Kept]) -> None:
         """Delete files and folders that came later; neither folders to keep nor what links name.

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 
 import attrs
 
-from ..workflow.input_specs import InputSpec
+from ..workflow.input_specs import Autogrow, InputSpec, walk
 from ..workflow.model_files import folder_of
 from ..workflow.rules import file_input
 from .folders import MODEL_ENDINGS, Folders
@@ -184,6 +184,24 @@ def specs_of(definition: Mapping[str, Any]) -> Iterator[InputSpec]:
         for name, config in definition["input"].get(group, {}).items():
             options = config[1] if len(config) > 1 else {}
             yield InputSpec(name, config[0], options, group == "required")
+
+
+def inputs_of_node(definition: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Return type and options of a node's inputs by name; some depend on what it is given."""
+    groups = definition["input"]
+    known = {**groups.get("optional", {}), **groups.get("required", {})}
+    if not any(isinstance(config[0], str) and "_V3" in config[0] for config in known.values()):
+        return known
+    opened: dict[str, list[Any]] = {}
+    for spec in walk(definition, given, defaults=False):
+        if isinstance(spec, Autogrow):
+            opened |= {part.name: [part.kind, part.options] for part in spec.parts(given)}
+        elif isinstance(spec, InputSpec) and (
+            # The server drops a choice that a dynamic combo does not have.
+            not spec.is_selector or given.get(spec.name) in spec.kind
+        ):
+            opened[spec.name] = [spec.kind, spec.options]
+    return opened
 
 
 def takes_model(definition: Mapping[str, Any], class_type: str, spec: InputSpec) -> bool:

@@ -1,8 +1,8 @@
 """Routes for files: uploads, downloads, those of users with their settings, and of node packs.
 
-The files of a node pack are below ``custom_nodes/<pack>/``.  No code of a pack is run.  Its files
-for the frontend are in the folder that its ``__init__.py`` names with ``WEB_DIRECTORY = "..."``, or
-its ``pyproject.toml`` as ``tool.comfy.web``.
+The files of a node pack are below ``custom_nodes/<pack>/``, or where ``load_nodes`` found it.  No
+code of a pack is run here.  Its files for the frontend are in the folder that its ``__init__.py``
+names with ``WEB_DIRECTORY = "..."``, or its ``pyproject.toml`` as ``tool.comfy.web``.
 """
 
 from __future__ import annotations
@@ -579,9 +579,9 @@ async def _extensions(state: ServerState, request: web.Request) -> web.Response:
     own = sorted((web_folder / "extensions").glob("**/*.js"))
     found = [f"/{script.relative_to(web_folder).as_posix()}" for script in own]
     for name, folder in _web_folders(state).items():
-        for script in sorted(folder.glob("**/*.js")):
-            path = script.relative_to(folder).as_posix()
-            found.append(f"/extensions/{quote(name)}/{path}")
+        scripts = sorted(one for one in folder.glob("**/*.js") if is_inside(one, folder))
+        paths = [script.relative_to(folder).as_posix() for script in scripts]
+        found += [f"/extensions/{quote(name)}/{path}" for path in paths]
     return web.json_response(found)
 
 
@@ -611,15 +611,20 @@ PACK_ROUTES: RouteTable[ServerState] = (
 TEMPLATE: RouteTable[ServerState] = (("GET", "/api/workflow_templates/{pack}/{name}", _template),)
 
 
-def _root(state: ServerState) -> Path:
-    return state.folders.root / "custom_nodes"
+def _packs(state: ServerState) -> list[Path]:
+    """Return the folders of the server's packs, and of those that were loaded from elsewhere."""
+    root = state.folders.root / "custom_nodes"
+    own = sorted(path for path in root.iterdir() if path.is_dir())
+    return [*own, *(path for path in list(state.folders.packs) if path not in own)]
 
 
 def _web_folders(state: ServerState) -> dict[str, Path]:
     """Return the packs' folders of frontend files, by the names under which they are served."""
     found = {}
-    for pack in sorted(path for path in _root(state).iterdir() if path.is_dir()):
-        for name, folder in (_of_project(pack), (pack.name, _of_module(pack))):
+    for pack in _packs(state):
+        loaded = state.folders.packs.get(pack)
+        folder_of_module = _of_module(pack) if loaded is None else loaded
+        for name, folder in (_of_project(pack), (pack.name, folder_of_module)):
             if folder and (pack / folder).is_dir() and is_inside(pack / folder, pack):
                 found[name] = Path(os.path.abspath(pack / folder))
     return found
@@ -651,7 +656,7 @@ def _of_module(pack: Path) -> str:
 
 def _files(state: ServerState, folder: str) -> Iterator[Path]:
     """Yield the JSON files in a folder of each pack, except links that lead out of the pack."""
-    root = _root(state)
-    for file in sorted(root.glob(f"*/{folder}/*.json")):
-        if is_inside(file, root / file.relative_to(root).parts[0]):
-            yield file
+    for pack in _packs(state):
+        for file in sorted(pack.glob(f"{folder}/*.json")):
+            if is_inside(file, pack):
+                yield file

@@ -99,6 +99,8 @@ class Folders:
         self.user: Path = root / "user"
         #: The page: the server's own, or one that is only read.
         self.web: Path = web or root / "web"
+        #: Packs that were loaded from elsewhere, and what each calls its folder for the page.
+        self.packs: dict[Path, str] = {}
         kinds = {**MODEL_FOLDERS, **(NEW_MODEL_FOLDERS if since(version, "0.28") else {})}
         if since(version, "0.33"):
             kinds["datasets"] = ("datasets",)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextvars import ContextVar
 from typing import Any, Final, Protocol
 
+from .folders import Folders
 from .server_clock import ServerClock
 
 #: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
@@ -37,12 +38,17 @@ class NodeContext(Protocol):
     """The running prompt, as its nodes see it.
 
     Attributes:
+        folders: The folders of the server's files.
         fewer_progress: Whether progress between the first and the last step may be left out.
         clock: The clock of the server.
     """
 
     fewer_progress: bool
     clock: ServerClock
+
+    @property
+    def folders(self) -> Folders:
+        """The folders of the server's files."""
 
     def check_interrupted(self) -> None:
         """Raise :class:`Interrupted` if the running prompt was interrupted."""

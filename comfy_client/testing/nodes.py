@@ -53,6 +53,7 @@ from .definitions import (
 )
 from .folders import Folders
 from .stubs import Stub, guessed_definitions, stub_class
+from .v3.adapter import V3Node, adapted, is_v3_class
 from .versions import Version, since
 
 # -- the graph of a prompt ---------------------------------------------------------------
@@ -372,7 +373,11 @@ class NodeRegistry:
         """Return the definition of a node class by its name, as in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)
         if known is None:
-            return definition_of(name, self.classes[name], newer=self._newer)
+            cls = self.classes[name]
+            if issubclass(cls, V3Node):
+                told: dict[str, Any] = cls.told(newer=self._newer)
+                return told
+            return definition_of(name, cls, newer=self._newer)
         if name not in self._files:
             self._files[name] = file_choices(known, self.folders)
         models = self.settings.models
@@ -395,9 +400,10 @@ class NodeRegistry:
                     found[name] = self.definition(name)
         return found
 
-    def stubs(self, names: Iterable[str]) -> list[str]:
-        """Return those of these classes that are stand-ins."""
-        return [name for name in names if issubclass(self.classes.get(name, object), Stub)]
+    def adaptable(self, names: Iterable[str]) -> list[str]:
+        """Return those of these classes whose inputs may depend on values: stand-ins, and V3."""
+        kinds = (Stub, V3Node)
+        return [name for name in names if issubclass(self.classes.get(name, object), kinds)]
 
     def files_in(self, kind: str) -> list[str]:
         """Return the names of the files directly in a folder: input, output or temp."""
@@ -467,6 +473,20 @@ def recorded(name: str) -> dict[str, Any]:
             "comfy_client/testing/README.rst says how to record a definition"
         )
     return definitions
+
+
+def node_class(cls: Any, name: str | None = None) -> tuple[str, Any]:
+    """Return the name of a user's class in workflows, and the class as the executor runs it.
+
+    Raises:
+        TypeError: The class is not a node; the message says what is missing.
+    """
+    if is_v3_class(cls):
+        played = adapted(cls)
+        return name or played.node_id, played
+    name = name or cls.__name__
+    definition_of(name, cls)
+    return name, cls
 
 
 def definition_of(name: str, cls: Any, *, newer: bool = False) -> dict[str, Any]:

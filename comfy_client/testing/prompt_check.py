@@ -12,13 +12,14 @@ from typing import Any
 
 import attrs
 
-from ..workflow.graph import class_of
+from ..workflow.graph import class_of, inputs_of
 from ..workflow.input_specs import InputSpec
 from ..workflow.replacements import replace_classes
-from ..workflow.rules import file_input, rules_for
+from ..workflow.rules import Rules, file_input, rules_for
 from ..workflow.validate import ServerVersion, ValidationResult, validate
 from .definitions import accepting, takes_model
 from .nodes import NodeRegistry, shipped
+from .v3.adapter import V3Node
 
 
 @attrs.frozen
@@ -49,8 +50,9 @@ def check_prompt(
     guessed = nodes.guess(prompt) if nodes.settings.nodes == "any" else {}
     accepts = _Accepts(nodes)
     definitions = accepting({**definitions, **guessed}, prompt, accepts)
-    stubs = [name for name in nodes.stubs(definitions) if name not in guessed]
-    rules = rules_for(prompt, {name: definitions[name] for name in stubs}, accepts.listed)
+    names = [name for name in nodes.adaptable(definitions) if name not in guessed]
+    rules = rules_for(prompt, {name: definitions[name] for name in names}, accepts.listed)
+    _let_v3_check(rules, nodes, prompt)
     graph = rules.graph(prompt)
     definitions = accepting({**definitions, **rules.definitions}, graph, accepts)
     result = validate(
@@ -78,6 +80,21 @@ def _with_new_classes(nodes: NodeRegistry, prompt: dict[str, Any]) -> tuple[Any,
     lacking = [*replaced.absent.values()]
     lacking += ["_meta" for node_id in replaced.notes if "_meta" not in prompt[node_id]]
     return dict(replaced.graph), f"KeyError: {lacking[0]!r}" if lacking else None
+
+
+def _let_v3_check(rules: Rules, nodes: NodeRegistry, prompt: Mapping[str, Any]) -> None:
+    """Put the own checks of V3 nodes into the rules; each has a definition of its own then."""
+    for node_id, key in rules.classes.items():
+        class_type = key.partition("\n")[0]
+        cls = nodes.classes[class_type]
+        if issubclass(cls, V3Node):
+            rules.checks.pop(key, None)
+            hidden = {"UNIQUE_ID": node_id, "PROMPT": {}}
+            check = cls(inputs_of(prompt, node_id), hidden).check()
+            if check is not None:
+                own = rules.classes[node_id] = f"{class_type}\n{node_id}"
+                rules.definitions[own] = rules.by_node[node_id]
+                rules.checks[own] = check
 
 
 @attrs.frozen

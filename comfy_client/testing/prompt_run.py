@@ -16,7 +16,8 @@ from PIL import Image, ImageOps
 
 from ..workflow.validate import is_link, type_of
 from .active_faults import ActiveFaults
-from .definitions import hidden_inputs
+from .definitions import hidden_inputs, inputs_of_node
+from .folders import Folders
 from .node_answers import answer_of
 from .node_api import ExecutionBlocker, PreviewTuple, wait
 from .node_faults import affect, marks
@@ -31,6 +32,7 @@ from .nodes import (
 )
 from .server_clock import ServerClock
 from .stubs import fitted
+from .v3.adapter import V3Node
 
 #: The result of one call: the nodes that it expands into or ``None``, and its outputs.
 CallResult = tuple[dict[str, Any] | None, Any]
@@ -204,6 +206,12 @@ class PromptRun:
         return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
 
     # -- for the running node -----------------------------------------------------------
+
+    @property
+    def folders(self) -> Folders:
+        """The folders of the server's files."""
+        return self.nodes.folders
+
     def wants_previews(self, default: bool) -> bool:
         """Return whether to send previews: the prompt's own choice if allowed, else ``default``."""
         method = self.extra_data.get("preview_method") if self._newer else None
@@ -243,12 +251,16 @@ class PromptRun:
     def object(self, node_id: str) -> Any:
         """Return the instance of a node's class, made on first use.
 
-        It is reused by later prompts that have the same node id and class.
+        It is reused by later prompts that have the same node id and class.  Classes of V3 have no
+        instances, so that each call has one of its own here.
         """
+        cls = self._class_of(node_id)
+        if issubclass(cls, V3Node):
+            return cls(inputs_in(self.graph.get_node(node_id)), self._hidden(node_id))
         name = node_id, self.graph.get_node(node_id)["class_type"]
         objects = self.store(node_id).objects
         if name not in objects:
-            objects[name] = self._class_of(node_id)()
+            objects[name] = cls()
         return objects[name]
 
     def signed(self, node_ids: Iterable[str]) -> dict[str, str]:
@@ -267,6 +279,8 @@ class PromptRun:
         if "is_changed" not in node:
             try:
                 values, _ = self.inputs(node_id)
+                if issubclass(cls, V3Node):
+                    cls = cls(inputs_in(node), self._hidden(node_id, constants_only=True))
                 node["is_changed"] = [_called(cls.IS_CHANGED, v) for v in _slices(values, cls)]
             except Exception as exc:  # noqa: BLE001  counts as a change
                 self.sink.log(f"WARNING: {exc}")
@@ -295,12 +309,10 @@ class PromptRun:
 
     def config(self, node_id: str, name: str) -> Mapping[str, Any]:
         """Return the options of a node's input from its definition, or an empty mapping."""
-        types = self.nodes.definition(self.graph.get_node(node_id)["class_type"])["input"]
-        for kind in ("required", "optional"):
-            config = types.get(kind, {}).get(name)
-            if config is not None:
-                return config[1] if len(config) > 1 else {}
-        return {}
+        node = self.graph.get_node(node_id)
+        definition = self.nodes.definition(node["class_type"])
+        config = inputs_of_node(definition, inputs_in(node)).get(name, ())
+        return config[1] if len(config) > 1 else {}
 
     def is_output(self, node_id: str) -> bool:
         """Return whether a node is an output node."""
@@ -325,9 +337,9 @@ class PromptRun:
         """
         node = self.graph.get_node(node_id)
         definition = self.nodes.definition(node["class_type"])
-        types = definition["input"]
-        known = {**types.get("optional", {}), **types.get("required", {})}
-        hidden = hidden_inputs(definition)
+        known = inputs_of_node(definition, inputs_in(node))
+        is_v3 = issubclass(self._class_of(node_id), V3Node)  # gets hidden inputs apart
+        hidden = {} if is_v3 else hidden_inputs(definition)
         takes_all = getattr(self._class_of(node_id), "TAKES_ALL", False)
         values: dict[str, list[Any]] = {}
         missing = set()
@@ -344,17 +356,21 @@ class PromptRun:
                     missing.add(name)
             elif config is not None or name in hidden or takes_all:
                 values[name] = [value]
-        constants_only = sources is None
-        offered = {
+        offered = self._hidden(node_id, constants_only=sources is None)
+        values |= {name: [offered[kind]] for name, kind in hidden.items() if kind in offered}
+        return values, missing
+
+    def _hidden(self, node_id: str, *, constants_only: bool = False) -> dict[str, Any]:
+        """Return the hidden inputs of a node by kind; before a run, only what is known then."""
+        return {
             "PROMPT": {} if constants_only else self.prompt,
             "DYNPROMPT": None if constants_only else self.graph,
             "EXTRA_PNGINFO": None if constants_only else self.extra_data.get("extra_pnginfo"),
             "UNIQUE_ID": node_id,
             "AUTH_TOKEN_COMFY_ORG": self.extra_data.get(SECRETS[0]),
             "API_KEY_COMFY_ORG": self.extra_data.get(SECRETS[1]),
+            "COMFY_USAGE_SOURCE": self.extra_data.get("comfy_usage_source"),
         }
-        values |= {name: [offered[kind]] for name, kind in hidden.items() if kind in offered}
-        return values, missing
 
     def wanted(self, node: Any, inputs: dict[str, list[Any]], missing: set[str]) -> list[str]:
         """Return the names of lazy inputs that a node asks for and that are not computed yet."""

@@ -32,7 +32,8 @@ from .folders import Folders
 from .hosted.gateway import Gateway
 from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter
-from .nodes import NodeRegistry, definition_of
+from .node_files import load
+from .nodes import NodeRegistry, node_class
 from .page import checked_settings, find_page
 from .replay import Player
 from .routes import application
@@ -249,7 +250,7 @@ class ComfyServer(ScriptedServer):
         self._node_settings = NodeSettings.of(
             previews, step_seconds, object_info, models, inputs, nodes, node_seconds
         )
-        self._added: dict[str, type] = {}
+        self._added, self._packs = dict[str, type](), dict[Path, str]()
         self._kept_root = None if root is None else Path(root)
         self._root: Path | None = None
         self._threads: list[threading.Thread] = []
@@ -317,19 +318,46 @@ class ComfyServer(ScriptedServer):
 
         Args:
             cls: A class with ComfyUI's conventions, see :mod:`comfy_client.testing.nodes`.
-            name: Its ``class_type`` in workflows; ``None``: the name of the class.
+            name: Its ``class_type`` in workflows; ``None``: the name of the class, or the
+                ``node_id`` of its V3 schema.
 
         Raises:
             TypeError: The class is not a node; the message says what is missing.
         """
         if not isinstance(cls, type) or not isinstance(name, str | None):
             raise TypeError(f"a node must be a class, and its name a string, not {cls!r}, {name!r}")
-        name = name or cls.__name__
-        definition_of(name, cls)
-        self._added[name] = cls
+        name, played = node_class(cls, name)
+        self._added[name] = played
         if self._state:
-            self._state.nodes.add(name, cls)
+            self._state.nodes.add(name, played)
         return cls
+
+    def load_nodes(self, path: str | os.PathLike[str]) -> list[str]:
+        """Load node classes from a Python file or a pack's folder, and return their names.
+
+        The file, or ``__init__.py`` of the folder, has ``NODE_CLASS_MAPPINGS`` or
+        ``comfy_entrypoint``, as in ComfyUI's ``custom_nodes``.  Its code runs in this process; if
+        it imports torch, it cannot be loaded.  ``comfy_api.latest`` has ``io``, ``ui`` and
+        ``ComfyExtension``.  The ``WEB_DIRECTORY`` of a pack is served for the page below
+        ``/extensions``, unless it is outside of the pack's folder.
+
+        Works before and after :meth:`start`.
+
+        Args:
+            path: A file, or a folder with ``__init__.py``.
+
+        Raises:
+            ImportError: It cannot be loaded; the message says in one line where and why.
+        """
+        loaded = load(path)
+        self._added |= loaded.classes
+        if loaded.folder is not None:
+            self._packs[loaded.folder] = loaded.web
+        if self._state:
+            self._state.folders.packs.update(self._packs)
+            for name, cls in loaded.classes.items():
+                self._state.nodes.add(name, cls)
+        return list(loaded.classes)
 
     @classmethod
     def replay(
@@ -433,6 +461,7 @@ class ComfyServer(ScriptedServer):
         web_folder = options.page.folder if options.page else None
         folders = Folders(self._root, options.version, options.clock, options.ids, web=web_folder)
         nodes = NodeRegistry(folders, self._node_settings, options.version)
+        folders.packs.update(self._packs)
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)
@@ -489,7 +518,7 @@ class ComfyServer(ScriptedServer):
         Without it, they are those of the start.
         """
         root = self._running().folders.root
-        self._beginning = Beginning.of(root, self._added, self._active)
+        self._beginning = Beginning.of(root, self._added, self._packs, self._active)
 
     def reset(self, keep: Collection[Kept] = ()) -> None:
         """Return to the start, in milliseconds, so that one server serves many tests.
@@ -541,6 +570,8 @@ class ComfyServer(ScriptedServer):
         if "nodes" not in keep:
             self._added = {**beginning.nodes}
             state.nodes.restore(self._added)
+            self._packs = {**beginning.packs}
+            state.folders.packs = {**self._packs}
         if self._player:
             self._player.rewind()
         if self._gateway:

@@ -347,7 +347,10 @@ class _Validator:
                 if spec.required:
                     info = {"input_name": spec.name}
                     text = "Required input is missing"
-                    errors.append(_error("required_input_missing", text, spec.name, info))
+                    # Of an input that belongs to a dynamic one, only the last part is told.
+                    is_part = self.rules.new and is_v3(definition)
+                    shown = spec.name.rpartition(".")[2] if is_part else spec.name
+                    errors.append(_error("required_input_missing", text, shown, info))
                 continue
             value = inputs[spec.name]
             if isinstance(value, list):

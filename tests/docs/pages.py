@@ -31,7 +31,7 @@ GROUPS = {
         *("pool-faults", "cluster", "cluster-setup", "security", "limits"),
     ],
     "Programs": [
-        *("service", "asyncio", "testing", "testing-faults", "fake-server"),
+        *("service", "asyncio", "testing", "testing-faults", "fake-server", "node-packs"),
         *("recording", "json", "monitoring"),
     ],
     "Project": [

@@ -234,7 +234,7 @@ def test_parts_of_an_autogrow_input_are_checked(any_workflow: ComfyServer) -> No
     assert status == 400
     assert answer["node_errors"]["2"]["class_type"] == "BatchImagesNode"
     [error] = answer["node_errors"]["2"]["errors"]
-    assert (error["type"], error["details"]) == ("required_input_missing", "images.image0")
+    assert (error["type"], error["details"]) == ("required_input_missing", "image0")
 
 
 def test_a_switch_passes_on_the_input_that_it_chooses(api: ComfyApi) -> None:
