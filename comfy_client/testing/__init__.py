@@ -27,6 +27,7 @@ Modules:
     prompt_queue: The queue and the history; the executor, which runs prompts one after the other.
     prompt_run: The execution of one prompt.
     beginning: What a server begins with and returns to: files, node classes, faults.
+    declared_nodes: Node classes that a test declares by a definition.
     nodes: The node classes of a server, their definitions, their cached outputs; the graph of a
         prompt, with the nodes that its nodes expand into.
     node_answers: Answers of a test for nodes, in place of running them.
@@ -60,6 +61,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .active_faults import Fault
+    from .declared_nodes import declare_node
     from .faults import Faults
     from .hosted.gateway import Gateway
     from .hosted.traps import HostedTraps
@@ -97,6 +99,7 @@ __all__ = [
     "Step",
     "check_interrupted",
     "cut",
+    "declare_node",
     "drip",
     "encode",
     "frame",
@@ -112,6 +115,7 @@ _MODULES = (
     ".server",
     ".faults",
     ".active_faults",
+    ".declared_nodes",
     ".scripting",
     ".node_api",
     ".images",

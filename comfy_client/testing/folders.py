@@ -6,7 +6,7 @@ import json
 import mimetypes
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,7 @@ NEW_MODEL_FOLDERS: dict[str, tuple[str, ...]] = {
         "detection",
     )
 }
+_LONGEST_NAME = 200  # characters
 _ANNOTATIONS = {"[output]": "output", "[input]": "input", "[temp]": "temp"}
 
 
@@ -221,6 +222,25 @@ class Folders:
                         found.add(os.path.relpath(os.path.join(at, name), folder))
         return sorted(found)
 
+    def add_models(self, kind: str, names: Iterable[Any]) -> None:
+        """Make empty model files of these names, unless they are there.
+
+        Raises:
+            ValueError: An unknown kind, or a name that is none of such a file.
+        """
+        if kind not in self.models:
+            raise ValueError(f"a folder of models is one of {', '.join(self.models)}, not {kind!r}")
+        folder, endings = self.models[kind][0], self.model_endings(kind)
+        checked = [name for name in names if _is_name(name) and is_inside(folder / name, folder)]
+        if others := [name for name in names if name not in checked]:
+            raise ValueError(f"not the name of a file below {kind}: {others[0]!r:.100}")
+        for name in checked:
+            if endings and _ending(name) not in endings:
+                raise ValueError(f"{name!r:.100} has none of {', '.join(sorted(endings))}")
+        for name in checked:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).touch()
+
     def model_file(self, kind: str, name: str) -> Path | None:
         """Return the path of a model's file by its kind and relative name, or None if missing."""
         inside = os.path.relpath(os.path.join("/", name), "/")
@@ -228,6 +248,10 @@ class Folders:
             if os.path.isfile(folder / inside) and is_inside(folder / inside, folder):
                 return folder / inside
         return None
+
+
+def _is_name(name: Any) -> bool:
+    return isinstance(name, str) and 0 < len(name) <= _LONGEST_NAME and not name.endswith("/")
 
 
 def is_inside(path: str | Path, folder: Path) -> bool:

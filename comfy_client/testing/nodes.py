@@ -355,8 +355,12 @@ class NodeRegistry:
     def add(self, name: str, cls: type) -> None:
         """Add a user's node class, or replace the class that already has this name."""
         is_known = name in self.classes
-        self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._definitions.pop(name, None)
+        self._files.pop(name, None)
+        if issubclass(cls, Stub):
+            self._definitions[name] = {**cls.definition}
+            cls = type(cls.__name__, (cls,), {"folders": self.folders})
+        self.classes = {**self.classes, name: cls}  # other threads may be reading the old one
         self._guessed.discard(name)
         self.replaced += is_known  # last, as this invalidates cached outputs
 
@@ -368,6 +372,7 @@ class NodeRegistry:
         self._files.clear()
         for name, cls in added.items():
             self.add(name, cls)
+        self.replaced += 1
 
     def definition(self, name: str) -> dict[str, Any]:
         """Return the definition of a node class by its name, as in ``GET /object_info``."""

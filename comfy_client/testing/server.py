@@ -307,6 +307,38 @@ class ComfyServer(ScriptedServer):
         return self._front.port.number
 
     @property
+    def added_nodes(self) -> list[str]:
+        """The names of the node classes that :meth:`add_node` has added."""
+        return list(self._added)
+
+    def remove_node(self, name: str) -> None:
+        """Remove a class that :meth:`add_node` has added; one that it replaced is there again.
+
+        Raises:
+            LookupError: No class of this name was added.
+        """
+        if name not in self._added:
+            raise LookupError(f"no node class {name!r} was added")
+        del self._added[name]
+        if self._state:
+            self._state.nodes.restore(self._added)
+
+    @property
+    def models(self) -> dict[str, list[str]]:
+        """The names of the model files, by folder; RuntimeError if the server is not running."""
+        folders = self._running().folders
+        return {kind: folders.model_names(kind) for kind in folders.models}
+
+    def add_models(self, folder: str, *names: str) -> None:
+        """Have model files of these names, such as ``add_models("loras", "a.safetensors")``.
+
+        Raises:
+            ValueError: An unknown folder, or a name that is none of a model file.
+            RuntimeError: The server is not running.
+        """
+        self._running().folders.add_models(folder, names)
+
+    @property
     def root(self) -> Path:
         """The folder of the server's files; raises RuntimeError if the server is not running."""
         return self._running().folders.root

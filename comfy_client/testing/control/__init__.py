@@ -11,6 +11,7 @@ Modules:
     time_routes: Routes for the speed of a server, for pauses and steps.
     prompt_views: Routes for the prompts that have run.
     fault_control: Routes for faults, and their catalogue, made from the methods of ``Faults``.
+    node_routes: Routes for node classes without Python, and for names of model files.
     answer_routes: Routes for answers of routes and nodes, for scripts, and for events.
     request_log: Routes for the requests that the server has received, and for verifying them.
     controlled: What a controlled server must have; a call, and the errors that answer one.

@@ -20,6 +20,7 @@ from .answer_routes import Answers
 from .controlled import ControlCall, ControlError, ControlledServer, ControlRoutes, Route, unknown
 from .fault_control import FaultBook
 from .life_routes import Life
+from .node_routes import NODE_ROUTES
 from .prompt_views import PROMPT_VIEW_ROUTES
 from .request_log import REQUEST_ROUTES
 from .time_routes import TIME_ROUTES
@@ -55,6 +56,7 @@ class ControlService:
             *TIME_ROUTES,
             *self._faults.routes(),
             *Answers(self._faults).routes(),
+            *NODE_ROUTES,
             *REQUEST_ROUTES,
             *PROMPT_VIEW_ROUTES,
         )

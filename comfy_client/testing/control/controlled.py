@@ -69,6 +69,23 @@ class ControlledServer(Protocol):
         """Stop and restart the server on its port."""
 
     @property
+    def added_nodes(self) -> list[str]:
+        """The names of the node classes that were added."""
+
+    @property
+    def models(self) -> dict[str, list[str]]:
+        """The names of the model files, by folder; raises RuntimeError if it is not running."""
+
+    def add_node(self, cls: type, name: str | None = None) -> object:
+        """Add a node class."""
+
+    def remove_node(self, name: str) -> None:
+        """Remove a node class that was added; raise LookupError if there is none."""
+
+    def add_models(self, folder: str, *names: str) -> None:
+        """Have model files of these names."""
+
+    @property
     def sockets(self) -> list[Socket]:
         """The WebSockets that are open; raises RuntimeError if the server is not running."""
 
