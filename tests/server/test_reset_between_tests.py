@@ -17,7 +17,7 @@ import pytest
 import requests
 import websocket
 
-from comfy_client.testing import PROMPT_ID, ComfyServer, Finish
+from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, declare_node
 from tests.helpers.bare import LIMIT, asking, get, post, raw, submit, upload
 from tests.helpers.graphs import picture, txt2img
 from tests.server.test_faults import LASTING, UNREAD
@@ -47,6 +47,7 @@ def seen(server: ComfyServer) -> dict[str, Any]:
         "counts": (server.pings, server.connections),
         "faults": server.faults.active(),
         "errors": server.errors[:],
+        "clock": (server.speed, server.paused),
         "files": sorted(str(path.relative_to(server.root)) for path in server.root.rglob("*")),
     }
     with contextlib.closing(HTTPConnection("127.0.0.1", server.port, timeout=LIMIT)) as line:
@@ -178,6 +179,32 @@ def queue_of_numbers(server: ComfyServer, stack: Open) -> None:
             submit(server, front=True)
 
 
+def node_answers(server: ComfyServer, stack: Open) -> None:
+    server.on("SaveImage", text="theirs")
+    server.on("EmptyImage", error="no", times=1)
+    ended_prompts(server, stack)
+
+
+def declared_nodes(server: ComfyServer, stack: Open) -> None:
+    server.add_node(declare_node("SaveImage", seconds=3600))
+    server.add_node(declare_node("Other"))
+    server.add_models("loras", "sub/a.safetensors")
+    submit(server)
+    server.until(lambda: server.running, LIMIT)
+
+
+def standing_clock(server: ComfyServer, stack: Open) -> None:
+    server.speed = 50.0
+    submit(server)
+    server.pause()
+
+
+def long_script(server: ComfyServer, stack: Open) -> None:
+    server.script({"type": "a", "data": {}}, 3600, Finish())
+    submit(server)
+    server.until(lambda: server.ran, LIMIT)
+
+
 def log(server: ComfyServer, stack: Open) -> None:
     requests.patch(
         f"{server.url}/internal/logs/subscribe",
@@ -203,6 +230,7 @@ def fault(name: str) -> Callable[[ComfyServer, Open], None]:
 WAYS = (
     *(ended_prompts, sampling, uploads, own_nodes, models, pack, death, death_later, talk, script),
     *(answers, unanswered, forgotten, refused, queue_of_numbers, log),
+    *(node_answers, declared_nodes, standing_clock, long_script),
     *map(fault, LASTING),
 )
 
