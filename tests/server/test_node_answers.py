@@ -178,7 +178,8 @@ def test_a_pause_of_a_script_comes_between_its_events(server: ComfyServer) -> No
         submit(server)
         ws.until("a")
         server.reset()
-        names = [message["type"] for message in ws.until("status")]
+        server.push({"type": "after it", "data": {}})
+        names = [message["type"] for message in ws.until("after it")]
     assert "b" not in names
 
 

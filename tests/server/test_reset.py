@@ -55,7 +55,9 @@ def test_an_open_socket_gets_status_and_nothing_more_of_its_prompts(
         post(server, "/prompt", {"prompt": txt2img(steps=10_000), "client_id": "me"})
     heard(ws, "progress")
     server.reset()
-    names = heard(ws, "status")
+    server.push({"type": "after it", "data": {}})
+    names = heard(ws, "after it")
+    assert names[-2] == "status"
     assert not {"execution_interrupted", "executing null"} & {*names}
     assert (server.running, server.pending, server.history) == ([], [], {})
     assert post(server, "/prompt", {"prompt": picture(), "client_id": "me"}).json()["number"] == 0
