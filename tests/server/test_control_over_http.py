@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import socket
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -15,6 +16,7 @@ import requests
 from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer, Faults
 from comfy_client.testing.control.control_service import ControlService
+from tests.guide import section_of
 from tests.helpers.control import LIMIT, PROGRAMS, call
 
 CUT = {"name": "cut", "args": {"method": "POST", "path": "/prompt", "ran": True}, "times": 1}
@@ -374,6 +376,17 @@ def test_no_route_of_the_control_answers_a_foreign_origin(
     answer = call(open_to_all, method, path, {}, Origin="http://evil.example")
     assert error_of(answer)[:2] == (403, "forbidden")
     assert open_to_all.running == []  # it is up
+
+
+def test_the_guide_lists_every_route_of_the_control() -> None:
+    section = section_of("fake-server", "All routes of the control")
+    rows = re.findall(r"^``(/\S+)`` +([A-Z, ]+?)(?:  |$)", section, re.MULTILINE)
+    listed = {
+        (method, re.sub(r"\b(ID|CLASS)\b", "1", path))
+        for path, methods in rows
+        for method in methods.split(", ")
+    }
+    assert listed == {*ROUTES}
 
 
 def test_the_routes_of_the_control_are_more_than_those_for_faults() -> None:
