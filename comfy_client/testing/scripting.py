@@ -65,8 +65,8 @@ class Fail:
     node_id: str | None = None
     exception_type: str = "RuntimeError"
 
-    def event(self, prompt_id: str, graph: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the event that tells of it."""
+    def event(self, prompt_id: str, graph: Mapping[str, Any], timestamp: int) -> dict[str, Any]:
+        """Return the event that tells of it; the time is in milliseconds."""
         node_id = next(iter(graph), "") if self.node_id is None else self.node_id
         node = graph.get(node_id)
         data: dict[str, Any] = {
@@ -79,7 +79,7 @@ class Fail:
             "traceback": [],
             "current_inputs": {},
             "current_outputs": [],
-            "timestamp": int(time.time() * 1000),
+            "timestamp": timestamp,
         }
         return {"type": "execution_error", "data": data}
 
@@ -190,7 +190,7 @@ def play(
         clock.stand(lambda: queue.closed)
         if queue.closed:
             return
-        step = given.event(prompt_id, item[2]) if isinstance(given, Fail) else given
+        step = given.event(prompt_id, item[2], clock.stamp()) if isinstance(given, Fail) else given
         if isinstance(step, Mapping):
             event = _renamed(step, prompt_id)
             data = event.get("data")
