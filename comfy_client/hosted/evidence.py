@@ -26,7 +26,7 @@ class Evidence:
         pause: Seconds before the next request about the job.
         status: The status in the last usable answer; ``None``: no usable answer has come.
         absences: How many of the latest answers say that the job has expired or was not found.
-        absent_since: When the first of these answers came; ``None``: ``absences`` is 0.
+        absent_since: When the first of these was asked for; ``None``: ``absences`` is 0.
         bad_since: Since when no request has got a usable answer; ``None``: the last one has.
         refusals: How many of the latest answers are refusals (401, 402, 403).
         answered_at: When the server last answered about the job.
@@ -65,13 +65,16 @@ class Evidence:
         self.bad_since, self.refusals = None, 0
         return is_news
 
-    def note_absence(self, now: float) -> bool:
-        """Record that the job has expired or was not found; return whether to believe that."""
+    def note_absence(self, asked_at: float) -> bool:
+        """Record that the job has expired or was not found; return whether to believe that.
+
+        The server may have looked long before a slow answer came, so the question's time counts.
+        """
         self.bad_since, self.refusals = None, 0
-        self.absent_since = now if self.absent_since is None else self.absent_since
+        self.absent_since = asked_at if self.absent_since is None else self.absent_since
         self.absences += 1
-        is_new = self.status is None and now - self.began < self.timing.hosted_new
-        stands = now - self.absent_since >= self.timing.hosted_gone
+        is_new = self.status is None and asked_at - self.began < self.timing.hosted_new
+        stands = asked_at - self.absent_since >= self.timing.hosted_gone
         return not is_new and self.absences >= LOOKS and stands
 
     def note_bad_answer(self, now: float, patience: float) -> bool:

@@ -386,15 +386,15 @@ class HostedPoller(Poller):
         return self._known.setdefault(one, Evidence(runtime.monotonic(), self.timing))
 
     def _ask_about(self, one: Prompt, evidence: Evidence) -> None:
-        state = one.state
+        state, asked_at = one.state, runtime.monotonic()
         try:
             job = self._routes.job(state.prompt_id)
         except NotFound:
             if not (state.search_by_mark and self.find(one)):
-                self._note_absence(one, evidence, _MISSING)
+                self._note_absence(one, evidence, asked_at, _MISSING)
             return
         if job.status == "expired":
-            self._note_absence(one, evidence, _EXPIRED)
+            self._note_absence(one, evidence, asked_at, _EXPIRED)
             return
         state.search_by_mark = False
         if not state.graph and evidence.status is None:
@@ -431,11 +431,11 @@ class HostedPoller(Poller):
         with streams.turn:
             self.apply(one, change)
 
-    def _note_absence(self, one: Prompt, evidence: Evidence, why: str) -> None:
+    def _note_absence(self, one: Prompt, evidence: Evidence, asked_at: float, why: str) -> None:
         def change(now: float, link: int | None) -> Outcome | None:
             state = one.state
             state.asked(now, link)
-            if not evidence.note_absence(now):
+            if not evidence.note_absence(asked_at):
                 return None
             if evidence.was_cancelled:
                 return Outcome(*deleted(state.prompt_id), has_record=False)

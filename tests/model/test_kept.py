@@ -438,3 +438,15 @@ def test_a_server_whose_socket_is_deaf_gets_jobs_though_others_had_filled_its_qu
 
 def test_a_prompt_that_arrives_while_its_client_is_closed_does_not_run() -> None:
     replay_map(MapPlan(seed=14586, tasks=(Task(seconds=4.0), Task()), close=0.06))
+
+
+def test_a_new_job_is_not_lost_as_slow_answers_say_late_that_it_was_not_known() -> None:
+    replay_hosted(
+        HostedPlan(
+            seed=9002041,
+            surface="serverless",
+            shy=4.0,
+            prompts=(Submission(at=5.28),),
+            faults=(Fault(at=7.21, kind="slow", lasts=26.42, value=3.0),),
+        )
+    )

@@ -80,7 +80,7 @@ HOSTED_JOBS: tuple[Mutant, ...] = (
     Mutant(
         "Y09",
         "hosted/evidence.py",
-        "is_new = self.status is None and now - self.began < self.timing.hosted_new",
+        "is_new = self.status is None and asked_at - self.began < self.timing.hosted_new",
         "is_new = False",
         "model/test_hosted.py",
         "a job that a service does not list yet is lost",

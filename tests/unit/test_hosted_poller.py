@@ -192,6 +192,24 @@ def test_a_404_that_stands_is_a_loss(world) -> None:
     assert not error(job).retryable
 
 
+def test_a_404_of_a_new_job_that_comes_late_is_no_loss(world, monkeypatch) -> None:
+    """The server looked for it when it was asked, and knew it before the answer came."""
+    _, job = world.follow()
+    answer = world.routes.job
+
+    def slowly(job_id: str, **_: Any) -> HostedJob:
+        try:
+            return answer(job_id)
+        finally:
+            world.clock.now += 0.4 * Timing().hosted_new
+
+    monkeypatch.setattr(world.routes, "job", slowly)
+    world.ask(GONE, GONE, GONE)
+    assert not job.done()
+    world.ask("succeeded")
+    assert job.status == "succeeded"
+
+
 def test_a_false_expired_is_no_end(world) -> None:
     _, job = world.follow()
     world.ask("running", *["expired"] * 20, after=Timing().hosted_gone / 30)
