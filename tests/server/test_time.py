@@ -12,7 +12,7 @@ import pytest
 import requests
 
 from comfy_client import ComfyApi, JobFailed, JobInterrupted, JobLost
-from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, ProgressBar
+from comfy_client.testing import PROMPT_ID, ComfyServer, Fail, Finish, ProgressBar
 from tests.helpers.bare import LIMIT, Socket, post, submit
 from tests.helpers.control import call
 from tests.helpers.graphs import picture, txt2img
@@ -332,6 +332,12 @@ def test_a_reset_begins_to_count_again() -> None:
             found.append((prompt_id, server.history[prompt_id]["prompt"][3]["create_time"]))
             server.reset()
         assert found[0] == found[1]
+        with server.script(Fail("no")):
+            failed = submit(server, client_id=None)
+            server.until(lambda: server.history)
+        [[_, error]] = server.history[failed]["status"]["messages"]
+        assert error["timestamp"] == found[0][1] + 1
+        server.reset()
         first = submit(server, client_id=None)
         server.restart()
         assert submit(server, client_id=None) != first  # a client may still wait for that one
