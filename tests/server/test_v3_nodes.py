@@ -307,6 +307,23 @@ def test_a_class_checks_its_inputs_itself(server: ComfyServer) -> None:
     assert run(server, graph)["outputs"]["9"]["text"] == ["12"]
 
 
+def test_an_empty_list_of_choices_offers_nothing(server: ComfyServer) -> None:
+    """Unless the class checks that input itself."""
+
+    class Choose(Base):
+        INPUTS = (io.Combo.Input("choice", options=[]),)
+        execute = classmethod(lambda cls, choice: (choice,))
+
+    class ChooseAny(Choose):
+        validate_inputs = classmethod(lambda cls, choice: True)
+
+    server.add_node(Choose)
+    server.add_node(ChooseAny)
+    graph = {"1": node("Choose", choice="a"), "9": node("PreviewAny", source=["1", 0])}
+    assert refusal(server, graph) == [("value_not_in_list", "choice: 'a' not in []")]
+    assert shown(server, {"1": node("ChooseAny", choice="a")}) == ["a"]
+
+
 def test_a_fingerprint_decides_whether_a_node_runs_again(server: ComfyServer) -> None:
     seen: list[int] = []
     marks = [1]
