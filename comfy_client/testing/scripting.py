@@ -194,8 +194,6 @@ def play(
         if isinstance(step, Mapping):
             event = _renamed(step, prompt_id)
             data = event.get("data")
-            if isinstance(given, Fail):
-                data["timestamp"] = clock.stamp()
             if event.get("type") == "executed":
                 outputs[data["node"]] = data["output"]
             elif str(event.get("type")).startswith("execution_"):
