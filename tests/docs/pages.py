@@ -35,7 +35,7 @@ GROUPS = {
         *("recording", "json", "monitoring"),
     ],
     "Project": [
-        *("compatibility", "speed", "faults"),
+        *("compatibility", "fidelity", "speed", "faults"),
         *("changes", "development", "inside", "releasing"),
     ],
 }
@@ -72,7 +72,10 @@ _VARIABLES = {
     "wf": "Workflow",
 }
 #: Pages that name objects without explaining them.
-_LISTS = {"README", "changes", "compatibility", "development", "inside", "releasing", "tasks"}
+_LISTS = {
+    *("README", "changes", "compatibility", "fidelity", "development"),
+    *("inside", "releasing", "tasks"),
+}
 #: Pages for those who work on the package, which the search leaves out.
 _UNSEARCHED = {"changes", "development", "inside", "releasing"}
 
