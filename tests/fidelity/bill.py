@@ -35,7 +35,7 @@ _ASSETS = [(method, path) for method, path, _ in ASSET_ROUTES]
 #: All routes; those that are found first have no variable in the place of a name.
 ROUTES = [*((method, path) for method, path, _ in (*_OLD, *_JOBS)), *_INTERNAL, *_ASSETS]
 _OTHER = "any other path"
-_WIDTH = 118
+_WIDTH = 110  # of a line of the list
 
 
 def route_of(line: str) -> str:
@@ -128,8 +128,11 @@ def _cell(total: Mapping[str, Any]) -> str:
     compared, unlike = total["compared"], total["unlike"]
     if not compared:
         return "-"
-    text = f"{compared} equal" if not unlike else f"{compared - unlike} of {compared} equal"
-    return f"{text}, {total['in kind']} in kind" if total["in kind"] else text
+    text = f"{compared - unlike} of {compared}" if unlike else f"{compared}"
+    kinds = total["in kind"]
+    if kinds == compared:
+        return f"{text} in kind"
+    return f"{text} ({kinds} in kind)" if kinds else text
 
 
 def _table(head: str, rows: list[list[str]]) -> Iterator[str]:
@@ -182,7 +185,7 @@ def _item(head: str, told: list[str]) -> Iterator[str]:
     yield f"* {head}:"
     yield ""
     for one in told[:4]:
-        yield f"  * ``{one.replace('`', '')}``"[:_WIDTH]
+        yield f"  * ``{one.replace('`', '')[:_WIDTH]}``"
     if len(told) > 4:
         yield f"  * and {len(told) - 4} more"
     yield ""
