@@ -127,7 +127,7 @@ def _total(found: Results, version: str, subject: str) -> dict[str, Any]:
 def _cell(total: Mapping[str, Any]) -> str:
     compared, unlike = total["compared"], total["unlike"]
     if not compared:
-        return "-"
+        return "none"
     text = f"{compared - unlike} of {compared}" if unlike else f"{compared}"
     kinds = total["in kind"]
     if kinds == compared:
