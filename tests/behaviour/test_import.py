@@ -198,7 +198,7 @@ def test_a_client_that_was_closed_before_its_first_use_stays_closed() -> None:
     api.close()
     with pytest.raises(ClientClosed):
         api.init()
-    assert api.parts.closed
+    assert api.parts.tracker.closed
     assert api.state is State.CLOSED
 
 
@@ -213,7 +213,7 @@ def test_a_client_that_is_closed_during_its_first_use_is_closed() -> None:
             return ComfyApi.generate_id()
 
     api = Closed()
-    assert api.parts.closed
+    assert api.parts.tracker.closed
     assert api.state is State.CLOSED
 
 

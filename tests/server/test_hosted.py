@@ -207,6 +207,30 @@ def test_values_that_nothing_can_be_done_with_are_refused(server: ComfyServer) -
         assert code(found) == (400, "invalid_cursor")
 
 
+def test_a_file_of_the_machine_becomes_an_asset_if_comfyui_could_read_it(tmp_path: Path) -> None:
+    """With ``--comfyui-base-dir``; only below the folders of inputs and outputs."""
+    with ComfyServer(hosted="proxy", traps=HostedTraps(places_models=True)) as server:
+
+        def ask(path: Any) -> requests.Response:
+            url = f"{server.url}/api/v2/assets/from-path"
+            return requests.post(url, json={"path": path}, timeout=60)
+
+        inside, outside = server.root / "input/sub/a.png", tmp_path / "b.png"
+        inside.parent.mkdir()
+        for path in (inside, outside, server.root / "other.txt"):
+            path.write_bytes(b"some bytes")
+        made = ask(str(inside))
+        assert (made.status_code, made.json()["file_path"]) == (201, "input/sub/a.png")
+        assert (made.json()["size_bytes"], made.json()["hash"][:7]) == (10, "blake3:")
+        again = ask(str(inside))
+        assert (again.status_code, again.json()["id"]) == (200, made.json()["id"])
+        content = get(server, f"/assets/{made.json()['id']}/content").content
+        assert content == b"some bytes"
+        assert code(ask(str(server.root / "missing"))) == (404, "blob_not_found")
+        for refused in (str(outside), str(server.root / "other.txt"), "", None):
+            assert ask(refused).status_code == 422, refused
+
+
 def test_a_surface_over_tls(tmp_path: Path) -> None:
     authority = trustme.CA()
     pem = tmp_path / "server.pem"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -74,15 +75,109 @@ def failure(server: ComfyServer, graph: dict[str, Any]) -> Any:
 # -- definitions ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", [7, pytest.param(1, marks=pytest.mark.long)])
-def test_definitions_are_those_of_comfyui_0_28(step: int) -> None:
+def test_definitions_are_those_of_comfyui_0_28() -> None:
     """Each class of that version, with a schema that says the same, has the same definition."""
-    known = [(name, one) for name, one in read_definitions("0.28.1").items() if is_v3(one)]
-    assert len(known) > 600
-    recorded = dict(known[::step])
+    recorded = {name: one for name, one in read_definitions("0.28.1").items() if is_v3(one)}
+    assert len(recorded) > 600
     made = {name: adapted(class_of(one)).told(newer=True) for name, one in recorded.items()}
     assert [name for name in recorded if made[name] != recorded[name]] == []
     assert [name for name in recorded if list(made[name]) != list(recorded[name])] == []
+
+
+class Size(Enum):
+    SMALL = "small"
+    LARGE = "large"
+
+
+@io.comfytype(io_type="MOOD")
+class Mood:
+    """A type of a pack's own."""
+
+
+@pytest.mark.parametrize(
+    ("made", "kind", "options"),
+    [
+        (io.Combo.Input("size", Size), "COMBO", {"options": ["small", "large"]}),
+        (
+            io.Combo.Input("size", Size, default=Size.LARGE),
+            "COMBO",
+            {"options": ["small", "large"], "default": "large"},
+        ),
+        (
+            io.Combo.Input("file", ["a"], upload=io.UploadType.image),
+            "COMBO",
+            {"options": ["a"], "image_upload": True},
+        ),
+        (
+            io.Combo.Input("name", remote=io.RemoteOptions("/names", refresh_button=True)),
+            "COMBO",
+            {
+                "remote": {
+                    "route": "/names",
+                    "refresh_button": True,
+                    "control_after_refresh": "first",
+                }
+            },
+        ),
+        (
+            io.MultiCombo.Input("tags", ["a", "b"], chip=True),
+            "COMBO",
+            {"options": ["a", "b"], "multiselect": True, "multi_select": {"chip": True}},
+        ),
+        (Mood.Input("mood", tooltip="How it feels"), "MOOD", {"tooltip": "How it feels"}),
+        (
+            io.MultiType.Input(io.Float.Input("weight", max=2.0), [io.Int]),
+            "FLOAT,INT",
+            {"max": 2.0, "widgetType": "FLOAT"},
+        ),
+    ],
+)
+def test_an_input_is_told_with_its_options(made: Any, kind: str, options: dict[str, Any]) -> None:
+    class One(Base):
+        INPUTS = (made,)
+        execute = classmethod(lambda cls, **given: None)
+
+    told = adapted(One).told(newer=True)["input"]["required"][made.id]
+    assert told[0] == kind
+    assert {name: told[1][name] for name in options} == options
+
+
+def test_a_price_depends_on_inputs_of_the_node() -> None:
+    """Those of a choice count by their name with that of the choice before it."""
+
+    def costly(widget: str) -> Any:
+        more = [io.DynamicCombo.Option("long", [io.Int.Input("seconds")])]
+        price = io.PriceBadge("{}", io.PriceBadgeDepends(widgets=[widget]))
+
+        class Costly(Base):
+            INPUTS = (io.DynamicCombo.Input("mode", more),)
+            MORE: ClassVar[Any] = {"price_badge": price}
+            execute = classmethod(lambda cls, **given: None)
+
+        return Costly
+
+    told = costly("mode.seconds").GET_NODE_INFO_V1()["price_badge"]
+    assert told["depends_on"]["widgets"] == [{"name": "mode.seconds", "type": "INT"}]
+    with pytest.raises(TypeError, match="the price depends on 'steps', which is no input"):
+        adapted(costly("steps"))
+
+
+def test_a_class_tells_its_inputs_as_older_nodes_do() -> None:
+    assert [*Dynamic.INPUT_TYPES()["required"]] == ["parts", "mode"]
+
+
+def test_parts_of_a_dynamic_input_are_limited() -> None:
+    part = io.String.Input("part")
+    with pytest.raises(ValueError, match="up to 100 parts"):
+        io.Autogrow.TemplatePrefix(part, "part", min=1, max=1000)
+    with pytest.raises(TypeError, match="cannot be dynamic themselves"):
+        io.Autogrow.TemplateNames(io.DynamicCombo.Input("mode", []), ["a"])
+
+
+def test_a_return_value_is_read_like_a_sequence() -> None:
+    returned = io.NodeOutput("a", 2)
+    assert (returned.result, returned[1]) == (("a", 2), 2)
+    assert io.NodeOutput().result is None
 
 
 def test_an_older_version_tells_less_of_a_class() -> None:
