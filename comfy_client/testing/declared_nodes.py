@@ -43,7 +43,7 @@ class DeclaredNode(Stub):
         """Take the time, and raise the error, or return the values and write the files."""
         wait(self.seconds)
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # it is raised for each prompt
         made = super().run(**given)
         shown, outputs = (made["ui"], made["result"]) if isinstance(made, dict) else ({}, made)
         chosen = [_output(value) for value in self.returns[: len(outputs)]]

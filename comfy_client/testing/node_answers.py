@@ -46,7 +46,7 @@ class NodeAnswer:
     def given(self, node: Any, arguments: Mapping[str, Any], folders: Folders) -> dict[str, Any]:
         """Return what a node would return, after writing the files of an output node."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)  # it is raised for each prompt
         ui: dict[str, Any] = {}
         if getattr(node, "OUTPUT_NODE", False):
             if self.pictures:

@@ -25,6 +25,7 @@ WaitCheck = Callable[[], object]
 IdKind = Literal["random", "counter"]
 
 _POLL = 0.005  # seconds between two checks
+_FASTEST = 1e9  # times as fast
 
 
 class ServerClock:
@@ -190,12 +191,12 @@ class ServerClock:
 
 
 def checked_speed(value: float) -> float:
-    """Return a speed unchanged; raise TypeError or ValueError unless it is above 0 and finite."""
+    """Return a speed; raise TypeError or ValueError unless it is above 0 and at most 1e9."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"speed must be a number, not {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"speed must be above 0 and finite, not {value!r}; see pause()")
-    return value
+        raise TypeError(f"speed must be a number, not {value!r:.100}")
+    if not 0 < value <= _FASTEST:  # a float of more seconds would lose the fractions of one
+        raise ValueError(f"speed must be above 0, and 1e9 at most, not {value!r:.100}; see pause()")
+    return float(value)
 
 
 def _moment(value: Any) -> datetime:

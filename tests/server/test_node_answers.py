@@ -113,6 +113,16 @@ def test_a_node_raises_the_error_that_is_its_answer(
     assert api.run(picture()).images
 
 
+def test_the_traceback_of_an_answer_does_not_grow(server: ComfyServer, api: ComfyApi) -> None:
+    server.on("9", error="no more")
+    found = []
+    for _ in range(3):
+        with pytest.raises(JobFailed) as failed:
+            api.run(picture())
+        found.append(len(failed.value.traceback))
+    assert len({*found}) == 1
+
+
 def test_the_newest_answer_of_a_node_wins_until_it_ends(server: ComfyServer, api: ComfyApi) -> None:
     """Cached outputs do not count meanwhile, and are used again afterwards."""
     api.run(text_of_prompt())
