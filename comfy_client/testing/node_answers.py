@@ -29,7 +29,7 @@ _ENDINGS: Final = {"JPEG": "jpg"}
 
 @attrs.frozen
 class NodeAnswer:
-    """What a node answers.
+    """The answer of a node, in place of its outputs.
 
     Attributes:
         pictures: The bytes of files.

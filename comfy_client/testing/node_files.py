@@ -32,7 +32,7 @@ _OF_COMFYUI: Final = (
 
 @attrs.frozen
 class LoadedNodes:
-    """What a file or a pack has.
+    """The nodes and the page files of a file or a pack.
 
     Attributes:
         classes: The node classes as the executor runs them, by name.

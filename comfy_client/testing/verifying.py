@@ -23,7 +23,7 @@ _ABSENT: Final = object()
 
 @attrs.frozen
 class WantedRequest:
-    """Which requests fit: ``*`` in method and path stands for any part.
+    """The requests that fit: ``*`` in method and path stands for any part.
 
     Attributes:
         method: The method.

@@ -17,7 +17,7 @@ from ..wire import Request
 
 
 class ControlledServer(Protocol):
-    """What a server must have to be controlled; ``ComfyServer`` does."""
+    """The members of a server that can be controlled, such as a ``ComfyServer``."""
 
     faults: Faults
     ran: list[Ran]

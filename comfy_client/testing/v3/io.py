@@ -65,7 +65,7 @@ class UploadType(str, Enum):  # noqa: UP042  as in ComfyUI
 
 
 class NumberDisplay(str, Enum):  # noqa: UP042  as in ComfyUI
-    """How the page shows a number."""
+    """The form in which the page shows a number."""
 
     number = "number"
     slider = "slider"
@@ -73,7 +73,7 @@ class NumberDisplay(str, Enum):  # noqa: UP042  as in ComfyUI
 
 
 class ControlAfterGenerate(str, Enum):  # noqa: UP042  as in ComfyUI
-    """What the page does with a value after each run."""
+    """The change that the page makes to a value after each run."""
 
     fixed = "fixed"
     increment = "increment"

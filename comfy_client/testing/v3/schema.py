@@ -15,7 +15,7 @@ from .inputs import SchemaInput, SchemaOutput
 
 
 class Hidden(str, Enum):  # noqa: UP042  as in ComfyUI: its text is the member's name
-    """What a node may ask for besides its inputs."""
+    """A value that a node may ask for besides its inputs."""
 
     unique_id = "UNIQUE_ID"
     prompt = "PROMPT"
@@ -32,7 +32,7 @@ _OF_OUTPUTS = (Hidden.prompt, Hidden.extra_pnginfo)
 
 
 class HiddenHolder:
-    """What a node gets besides its inputs; None for what it did not ask for."""
+    """The values that a node gets besides its inputs; None for what it did not ask for."""
 
     def __init__(self, **values: Any) -> None:
         vars(self).update(values)
@@ -74,7 +74,7 @@ class PriceBadge:
 
 @attrs.define(eq=False)
 class Schema:
-    """What a V3 node is: its id, inputs, outputs, and how it is shown and run."""
+    """The description of a V3 node: its id, inputs, outputs, and how it is shown and run."""
 
     node_id: str
     display_name: str | None = None
@@ -156,7 +156,7 @@ def _check_unique(what: str, ids: list[str | None]) -> None:
 
 
 class NodeReturn:
-    """What a V3 node returns: its outputs, what is shown, an expansion, or a block."""
+    """The return value of a V3 node: its outputs, what is shown, an expansion, or a block."""
 
     def __init__(
         self, *args: Any, ui: Any = None, expand: Any = None, block_execution: str | None = None
