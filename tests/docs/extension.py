@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 from typing import Any, get_type_hints
 
 import attrs
@@ -39,8 +40,20 @@ class LinkNames(SphinxTransform):
             link += literal
 
 
+class LeaveBuiltins(SphinxTransform):
+    """Keep ``type`` in a signature from being looked up as an attribute of that name."""
+
+    default_priority = 600
+
+    def apply(self, **_: Any) -> None:
+        for link in list(self.document.findall(addnodes.pending_xref)):
+            if link["reftype"] == "class" and hasattr(builtins, link["reftarget"]):
+                link.replace_self(link.children)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     app.add_transform(LinkNames)
+    app.add_transform(LeaveBuiltins)
     app.connect("autodoc-process-docstring", _as_text, priority=400)  # before napoleon
     app.connect("html-collect-pages", sources.collect)
     app.connect("html-page-context", _collapse, priority=400)  # before furo
