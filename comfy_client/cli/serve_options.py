@@ -33,6 +33,7 @@ PLACES: Final = ("proxy", "serverless", "cloud")
 _MODELS: Final = ("any", "recorded", "touched")
 _INPUTS: Final = ("placeholder", "real")
 _IDS: Final = ("random", "counter")
+_PACKS: Final = ("manager4",)
 #: Options of a server that repeats a recording.
 _WITH_REPLAY: Final = (
     *("replay", "pace", "fault", "host", "port", "prefix", "allowed_host"),
@@ -145,6 +146,12 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
         "FILE",
         "Python file or folder of a pack with node classes, which must not need torch.",
         shell_complete=complete_files,
+    ),
+    _several(
+        "--pack",
+        "NAME",
+        "Node pack with routes of its own: manager4.",
+        type=click.Choice(_PACKS),
     ),
     click.option("--any-node", is_flag=True, help="Accept node classes that nothing knows, too."),
     click.option(
@@ -286,6 +293,7 @@ def make(given: Mapping[str, Any], login: tuple[str, str] | str | None) -> Comfy
     options["allowed_hosts"] = options.pop("allowed_host")
     options["previews"] = not options.pop("no_previews")
     options["settings"] = options.pop("setting")
+    options["packs"] = options.pop("pack")
     options["nodes"] = "any" if options.pop("any_node") else "known"
     options = {name: value for name, value in options.items() if value not in (None, ())}
     server = ComfyServer(**{**options, **control})

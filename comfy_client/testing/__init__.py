@@ -18,6 +18,7 @@ Modules:
     server_routes: Routes for node definitions and models, the system, its log and its folders.
     files: Routes for uploads, downloads, users and the files of node packs.
     hosts: Filter of requests by ``Host`` and ``Origin``.
+    packs: Node packs with routes of their own, such as ComfyUI-Manager.
     faults: :class:`Faults`: everything that goes wrong on command.
     exchange: A request, and the faults that apply to it.
     server_state: The parts of a running server; all open event sockets, and what goes to them.

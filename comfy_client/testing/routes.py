@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from collections.abc import Collection
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from aiohttp import web
 from ..transport.url import is_loopback_address
 from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
 from .hosts import cors_headers, is_of_allowed_page, is_same_site
+from .packs.pack import Pack, PackServer, add_packs
 from .prompt_routes import JOB_ROUTES, PROMPT_ROUTES
 from .server_routes import (
     ASSET_ROUTES,
@@ -69,8 +71,8 @@ def _resources(*, newer: bool) -> tuple[web.AbstractResource, ...]:
 _shared_resources = cache(_resources)
 
 
-def application(state: ServerState) -> web.Application:
-    """Make the application with all routes."""
+def application(state: ServerState, packs: Collection[Pack], server: PackServer) -> web.Application:
+    """Make the application with all routes, those of packs included."""
     options, folders = state.options, state.folders
     app = web.Application(
         client_max_size=options.max_upload_size, middlewares=[_cache_control, _origin]
@@ -98,6 +100,7 @@ def application(state: ServerState) -> web.Application:
         app.router.register_resource(resource)
     if options.page:
         options.page.add_routes(app.router)
+    add_packs(app, packs, server)
     app.router.add_static("/", folders.web)  # all else: 404 to GET, 405 to the rest
     return app
 

@@ -13,10 +13,12 @@ import socket
 import ssl
 import tempfile
 import threading
+import time
 import weakref
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, TypeVar, cast
@@ -34,6 +36,8 @@ from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter
 from .node_files import load
 from .nodes import NodeRegistry, node_class
+from .packs.pack import Pack, PackServer
+from .packs.registry import packs_of
 from .page import checked_settings, find_page
 from .replay import Player
 from .routes import application
@@ -147,6 +151,8 @@ class ComfyServer(ScriptedServer):
             It is for programs on this machine, and not for web pages.
         control_token: The bearer token that each call of the control must have; it then listens
             on ``host``.  ``None``: no token, and it listens on loopback.
+        packs: Node packs with routes of their own, by name or as objects: ``"manager4"``, which is
+            ComfyUI-Manager 4.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -162,12 +168,13 @@ class ComfyServer(ScriptedServer):
         faults: Faults that can be switched on: see :class:`Faults`.
         version: The version of ComfyUI that it imitates.
         hosted: The hosted surface that it serves, or ``None``.
+        packs: The packs with routes of their own, by name.
 
     Raises:
         ValueError: A certificate that cannot be loaded, a prefix that is not a path, an invalid
-            host, an unknown version or hosted surface, a number out of range, ``traps`` without
-            ``hosted``, user and password with it, ``object_info`` that contains no definitions, or
-            a folder without a page.
+            host, an unknown version, hosted surface or pack, a number out of range, ``traps``
+            without ``hosted``, user and password with it, ``object_info`` that contains no
+            definitions, or a folder without a page.
         TypeError: An argument of another type.
         OSError: ``object_info`` cannot be read.
         ModuleNotFoundError: ``frontend=True``, but no page is installed.
@@ -177,6 +184,8 @@ class ComfyServer(ScriptedServer):
     _state: ServerState | None = None
     _beginning: Beginning | None = None
     _player: Player | None = None
+    _root: Path | None = None
+    _replaced: ServerState | None = None  # whose process replaces itself
 
     def __init__(
         self,
@@ -209,6 +218,7 @@ class ComfyServer(ScriptedServer):
         traps: HostedTraps | None = None,
         control: bool | int = False,
         control_token: str | None = None,
+        packs: Iterable[str | Pack] = (),
     ) -> None:
         version = version_with(object_info) if version is None else version
         check_version(version)
@@ -251,8 +261,8 @@ class ComfyServer(ScriptedServer):
             previews, step_seconds, object_info, models, inputs, nodes, node_seconds
         )
         self._added, self._packs = dict[str, type](), dict[Path, str]()
+        self.packs: dict[str, Pack] = packs_of(packs)
         self._kept_root = None if root is None else Path(root)
-        self._root: Path | None = None
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
 
@@ -454,6 +464,7 @@ class ComfyServer(ScriptedServer):
             return self._start()
 
     def _start(self, *, again: bool = False) -> ComfyServer:
+        self._replaced = None
         listener = self._own.port.listen(again=again)
         try:
             state, app = self._built(listener.getsockname()[0])
@@ -497,7 +508,8 @@ class ComfyServer(ScriptedServer):
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)
-        app = _below(options, application(state))
+        pack_server = PackServer(state, partial(self._reboot, state))
+        app = _below(options, application(state, self.packs.values(), pack_server))
         if self._credentials is not None and not self._gateway:
             app.middlewares.append(_guard(self._credentials))
         faults = fault_middleware(state, self._records, state.connections, options.prefix)
@@ -530,7 +542,9 @@ class ComfyServer(ScriptedServer):
             self._own.port.release()
             if self._gateway:
                 self._gateway.release()
-            self._beginning = None
+            self._beginning = self._replaced = None
+            for pack in self.packs.values():
+                pack.forget()
             if self._root is not None:
                 self._root = None
                 if self._kept_root is None:
@@ -544,6 +558,25 @@ class ComfyServer(ScriptedServer):
                 self._halt(reserve=True)
             self._start(again=True)
 
+    def _reboot(self, state: ServerState, seconds: float) -> None:
+        """Stop soon, as a process that replaces itself, and start after simulated seconds."""
+
+        def replace() -> None:
+            with contextlib.suppress(RuntimeError), self._alone():
+                if self._state is not state:
+                    return
+                self._halt(reserve=True)
+                self._replaced = state
+            for pause in state.options.clock.pauses(seconds):
+                if self._replaced is not state:
+                    return
+                time.sleep(pause)
+            with self._alone():
+                if self._replaced is state:
+                    self._start(again=True)
+
+        threading.Thread(target=replace, name="ComfyServer reboot", daemon=True).start()
+
     def mark_start(self) -> None:
         """Have :meth:`reset` return to the files, node classes and faults of now.
 
@@ -551,6 +584,8 @@ class ComfyServer(ScriptedServer):
         """
         root = self._running().folders.root
         self._beginning = Beginning.of(root, self._added, self._packs, self._active)
+        for pack in self.packs.values():
+            pack.mark()
 
     def reset(self, keep: Collection[Kept] = ()) -> None:
         """Return to the start, in milliseconds, so that one server serves many tests.
@@ -604,6 +639,8 @@ class ComfyServer(ScriptedServer):
             state.nodes.restore(self._added)
             self._packs = {**beginning.packs}
             state.folders.packs = {**self._packs}
+        for pack in self.packs.values():
+            state.loop.call(pack.reset, keep)
         if self._player:
             self._player.rewind()
         if self._gateway:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
@@ -25,6 +25,7 @@ WaitCheck = Callable[[], object]
 IdKind = Literal["random", "counter"]
 
 _POLL = 0.005  # seconds between two checks
+_PAUSE = 0.05  # the longest one that others sleep
 _FASTEST = 1e9  # times as fast
 
 
@@ -96,6 +97,14 @@ class ServerClock:
         finally:
             if self._stands:
                 self._change(stands=False)
+
+    # -- for others ---------------------------------------------------------------------
+
+    def pauses(self, seconds: float) -> Iterator[float]:
+        """Yield real seconds to sleep, until simulated ones have passed; not for the worker."""
+        end = self.seconds() + seconds
+        while (left := end - self.seconds()) > 0:
+            yield min(left / self._speed, _PAUSE)
 
     # -- time of day --------------------------------------------------------------------
 

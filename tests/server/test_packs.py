@@ -1,0 +1,170 @@
+"""Packs with routes of their own: which a server has, and how they live with it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+import requests
+from aiohttp import web
+
+from comfy_client.testing import ComfyServer
+from comfy_client.testing.packs.pack import Pack, PackRoutes, PackServer
+from tests.helpers.bare import Socket, get
+from tests.helpers.clients import until
+
+
+class Counting(Pack):
+    """A pack that counts the processes of its server, and what it is asked."""
+
+    name = "counting"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.processes = self.asked = self.marked = 0
+        self.ended: list[str] = []
+
+    def routes(self) -> PackRoutes:
+        return (("GET", "/counting", self.count), ("POST", "/counting/reboot", self.reboot))
+
+    def start(self, server: PackServer) -> None:
+        super().start(server)
+        self.processes += 1
+        self.run(self.work())
+
+    def mark(self) -> None:
+        self.marked = self.asked
+
+    def reset(self, keep: object) -> None:
+        super().reset(())
+        self.asked = self.marked
+
+    def forget(self) -> None:
+        self.asked = 0
+
+    async def work(self) -> None:
+        try:
+            await self.server.sleep(3600)
+        except asyncio.CancelledError:
+            self.ended.append("cancelled")
+            raise
+
+    async def count(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        return web.json_response({"processes": self.processes, "asked": self.asked})
+
+    async def reboot(self, request: web.Request) -> web.Response:
+        self.server.reboot(60)
+        await asyncio.sleep(3600)
+        return web.Response()
+
+
+@pytest.fixture
+def counting() -> Counting:
+    return Counting()
+
+
+@pytest.fixture
+def server(counting: Counting) -> Iterator[ComfyServer]:
+    with ComfyServer(packs=[counting], prefix="/comfy") as running:
+        yield running
+
+
+@pytest.mark.parametrize("prefix", ["", "/api"])
+def test_a_pack_has_its_routes_with_and_without_api(server: ComfyServer, prefix: str) -> None:
+    assert get(server, f"{prefix}/counting").json()["processes"] == 1
+    assert server.packs.keys() == {"counting"}
+
+
+def test_the_faults_of_a_server_apply_to_packs(server: ComfyServer) -> None:
+    server.faults.bad_gateway(503, path="/counting")
+    assert get(server, "/counting").status_code == 503
+
+
+def test_the_state_of_a_pack_outlives_a_restart_and_its_work_does_not(
+    server: ComfyServer, counting: Counting
+) -> None:
+    get(server, "/counting")
+    server.restart()
+    assert counting.ended == ["cancelled"]
+    assert get(server, "/counting").json() == {"processes": 2, "asked": 2}
+
+
+def test_reset_returns_a_pack_to_the_start_or_the_mark(
+    server: ComfyServer, counting: Counting
+) -> None:
+    get(server, "/counting")
+    server.reset()
+    assert (counting.asked, counting.ended) == (0, ["cancelled"])
+    get(server, "/counting")
+    server.mark_start()
+    get(server, "/counting")
+    server.reset()
+    assert counting.asked == 1
+
+
+def test_a_stopped_server_forgets_what_its_packs_had(counting: Counting) -> None:
+    server = ComfyServer(packs=[counting])
+    with server:
+        get(server, "/counting")
+    with server:
+        assert get(server, "/counting").json() == {"processes": 2, "asked": 1}
+
+
+def test_a_reboot_answers_nothing_and_comes_back_after_simulated_seconds(
+    server: ComfyServer,
+) -> None:
+    server.pause()
+    with Socket(server, "me") as events:
+        events.next()
+        with pytest.raises(requests.ConnectionError, match="without response"):
+            requests.post(f"{server.url}/counting/reboot", timeout=30)
+        assert events.ws.sock.recv(1) == b""  # the connection ends without a frame
+    until(lambda: not answers(server))
+    server.speed = 1e6
+    server.resume()
+    until(lambda: answers(server))
+    assert get(server, "/counting").json()["processes"] == 2
+
+
+def test_a_server_that_is_stopped_while_it_reboots_stays_so(server: ComfyServer) -> None:
+    server.pause()
+    with pytest.raises(requests.ConnectionError):
+        requests.post(f"{server.url}/counting/reboot", timeout=30)
+    server.stop()
+    server.resume()
+    until(lambda: not any(one.name == "ComfyServer reboot" for one in threading.enumerate()))
+    with pytest.raises(RuntimeError, match="not running"):
+        server.root  # noqa: B018
+
+
+def test_errors_in_the_work_of_a_pack_are_raised_at_the_end() -> None:
+    class Failing(Counting):
+        async def work(self) -> None:
+            raise LookupError("the pack is wrong")
+
+    with pytest.raises(LookupError, match="the pack is wrong"), ComfyServer(packs=[Failing()]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("packs", "error", "told"),
+    [
+        ("manager4", TypeError, "a list of names"),
+        ([4], TypeError, "a list of names"),
+        (["manger4"], ValueError, "did you mean 'manager4'"),
+        (["manager4", "manager4"], ValueError, "manager4 twice"),
+    ],
+)
+def test_wrong_packs_are_refused(packs: object, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        ComfyServer(packs=packs)  # type: ignore[arg-type]
+
+
+def answers(server: ComfyServer) -> bool:
+    """Whether its port takes connections."""
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", server.port)) == 0
