@@ -6,12 +6,13 @@ A file, or the ``__init__.py`` of a pack's folder, has ``NODE_CLASS_MAPPINGS``, 
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -56,55 +57,102 @@ def load(path: str | os.PathLike[str]) -> LoadedNodes:
     file = place / "__init__.py" if is_pack else place
     if not file.is_file():
         raise ImportError(f"{path}: there is no {'__init__.py' if is_pack else 'such file'}")
-    with offer_comfy_api():
-        try:
-            module = _imported(place, file)
+    try:
+        with offer_comfy_api(), _loaded_anew(_module_name(place, file)) as name:
+            module = _imported(name, file)
             classes = dict(_classes_of(module, place.name if is_pack else place.stem))
-        except (Exception, SystemExit) as exc:
-            raise ImportError(_explained(exc, place, file), path=str(file)) from exc
-    web = getattr(module, "WEB_DIRECTORY", None) if is_pack else None
-    return LoadedNodes(classes, place if is_pack else None, web if isinstance(web, str) else "")
+            web = _attribute(module, "WEB_DIRECTORY", str | os.PathLike, "a path") or ""
+    except (Exception, SystemExit) as exc:
+        raise ImportError(_explained(exc, place, file), path=str(file)) from exc
+    return LoadedNodes(classes, place if is_pack else None, os.fspath(web))
 
 
-def _imported(place: Path, file: Path) -> ModuleType:
-    """Import a file under the name that ComfyUI gives it, anew each time."""
-    is_pack = place != file
-    name = str(place).replace(".", "_x_") if is_pack else str(place.with_suffix(""))
-    for known in [one for one in sys.modules if one == name or one.startswith(f"{name}.")]:
-        del sys.modules[known]
+def _module_name(place: Path, file: Path) -> str:
+    """Return the name that ComfyUI gives to the module of a file or pack."""
+    return str(place.with_suffix("")) if place == file else str(place).replace(".", "_x_")
+
+
+@contextlib.contextmanager
+def _loaded_anew(name: str) -> Iterator[str]:
+    """Context manager: forget a module and those below it; have them back if the block raises."""
+    before = _take_modules(name)
+    try:
+        yield name
+    except BaseException:
+        _take_modules(name)
+        sys.modules.update(before)
+        raise
+
+
+def _take_modules(name: str) -> dict[str, ModuleType]:
+    """Remove a module and those below it from the loaded ones, and return them."""
+    known = [one for one in list(sys.modules) if one == name or one.startswith(f"{name}.")]
+    return {one: sys.modules.pop(one) for one in known}
+
+
+def _imported(name: str, file: Path) -> ModuleType:
+    """Import a file as a module of this name."""
     spec = importlib.util.spec_from_file_location(name, file)
     if spec is None or spec.loader is None:
         raise ImportError("it is no Python file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
+    spec.loader.exec_module(module)
     return module
 
 
 def _classes_of(module: ModuleType, pack: str) -> Iterator[tuple[str, Any]]:
     """Yield the node classes of a module and their names."""
-    mappings = getattr(module, "NODE_CLASS_MAPPINGS", None)
-    entrypoint = getattr(module, "comfy_entrypoint", None)
-    if mappings is not None:
-        shown = getattr(module, "NODE_DISPLAY_NAME_MAPPINGS", None) or {}
-        for name, cls in mappings.items():
-            cls.RELATIVE_PYTHON_MODULE = f"custom_nodes.{pack}"
-            yield node_class(_titled(cls, shown[name]) if name in shown else cls, name)
+    named = _attribute(module, "NODE_CLASS_MAPPINGS", Mapping, "a dict")
+    titles = _attribute(module, "NODE_DISPLAY_NAME_MAPPINGS", Mapping, "a dict") or {}
+    entrypoint = _attribute(module, "comfy_entrypoint", Callable, "a function")
+    if named is not None:
+        for name, cls in named.items():
+            title = titles.get(name, "")
+            _check(name, str, "a string", "a name in NODE_CLASS_MAPPINGS")
+            _check(title, str, "a string", f"NODE_DISPLAY_NAME_MAPPINGS[{name!r:.100}]")
+            yield _of_pack(cls, pack, f"NODE_CLASS_MAPPINGS[{name!r:.100}]", name, title)
     elif entrypoint is not None:
         extension = entrypoint()
         extension = finished(extension) if inspect.isawaitable(extension) else extension
-        if not hasattr(extension, "get_node_list"):
-            raise TypeError(f"comfy_entrypoint returns {extension!r}, and no ComfyExtension")
-        finished(extension.on_load())
-        for cls in finished(extension.get_node_list()):
-            cls.RELATIVE_PYTHON_MODULE = f"custom_nodes.{pack}"
-            yield node_class(cls)
+        base = importlib.import_module("comfy_api.latest").ComfyExtension
+        _check(extension, base, "a ComfyExtension", "the result of comfy_entrypoint")
+        _awaited(extension.on_load(), "on_load")
+        classes = _awaited(extension.get_node_list(), "get_node_list")
+        _check(classes, list, "a list", "the result of get_node_list")
+        for cls in classes:
+            yield _of_pack(cls, pack, "an item of get_node_list")
     else:
         raise ImportError("it has neither NODE_CLASS_MAPPINGS nor comfy_entrypoint")
+
+
+def _of_pack(
+    cls: Any, pack: str, where: str, name: str | None = None, title: str = ""
+) -> tuple[str, Any]:
+    """Return the name of a pack's class, and the class as the executor runs it."""
+    _check(cls, type, "a class", where)
+    with contextlib.suppress(TypeError):  # of a class of Python's own, which is no node
+        cls.RELATIVE_PYTHON_MODULE = f"custom_nodes.{pack}"
+    return node_class(_titled(cls, title) if title else cls, name)
+
+
+def _attribute(module: ModuleType, name: str, kind: Any, what: str) -> Any:
+    """Return an attribute of a module, or None; raise ImportError if it is of another kind."""
+    value = getattr(module, name, None)
+    if value is not None:
+        _check(value, kind, what, name)
+    return value
+
+
+def _check(value: Any, kind: Any, what: str, where: str) -> None:
+    if not isinstance(value, kind):
+        raise ImportError(f"{where} is {value!r:.100}, not {what}")
+
+
+def _awaited(result: Any, where: str) -> Any:
+    """Return what a coroutine of an extension returns."""
+    _check(result, Awaitable, "a coroutine", f"the result of {where}")
+    return finished(result)
 
 
 def _titled(cls: Any, title: str) -> Any:

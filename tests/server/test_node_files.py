@@ -45,6 +45,15 @@ class Extension(ComfyExtension):
     async def get_node_list(self):
         return [Greet]
 """
+#: A file of an extension whose methods follow.
+EXTENSION = """
+from comfy_api.latest import ComfyExtension
+
+async def comfy_entrypoint():
+    return Extension()
+
+class Extension(ComfyExtension):
+"""
 #: A file of one V1 node, which has two names.
 V1 = """
 class Twice:
@@ -122,6 +131,20 @@ def test_an_edited_pack_is_loaded_anew(pack: Path) -> None:
         assert text_of(server, "Greet_v3", name="you") == "Good evening, you"
 
 
+@pytest.mark.parametrize("code", ["1 / 0", "NODE_CLASS_MAPPINGS = 5"])
+def test_a_pack_that_fails_after_an_edit_goes_on_as_before(pack: Path, code: str) -> None:
+    """Its modules, too, which its nodes may import when they run."""
+    server = ComfyServer()
+    server.load_nodes(pack)
+    before = {name: sys.modules[name] for name in sys.modules if "my_x_pack" in name}
+    (pack / "__init__.py").write_text(f"from . import inner\n{code}\n")
+    with pytest.raises(ImportError):
+        server.load_nodes(pack)
+    assert {name: sys.modules[name] for name in sys.modules if "my_x_pack" in name} == before
+    with server:
+        assert text_of(server, "Greet_v3", name="you") == "Hello you"
+
+
 @pytest.mark.parametrize(
     ("code", "message"),
     [
@@ -135,8 +158,45 @@ def test_an_edited_pack_is_loaded_anew(pack: Path) -> None:
         ("raise SystemExit('no')", "^odd.py:1: SystemExit: no$"),
         ("", "^odd.py: it has neither NODE_CLASS_MAPPINGS nor comfy_entrypoint$"),
         ("class A: pass\nNODE_CLASS_MAPPINGS = {'A': A}", "^odd.py: TypeError: A is not a node"),
-        ("NODE_CLASS_MAPPINGS = {'A': 1}", "^odd.py: "),
-        ("def comfy_entrypoint(): return 1", "^odd.py: .* returns 1, and no ComfyExtension$"),
+        ("NODE_CLASS_MAPPINGS = {'A': int}", "^odd.py: TypeError: A is not a node"),
+        ("NODE_CLASS_MAPPINGS = 5", "^odd.py: NODE_CLASS_MAPPINGS is 5, not a dict$"),
+        (
+            "NODE_CLASS_MAPPINGS = {'A': 1}",
+            r"^odd.py: NODE_CLASS_MAPPINGS\['A'\] is 1, not a class$",
+        ),
+        (
+            "NODE_CLASS_MAPPINGS = {1: int}",
+            "^odd.py: a name in NODE_CLASS_MAPPINGS is 1, not a string$",
+        ),
+        (
+            "NODE_CLASS_MAPPINGS = {}\nNODE_DISPLAY_NAME_MAPPINGS = ['A']",
+            r"^odd.py: NODE_DISPLAY_NAME_MAPPINGS is \['A'\], not a dict$",
+        ),
+        (
+            "NODE_CLASS_MAPPINGS = {'A': int}\nNODE_DISPLAY_NAME_MAPPINGS = {'A': 1}",
+            r"^odd.py: NODE_DISPLAY_NAME_MAPPINGS\['A'\] is 1, not a string$",
+        ),
+        (
+            "NODE_CLASS_MAPPINGS = {}\nWEB_DIRECTORY = 5",
+            "^odd.py: WEB_DIRECTORY is 5, not a path$",
+        ),
+        ("comfy_entrypoint = 5", "^odd.py: comfy_entrypoint is 5, not a function$"),
+        (
+            "def comfy_entrypoint(): return 1",
+            "^odd.py: the result of comfy_entrypoint is 1, not a ComfyExtension$",
+        ),
+        (
+            f"{EXTENSION}    async def get_node_list(self): return 5",
+            "^odd.py: the result of get_node_list is 5, not a list$",
+        ),
+        (
+            f"{EXTENSION}    async def get_node_list(self): return [5]",
+            "^odd.py: an item of get_node_list is 5, not a class$",
+        ),
+        (
+            f"{EXTENSION}    def get_node_list(self): return []",
+            r"^odd.py: the result of get_node_list is \[\], not a coroutine$",
+        ),
     ],
 )
 def test_a_file_that_fails_is_told_in_one_line(tmp_path: Path, code: str, message: str) -> None:
@@ -146,6 +206,7 @@ def test_a_file_that_fails_is_told_in_one_line(tmp_path: Path, code: str, messag
     with pytest.raises(ImportError, match=message) as caught:
         server.load_nodes(tmp_path / "odd.py")
     assert "\n" not in str(caught.value)
+    assert not [one for one in sys.modules if one.startswith(str(tmp_path))]
 
 
 def test_a_pack_that_fails_tells_the_place_in_it(pack: Path) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import pytest
@@ -508,6 +510,22 @@ def test_pictures_and_texts_are_shown_and_saved(server: ComfyServer) -> None:
         assert picture.getpixel((1, 1)) == (255, 255, 255)
 
 
+def test_names_of_previews_are_counted_like_those_of_other_nodes() -> None:
+    class Preview(Base):
+        INPUTS = (io.Image.Input("images"),)
+        MORE: ClassVar[Any] = {"is_output_node": True}
+        execute = classmethod(lambda cls, images: io.NodeOutput(ui=ui.PreviewImage(images)))
+
+    names = []
+    for class_type in ("Preview", "PreviewImage"):
+        with ComfyServer(ids="counter") as server:
+            server.add_node(Preview)
+            graph = {"1": node(class_type, images=["2", 0]), "2": canvas(0, width=8, height=8)}
+            [file] = run(server, graph)["outputs"]["1"]["images"]
+            names.append(file["filename"])
+    assert names[0] == names[1]
+
+
 # -- comfy_api --------------------------------------------------------------------------
 
 
@@ -523,17 +541,101 @@ def test_the_small_comfy_api_is_there_for_a_block_only() -> None:
         import comfy_api  # noqa: F401
 
 
+def test_each_method_may_import_comfy_api_when_it_is_called(server: ComfyServer) -> None:
+    """As functions of a module do that was imported without it."""
+
+    def types() -> Any:
+        from comfy_api.latest import io as found
+
+        return found
+
+    class Late(Base):
+        @classmethod
+        def define_schema(cls) -> Any:
+            number = types().Int.Input("number", lazy=True)
+            return types().Schema("Late", inputs=[number], outputs=[types().String.Output()])
+
+        @classmethod
+        async def validate_inputs(cls, number: int) -> Any:
+            return bool(types())
+
+        @classmethod
+        def fingerprint_inputs(cls, number: int) -> Any:
+            return types().__name__
+
+        @classmethod
+        async def check_lazy_status(cls, number: int) -> Any:
+            return ["number"] if types() else []
+
+        @classmethod
+        async def execute(cls, number: int) -> Any:
+            return types().NodeOutput(str(number))
+
+    server.add_node(Late)
+    assert shown(server, {"1": node("Late", number=3)}) == ["3"]
+    assert "comfy_api" not in sys.modules
+
+
+@pytest.fixture
+def _no_comfy_api() -> Iterator[None]:
+    """A test may load modules of that name."""
+    yield
+    for name in [one for one in sys.modules if one.partition(".")[0] == "comfy_api"]:
+        del sys.modules[name]
+
+
+@pytest.mark.usefixtures("_no_comfy_api")
 @pytest.mark.parametrize(("needs", "real"), [("json", True), ("a_torch_that_is_not_there", False)])
 def test_a_real_comfy_api_comes_first_if_it_works(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, needs: str, real: bool
 ) -> None:
+    """It is imported once, whether that works or not."""
     package = tmp_path / "comfy_api/latest"
     package.mkdir(parents=True)
-    (package / "__init__.py").write_text(f"import {needs}\nREAL = True\n")
+    (package / "__init__.py").write_text(
+        f"with open({str(tmp_path / 'log')!r}, 'a') as log:\n    log.write('imported ')\n"
+        f"import {needs}\nREAL = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    for _ in range(2):
+        with offer_comfy_api():
+            import comfy_api.latest
+
+            assert hasattr(comfy_api.latest, "REAL") == real
+        assert ("comfy_api" in sys.modules) == real
+    assert (tmp_path / "log").read_text() == "imported "
+
+
+@pytest.mark.usefixtures("_no_comfy_api")
+def test_a_real_comfy_api_that_is_loaded_need_not_be_found() -> None:
+    for name in ("comfy_api", "comfy_api.latest"):
+        sys.modules[name] = ModuleType(name)
+    loaded = sys.modules["comfy_api.latest"]
+    with offer_comfy_api():
+        assert sys.modules["comfy_api.latest"] is loaded
+    assert sys.modules["comfy_api.latest"] is loaded
+
+
+@pytest.mark.usefixtures("_no_comfy_api")
+def test_own_modules_with_that_name_are_back_after_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And are not imported for it."""
+    (tmp_path / "comfy_api").mkdir()
+    (tmp_path / "comfy_api/__init__.py").touch()
+    (tmp_path / "comfy_api/client.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     with offer_comfy_api():
-        import comfy_api.latest
+        from comfy_api.latest import io as offered
 
-        assert hasattr(comfy_api.latest, "REAL") == real
-    for name in [one for one in sys.modules if one.partition(".")[0] == "comfy_api"]:
-        del sys.modules[name]
+        assert offered is io
+    assert "comfy_api" not in sys.modules
+    client = importlib.import_module("comfy_api.client")
+    own = sys.modules["comfy_api"]
+    with offer_comfy_api():
+        from comfy_api.latest import io as offered
+
+        assert offered is io
+    assert sys.modules["comfy_api"] is own
+    assert sys.modules["comfy_api.client"] is client
+    assert "comfy_api.latest" not in sys.modules

@@ -2,7 +2,8 @@
 
 A V3 class has no instances.  Each call gets a copy of the class, whose attributes cannot be set and
 which has the hidden inputs as ``cls.hidden``.  Inputs of dynamic combos and autogrow inputs come as
-dicts.  Classes of a real ``comfy_api`` run, too.
+dicts.  Classes of a real ``comfy_api`` run, too.  Each method may import ``comfy_api`` when it is
+called.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
@@ -55,7 +56,8 @@ class V3Node:
     def told(cls, *, newer: bool) -> dict[str, Any]:
         """Return the definition as a server tells it; raise TypeError if it is not valid."""
         try:
-            found: dict[str, Any] = json.loads(json.dumps(cls.v3.GET_NODE_INFO_V1()))
+            with offer_comfy_api():
+                found: dict[str, Any] = json.loads(json.dumps(cls.v3.GET_NODE_INFO_V1()))
         except Exception as exc:
             raise TypeError(f"{cls.v3.__name__} is not a node class: {exc}") from exc
         found["python_module"] = found["python_module"] or f"custom_nodes.{cls.v3.__module__}"
@@ -69,13 +71,11 @@ class V3Node:
 
     def run(self, **values: Any) -> Any:
         """Run the node."""
-        with offer_comfy_api():  # it may import that only now
-            return self._returned(self._call("execute", values))
+        return self._returned(self._call("execute", values))
 
     async def run_async(self, **values: Any) -> Any:
         """Run the node whose ``execute`` is a coroutine."""
-        with offer_comfy_api():
-            return self._returned(await self._call("execute", values))
+        return self._returned(await self._call("execute", values))
 
     def fingerprint(self, **values: Any) -> Any:
         """Return what changes when the node must run again."""
@@ -99,7 +99,9 @@ class V3Node:
 
     def _call(self, name: str, values: Mapping[str, Any], *, pairs: bool = False) -> Any:
         arguments = nested(values, _places(self._definition, self._given), pairs=pairs)
-        return getattr(_locked(self.v3, self._hidden), name)(**arguments)
+        with offer_comfy_api():
+            result = getattr(_locked(self.v3, self._hidden), name)(**arguments)
+        return _awaited(result) if inspect.isawaitable(result) else result
 
     def _returned(self, value: Any) -> dict[str, Any]:
         """Return what a V3 node returned as a V1 node would."""
@@ -130,7 +132,8 @@ def adapted(cls: Any) -> type[V3Node]:
         TypeError: It is not a node; the message says what is missing.
     """
     try:
-        schema = cls.GET_SCHEMA()
+        with offer_comfy_api():
+            schema = cls.GET_SCHEMA()
         node_id, outputs = schema.node_id, list(schema.outputs or ())
     except Exception as exc:
         raise TypeError(f"{cls.__name__} is not a node class: {exc}") from exc
@@ -158,6 +161,11 @@ def adapted(cls: Any) -> type[V3Node]:
     made: type[V3Node] = type(cls.__name__, (V3Node,), flags)
     made.told(newer=True)  # raises if clients could not read it
     return made
+
+
+async def _awaited(result: Awaitable[Any]) -> Any:
+    with offer_comfy_api():
+        return await result
 
 
 def _overrides(cls: Any, name: str) -> bool:

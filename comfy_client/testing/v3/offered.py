@@ -10,6 +10,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Iterator
+from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,11 @@ from typing import Any
 from . import io, ui
 
 _PACKAGE = "comfy_api"
+_LATEST = f"{_PACKAGE}.latest"
 _lock = threading.Lock()  # guards what follows, and is held while these modules appear or go
 _users: list[object] = []
+_hidden: dict[str, ModuleType] = {}  # modules of the user's that ours hide
+_failed: set[str | None] = set()  # the files of real ones that cannot be imported
 
 
 class ComfyExtension:
@@ -34,7 +38,7 @@ class ComfyExtension:
 
 def _made() -> dict[str, ModuleType]:
     """Return the modules by name."""
-    package, latest = ModuleType(_PACKAGE), ModuleType(f"{_PACKAGE}.latest")
+    package, latest = ModuleType(_PACKAGE), ModuleType(_LATEST)
     package.__path__ = []
     vars(package)["latest"] = latest
     vars(latest).update(ComfyExtension=ComfyExtension, io=io, IO=io, _io=io, ui=ui, UI=ui)
@@ -49,11 +53,13 @@ def offer_comfy_api() -> Iterator[None]:
     """Context manager: let ``import comfy_api.latest`` find a small one, if there is no real one.
 
     It has what nodes need that work without torch: ``io``, ``ui`` and ``ComfyExtension``.  Import
-    your module with such nodes in this block, and pass its classes to ``server.add_node``.
+    your module with such nodes in this block, and pass its classes to ``server.add_node``.  Your
+    own modules of that name, if there are any, are back after it.
     """
     key = object()
     with _lock:
         if not _users and not _has_real_one():
+            _hidden.update({name: sys.modules[name] for name in _OURS if name in sys.modules})
             sys.modules.update(_OURS)
         _users.append(key)
     try:
@@ -61,17 +67,42 @@ def offer_comfy_api() -> Iterator[None]:
     finally:
         with _lock:
             _users.remove(key)
-            for name in () if _users else _OURS:
-                if sys.modules.get(name) is _OURS[name]:
-                    del sys.modules[name]
+            if not _users:
+                _withdraw()
+
+
+def _withdraw() -> None:
+    """Remove our modules, and put back what they hid."""
+    for name, module in _OURS.items():
+        if sys.modules.get(name) is module:
+            del sys.modules[name]
+            if name in _hidden:
+                sys.modules[name] = _hidden[name]
+    _hidden.clear()
 
 
 def _has_real_one() -> bool:
-    """Return whether a real ``comfy_api.latest`` can be imported, which needs torch."""
-    with contextlib.suppress(Exception):
-        if find_spec(_PACKAGE) is not None:
-            importlib.import_module(f"{_PACKAGE}.latest")
-            return True
-    for name in [one for one in sys.modules if one.partition(".")[0] == _PACKAGE]:
-        del sys.modules[name]
+    """Return whether there is a real ``comfy_api.latest``, which needs torch; import it if new."""
+    if _LATEST in sys.modules:
+        return True
+    with contextlib.suppress(ValueError):  # of a module that was made by hand
+        package = find_spec(_PACKAGE)
+        inside = package and PathFinder.find_spec(_LATEST, package.submodule_search_locations or [])
+        if inside and inside.origin not in _failed:
+            before = _modules()
+            with contextlib.suppress(Exception, SystemExit):
+                importlib.import_module(_LATEST)
+                return True
+            _failed.add(inside.origin)
+            for name in _modules().keys() - before.keys():
+                del sys.modules[name]
     return False
+
+
+def _modules() -> dict[str, ModuleType]:
+    """Return the loaded modules of the package."""
+    return {
+        name: module
+        for name, module in [*sys.modules.items()]
+        if name.partition(".")[0] == _PACKAGE
+    }

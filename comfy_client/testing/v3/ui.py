@@ -5,7 +5,6 @@ Pictures are Pillow images.  What saves sound needs torch, and is not here.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -71,8 +70,7 @@ class ShownPictures(_Shown):
     """Pictures, which are saved in the folder of temporary files."""
 
     def __init__(self, image: Any, animated: bool = False, cls: Any = None, **_: Any) -> None:
-        letters = "".join(random.choices("abcdefghijklmnopqrstuvwxyz", k=5))  # noqa: S311  a name
-        prefix = f"ComfyUI_temp_{letters}"
+        prefix = f"ComfyUI_temp_{context.get().folders.ids.letters(5)}"
         self.values: list[SavedResult] = ImageSaveHelper.save_images(
             image, prefix, FileFolder.temp, cls, 1
         )
