@@ -76,10 +76,11 @@ def note(text: str, status: str = "", word: str | None = None) -> None:
     click.echo(colored(harmless(text).strip(), status, word), err=True)
 
 
-def emit(found: Any) -> None:
-    """Print an object as a line of JSON, and flush stdout."""
-    click.echo(json.dumps(found, default=str))
-    sys.stdout.flush()
+def emit(found: Any, out: TextIO | None = None) -> None:
+    """Print an object as a line of JSON, by default on stdout, and flush it."""
+    out = out or sys.stdout
+    click.echo(json.dumps(found, default=str), out)
+    out.flush()
 
 
 def report(error: BaseException, as_json: bool, server: str | None = None) -> Exit:

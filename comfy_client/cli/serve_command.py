@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 import click
 
@@ -76,7 +77,10 @@ def serve(
     is_orphan = parent_has_ended() if with_parent else bool
     login = login_of(options)
     server = make(options, login)
+    lines = sys.stdout if common.json else None
     with contextlib.suppress(*() if words else STOPPED), contextlib.ExitStack() as stack:
+        if common.json or words:  # stdout is not for what nodes print
+            stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         stack.callback(server.stop)  # a signal may come during the start
         server.start()
         furnish(server, options)
@@ -84,8 +88,8 @@ def serve(
         control = _reachable(server.control_url) if options["control"] else None
         if port_file is not None:
             stack.enter_context(_holding(port_file, server.port))
-        _say_ready(server, url, control, as_json=common.json, runs=bool(words))
-        watch = Watch(server, tells=common.json, idle_timeout=idle_timeout)
+        _say_ready(server, url, control, lines=lines, runs=bool(words))
+        watch = Watch(server, lines=lines, idle_timeout=idle_timeout)
 
         def is_over() -> bool:
             return watch.is_over() or is_orphan()
@@ -106,12 +110,12 @@ def _reachable(url: str) -> str:
 
 
 def _say_ready(
-    server: ComfyServer, url: str, control: str | None, *, as_json: bool, runs: bool
+    server: ComfyServer, url: str, control: str | None, *, lines: TextIO | None, runs: bool
 ) -> None:
-    """Say where the server is, on stderr if the stdout is that of a program."""
-    if as_json:
+    """Say where the server is: a line of JSON, or on stderr if the stdout is that of a program."""
+    if lines is not None:
         ready = {"event": "ready", "url": url, "pid": os.getpid(), "port": server.port}
-        emit({**ready, "root": str(server.root), "control": control})
+        emit({**ready, "root": str(server.root), "control": control}, lines)
     elif runs:
         note(f"An embedded ComfyUI runs at {url}")
     else:

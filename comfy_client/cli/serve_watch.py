@@ -8,23 +8,25 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from ..values import T
 from .exits import Mistake
 from .printing import emit
 
 if TYPE_CHECKING:
-    from ..testing import ComfyServer, Ran
+    from ..testing import ComfyServer, Ran, Request
 
 
 class Watch:
     """The requests and prompts of a server since the last look, and how long it has been idle."""
 
-    def __init__(self, server: ComfyServer, *, tells: bool, idle_timeout: float | None) -> None:
+    def __init__(
+        self, server: ComfyServer, *, lines: TextIO | None, idle_timeout: float | None
+    ) -> None:
         self._server = server
-        #: Whether a look prints what is new.
-        self._tells = tells
+        #: Where a look prints what is new.
+        self._lines = lines
         self._idle_timeout = idle_timeout
         self._used_at = time.monotonic()
         #: The last request and prompt that were seen; the lists may have lost older ones.
@@ -42,28 +44,18 @@ class Watch:
         prompts = _since(self._server.ran, self._prompt)
         self._request = requests[-1] if requests else self._request
         self._prompt = prompts[-1] if prompts else self._prompt
-        if self._tells:
-            for request in requests:
-                size = len(request.body)
-                emit(
-                    {
-                        "event": "request",
-                        "method": request.method,
-                        "path": request.target,
-                        "bytes": size,
-                    }
-                )
-            self._tell_prompts(prompts)
+        if self._lines is not None:
+            lines = [*map(_request_line, requests), *self._prompt_lines(prompts)]
+            for line in lines:
+                emit(line, self._lines)
         return self._is_idle(bool(requests))
 
-    def _tell_prompts(self, begun: Sequence[Ran]) -> None:
-        for prompt in begun:
-            emit(_line(prompt, None))
+    def _prompt_lines(self, begun: Sequence[Ran]) -> list[dict[str, Any]]:
         self._running += begun
-        ended = [prompt for prompt in self._running if prompt.status is not None]
-        self._running = [prompt for prompt in self._running if prompt.status is None]
-        for prompt in ended:
-            emit(_line(prompt, prompt.status))
+        told = [(prompt, prompt.status) for prompt in self._running]
+        self._running = [prompt for prompt, status in told if status is None]
+        ended = [_prompt_line(prompt, status) for prompt, status in told if status is not None]
+        return [*(_prompt_line(prompt, None) for prompt in begun), *ended]
 
     def _is_idle(self, has_requests: bool) -> bool:
         if self._idle_timeout is None:
@@ -76,7 +68,12 @@ class Watch:
         return now - self._used_at >= self._idle_timeout
 
 
-def _line(prompt: Ran, status: str | None) -> dict[str, Any]:
+def _request_line(request: Request) -> dict[str, Any]:
+    facts = {"method": request.method, "path": request.target, "bytes": len(request.body)}
+    return {"event": "request", **facts}
+
+
+def _prompt_line(prompt: Ran, status: str | None) -> dict[str, Any]:
     return {
         "event": "prompt",
         "prompt_id": prompt.prompt_id,

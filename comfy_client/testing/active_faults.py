@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -37,6 +37,8 @@ JUNK: tuple[tuple[int, bytes], ...] = (
     (2, b"\0\0\0\x04\0\0\0\x02\xff\xff"),
     (2, b"\0\0\0\x04\0\0\0\x02[]"),
 )
+
+_DEEPEST = 100  # levels of JSON
 
 _STRANGER = "5f7a1c1e-0000-4000-8000-00000000cafe"
 #: Messages about other clients' prompts, and messages of extensions.
@@ -243,6 +245,17 @@ def check_header(name: Any, value: Any) -> None:
     texts = isinstance(name, str) and isinstance(value, str)
     if not texts or not name or {"\r", "\n", "\0"} & set(name + value):
         raise ValueError(f"a header is a name and a string of one line, not {name!r}: {value!r}")
+
+
+def check_depth(name: str, value: Any) -> None:
+    """Raise ValueError if a JSON value is nested more deeply than is sensible."""
+    level: list[Any] = [[value]]
+    for _ in range(_DEEPEST + 1):
+        parts = [one.values() if isinstance(one, Mapping) else one for one in level]
+        level = [one for each in parts for one in each if isinstance(one, Mapping | list)]
+        if not level:
+            return
+    raise ValueError(f"{name} is nested more than {_DEEPEST} levels deep")
 
 
 def jsonable(name: str, value: Any) -> Any:

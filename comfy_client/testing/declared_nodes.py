@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import mimetypes
 import os
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from PIL import Image
-
 from .active_faults import check_seconds
 from .definitions import read_definitions
-from .images import Pictures
+from .images import Pictures, decoded_picture
 from .node_api import wait
 from .nodes import definition_of
 from .stubs import Stub
@@ -138,11 +135,4 @@ def _is_plain(name: Any) -> bool:
 
 def _output(value: Any) -> Any:
     """Return an output for other nodes: the bytes of a picture are a batch of it."""
-    if not isinstance(value, bytes):
-        return value
-    try:
-        with Image.open(io.BytesIO(value)) as opened:
-            opened.load()
-            return Pictures.of([opened])
-    except (OSError, ValueError, Image.DecompressionBombError) as exc:
-        raise ValueError(f"an output is no picture: {exc}") from None
+    return Pictures.of([decoded_picture(value)]) if isinstance(value, bytes) else value

@@ -223,7 +223,7 @@ class Folders:
         return sorted(found)
 
     def add_models(self, kind: str, names: Iterable[Any]) -> None:
-        """Make empty model files of these names, unless they are there.
+        """Make model files of these names, without weights, unless they are there.
 
         Raises:
             ValueError: An unknown kind, or a name that is none of such a file.
@@ -238,8 +238,10 @@ class Folders:
             if endings and _ending(name) not in endings:
                 raise ValueError(f"{name!r:.100} has none of {', '.join(sorted(endings))}")
         for name in checked:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).touch()
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                path.write_bytes(no_weights(name))
 
     def model_file(self, kind: str, name: str) -> Path | None:
         """Return the path of a model's file by its kind and relative name, or None if missing."""

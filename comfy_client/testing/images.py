@@ -11,9 +11,11 @@ from __future__ import annotations
 import bisect
 import colorsys
 import hashlib
+import io
 import math
 import random
 import struct
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, overload
 
@@ -21,6 +23,28 @@ import attrs
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 _MODES = {1: "L", 3: "RGB", 4: "RGBA"}
+_MOST_PIXELS = 2**24
+#: What Pillow raises for a file that is no picture, or a broken one.
+_BROKEN = (
+    *(OSError, ValueError, TypeError, IndexError, EOFError, SyntaxError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
+)
+
+
+def decoded_picture(data: bytes) -> Image.Image:
+    """Return the picture of a file; raise ValueError if it is broken, cut off or too large."""
+    try:
+        with Image.open(io.BytesIO(data)) as opened:
+            width, height = opened.size
+            if width * height <= _MOST_PIXELS:
+                opened.verify()  # what follows the pixels in a PNG, too
+        if width * height <= _MOST_PIXELS:
+            with Image.open(io.BytesIO(data)) as opened:
+                opened.load()
+                return opened
+    except _BROKEN as exc:
+        raise ValueError(f"an image cannot be opened: {exc}") from None
+    raise ValueError(f"an image has {_MOST_PIXELS} pixels at most, not {width} x {height}")
 
 
 @attrs.frozen

@@ -13,7 +13,7 @@ from PIL import Image
 
 from .active_faults import ActiveFaults, jsonable
 from .folders import Folders
-from .images import Pictures
+from .images import Pictures, decoded_picture
 from .node_faults import concerning, node_fault
 from .stubs import Shape, value_of
 
@@ -22,7 +22,6 @@ GivenPicture = bytes | str | os.PathLike[str] | Image.Image
 
 #: The name under which the answers are active, as faults of nodes are.
 NODE_ANSWER: Final = "node_answer"
-_MOST_PIXELS: Final = 2**24
 _MOST_PICTURES: Final = 1000
 _ENDINGS: Final = {"JPEG": "jpg"}
 
@@ -98,8 +97,8 @@ def answer_for(
     """Have the nodes of a class, or the one with an id, answer so; return the active fault.
 
     Raises:
-        ValueError: Nothing is given, or an error beside other things; a picture that cannot be
-            opened or is too large; a text or an output of another type.
+        ValueError: Nothing is given, or an error beside other things; a picture that is broken or
+            too large; a text or an output of another type.
         OSError: A picture cannot be read.
     """
     others = [one for one in (image, text, ui) if one is not None]
@@ -132,8 +131,8 @@ def _files(image: Any) -> list[bytes]:
     """Return the bytes of pictures; they are read at once."""
     if image is None:
         return []
-    one = isinstance(image, bytes | str | os.PathLike | Image.Image)
-    several = [image] if one else list(image)
+    is_several = isinstance(image, Sequence) and not isinstance(image, bytes | str)
+    several = [*image] if is_several else [image]
     if not 0 < len(several) <= _MOST_PICTURES:
         raise ValueError(f"an answer has 1 to {_MOST_PICTURES} images, not {len(several)}")
     return [*map(_file, several)]
@@ -147,11 +146,5 @@ def _file(picture: Any) -> bytes:
     if not isinstance(picture, bytes | str | os.PathLike):
         raise ValueError(f"an image is bytes, a path or a Pillow image, not {picture!r:.100}")
     data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            width, height = opened.size
-    except (OSError, ValueError, Image.DecompressionBombError) as exc:
-        raise ValueError(f"an image cannot be opened: {exc}") from None
-    if width * height > _MOST_PIXELS:
-        raise ValueError(f"an image has {_MOST_PIXELS} pixels at most, not {width} x {height}")
+    decoded_picture(data)
     return data

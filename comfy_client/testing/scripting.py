@@ -406,8 +406,12 @@ class ScriptedServer:
             ValueError: The method, path or answer is invalid.
             OSError: A picture cannot be read.
         """
+        known = {"image": None, "text": None, "ui": None, "error": None, "times": None}
+        if unknown := [name for name in of_node if name not in known]:
+            raise TypeError(f"on() got an unexpected keyword argument {unknown[0]!r}")
         if path is None:
-            known = {"image": None, "text": None, "ui": None, "error": None, "times": None}
+            if answer is not None:
+                raise TypeError("on() has an answer, but no path of a route")
             return cast(Fault, answer_for(self._active, method, **{**known, **of_node}))
         if of_node:
             raise TypeError(f"an answer to a route takes no {next(iter(of_node))}")

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import attrs
 
-from .active_faults import check_count
+from .active_faults import check_count, check_depth
 from .wire import Request
 
 #: A number of requests: exactly so many, or ``{"min": ..., "max": ...}``, of which one may lack.
@@ -119,6 +119,7 @@ def wanted_of(method: Any, path: Any, body: Any, text: Any) -> WantedRequest:
             raise ValueError(f"{name} must be a string, not {value!r:.100}")
     if not isinstance(text, str | None):
         raise ValueError(f"text_contains must be a string, not {text!r:.100}")
+    check_depth("body_contains", body)
     return WantedRequest(method, path, body, text)
 
 

@@ -37,6 +37,19 @@ for number in (0, 1, 2):
 os.execv(sys.argv[2], sys.argv[2:])
 """
 POSIX = pytest.mark.posix("signals between processes")
+TALKING = """
+print("imported")
+class Talking:
+    RETURN_TYPES, FUNCTION, OUTPUT_NODE = (), "run", True
+    @classmethod
+    def INPUT_TYPES(cls):
+        print("asked")
+        return {}
+    def run(self):
+        print("run", flush=True)
+        return {"ui": {"text": ["done"]}}
+NODE_CLASS_MAPPINGS = {"Talking": Talking}
+"""
 
 
 @pytest.fixture
@@ -93,6 +106,38 @@ def test_each_request_and_prompt_is_a_line(command_line: CommandLine) -> None:
     [post] = (line for line in lines if line.get("method") == "POST")
     assert post["path"].endswith("/prompt")
     assert post["bytes"] > 100
+
+
+def test_prints_of_nodes_are_no_lines_on_stdout(command_line: CommandLine) -> None:
+    path = command_line.home / "talking.py"
+    path.write_text(TALKING)
+    with serving(command_line, "--nodes", path) as (ready, process):
+        with ComfyApi(ready["url"]) as api:
+            assert api.run({"1": {"class_type": "Talking", "inputs": {}}}).texts == ("done",)
+        process.terminate()
+        out, err = process.communicate(timeout=LIMIT)
+    assert {json.loads(line)["event"] for line in out.splitlines()} <= {"request", "prompt"}
+    assert {"imported", "asked", "run"} <= {*err.split()}
+
+
+def test_prints_of_nodes_do_not_mix_with_those_of_a_program(command_line: CommandLine) -> None:
+    path = command_line.home / "talking.py"
+    path.write_text(TALKING)
+    code = """
+        import json, os, urllib.request
+        graph = {"prompt": {"1": {"class_type": "Talking", "inputs": {}}}}
+        url, control = os.environ["COMFYUI_HOST"], os.environ["COMFYUI_CONTROL"]
+        urllib.request.urlopen(url + "/prompt", json.dumps(graph).encode())
+        ended = 0
+        while not ended:
+            prompts = json.load(urllib.request.urlopen(control + "/prompts"))["prompts"]
+            ended = sum(one["status"] == "success" for one in prompts)
+        print("mine")
+    """
+    options = ("serve", "--port", 0, "--control", "--nodes", path)
+    ended = command_line.installed(*options, *program(code))
+    assert (ended.status, ended.out) == (0, "mine\n"), ended
+    assert "run" in ended.err.split()
 
 
 def test_an_address_of_all_networks_is_told_as_one_that_clients_reach(

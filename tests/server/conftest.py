@@ -29,6 +29,20 @@ def open_to_all() -> Iterator[ComfyServer]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def controlled() -> Iterator[ComfyServer]:
+    """One with a control over HTTP."""
+    with ComfyServer(control=True) as running:
+        yield running
+
+
+@pytest.fixture
+def reset_server(controlled: ComfyServer) -> Iterator[ComfyServer]:
+    """The controlled one, which is reset after each test."""
+    yield controlled
+    controlled.reset()
+
+
 @pytest.fixture
 def api(server: ComfyServer) -> Iterator[ComfyApi]:
     with ComfyApi(server.url) as client:

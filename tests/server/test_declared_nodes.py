@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import base64
-import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from PIL import Image
 
 from comfy_client import ComfyApi, JobFailed
 from comfy_client.testing import ComfyServer, declare_node
 from tests.helpers.bare import get, post
 from tests.helpers.control import PROGRAMS, call
-from tests.helpers.graphs import node, picture
+from tests.helpers.graphs import node, picture, png
 
 CAPTION = {
     "input": {"required": {"image": ["IMAGE"], "words": ["INT", {"default": 3, "min": 1}]}},
@@ -29,28 +27,12 @@ GRAPH = {
 }
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ComfyServer]:
-    with ComfyServer(control=True) as server:
-        yield server
+PNG = png(size=(7, 5))
 
 
 @pytest.fixture
-def server(running: ComfyServer) -> Iterator[ComfyServer]:
-    yield running
-    running.reset()
-
-
-@pytest.fixture
-def api(server: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(server.url) as client:
-        yield client
-
-
-def png(size: tuple[int, int] = (7, 5)) -> bytes:
-    file = io.BytesIO()
-    Image.new("RGB", size, "red").save(file, "PNG")
-    return file.getvalue()
+def server(reset_server: ComfyServer) -> ComfyServer:
+    return reset_server
 
 
 def test_a_declared_class_returns_values(server: ComfyServer, api: ComfyApi) -> None:
@@ -66,7 +48,7 @@ def test_a_declared_class_returns_values(server: ComfyServer, api: ComfyApi) -> 
 
 def test_outputs_without_a_value_have_one_of_their_type(server: ComfyServer, api: ComfyApi) -> None:
     definition = {**CAPTION, "output": ["IMAGE", "STRING", "INT"]}
-    server.add_node(declare_node("Caption", definition, returns=[png(), None]))
+    server.add_node(declare_node("Caption", definition, returns=[PNG, None]))
     graph = {**GRAPH, "4": node("SaveImage", images=["2", 0], filename_prefix="b")}
     graph["3"] = node("PreviewAny", source=["2", 2])
     result = api.run(graph)
@@ -75,7 +57,7 @@ def test_outputs_without_a_value_have_one_of_their_type(server: ComfyServer, api
 
 
 def test_files_are_written_and_told_by_their_kind(server: ComfyServer, api: ComfyApi) -> None:
-    files = {"a.png": png(), "b.mp4": b"film", "c.flac": b"sound", "d.glb": b"3D", "e.bin": b"x"}
+    files = {"a.png": PNG, "b.mp4": b"film", "c.flac": b"sound", "d.glb": b"3D", "e.bin": b"x"}
     server.add_node(declare_node("Saver", files=files))
     for number in (1, 2):
         output = api.run({"1": node("Saver", number=number)}).outputs["1"].raw
@@ -119,13 +101,14 @@ def test_a_replaced_class_is_there_again_when_the_new_one_is_removed(
         {"definition": {"input": []}},
         {"definition": {"output": ["INT"]}, "returns": [1, 2]},
         {"definition": {"output": ["IMAGE"]}, "returns": [b"no picture"]},
+        {"definition": {"output": ["IMAGE"]}, "returns": [PNG[:-20]]},
         {"error": 5},
         {"seconds": -1},
         {"files": {"a/b.png": b""}},
         {"files": {"..": b""}},
         {"files": {"a.png": "text"}},
     ],
-    ids=str,
+    ids=lambda given: str(given)[:60],
 )
 def test_wrong_declarations_are_refused(given: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"."):
@@ -150,7 +133,7 @@ def test_programs_of_any_language_add_node_classes(
 
 
 def test_files_pictures_errors_and_times_are_data(server: ComfyServer, api: ComfyApi) -> None:
-    picture_data = {"base64": base64.b64encode(png()).decode()}
+    picture_data = {"base64": base64.b64encode(PNG).decode()}
     data = {
         "class_type": "Make",
         "definition": {"output": ["IMAGE"]},
@@ -178,6 +161,19 @@ def test_model_files_are_there_by_name(server: ComfyServer) -> None:
     assert "sd15.safetensors" in json.dumps(info)
     server.reset(keep=["models"])
     assert server.models["loras"] == names
+
+
+def test_model_files_say_that_they_have_no_weights(server: ComfyServer) -> None:
+    """Another file of that name stays as it is."""
+    call(server, "POST", "/models", {"folder": "loras", "names": ["a.safetensors", "b.ckpt"]})
+    server.add_models("vae", "c.sft", "d.safetensors")
+    for kind, name in (("loras", "a.safetensors"), ("vae", "d.safetensors")):
+        told = get(server, f"/view_metadata/{kind}?filename={name}")
+        assert told.json() == {"simulated": "this file contains no weights"}
+    path = server.root / "models/loras/a.safetensors"
+    path.write_bytes(b"mine")
+    server.add_models("loras", "a.safetensors")
+    assert path.read_bytes() == b"mine"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,9 @@ from tests.helpers.control import PROGRAMS, call
 from tests.helpers.graphs import node, picture
 
 
-@pytest.fixture(scope="module")
-def running() -> Iterator[ComfyServer]:
-    with ComfyServer(control=True) as server:
-        yield server
-
-
 @pytest.fixture
-def server(running: ComfyServer) -> Iterator[ComfyServer]:
-    """One for all tests, which is reset after each."""
-    yield running
-    running.reset()
-
-
-@pytest.fixture
-def api(server: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(server.url) as client:
-        yield client
+def server(reset_server: ComfyServer) -> ComfyServer:
+    return reset_server
 
 
 def encoded(form: str = "PNG", size: tuple[int, int] = (5, 3)) -> bytes:
@@ -49,6 +35,14 @@ def text_of_prompt() -> dict[str, Any]:
         "1": node("PrimitiveString", value="mine"),
         "2": node("PreviewAny", source=["1", 0]),
     }
+
+
+def nested(depth: int) -> Any:
+    return json.loads("[" * depth + "]" * depth)
+
+
+def executed(node_id: Any, output: Any) -> dict[str, Any]:
+    return {"type": "executed", "data": {"node": node_id, "output": output}}
 
 
 def text_shown(api: ComfyApi) -> str:
@@ -145,6 +139,7 @@ def test_the_newest_answer_of_a_node_wins_until_it_ends(server: ComfyServer, api
         {"image": 5},
         {"image": []},
         {"image": b"no picture"},
+        {"image": [encoded(), 5]},
         {"image": encoded(size=(5000, 5000))},
         {"ui": {"text": "a"}},
         {"ui": {"text": [object()]}},
@@ -160,9 +155,43 @@ def test_wrong_answers_for_nodes_are_refused(server: ComfyServer, given: dict[st
     assert server.faults.active() == []
 
 
+@pytest.mark.parametrize("image", [5, {"file": "a.png"}, 2.5, True], ids=repr)
+def test_values_that_are_no_picture_are_refused_in_plain_words(
+    server: ComfyServer, image: Any
+) -> None:
+    with pytest.raises(ValueError, match="an image is bytes, a path or a Pillow image, not "):
+        server.on("SaveImage", image=image)
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF", "BMP"])
+def test_a_picture_that_was_cut_off_is_refused(server: ComfyServer, form: str) -> None:
+    """Wherever, also where its head and its pixels are complete."""
+    whole = encoded(form, (40, 30))
+    server.on("SaveImage", image=whole).end()
+    for left in (len(whole) // 2, len(whole) - 20, len(whole) - 5):
+        with pytest.raises(ValueError, match="cannot be opened"):
+            server.on("SaveImage", image=whole[:left])
+
+
 def test_answers_of_routes_have_no_picture(server: ComfyServer) -> None:
     with pytest.raises(TypeError, match="takes no image"):
         server.on("GET", "/queue", image=b"")  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"imag": b""}, r"on\(\) got an unexpected keyword argument 'imag'"),
+        ({"path": "/queue", "imag": b""}, r"on\(\) got an unexpected keyword argument 'imag'"),
+        ({"answer": (200, {}, b"")}, "no path"),
+    ],
+    ids=["misspelt", "misspelt for a route", "answer without a path"],
+)
+def test_misspelt_arguments_are_named(
+    server: ComfyServer, given: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(TypeError, match=words):
+        server.on("SaveImage", **given)
 
 
 # -- scripts ---------------------------------------------------------------------------------
@@ -306,6 +335,11 @@ def test_events_go_to_one_client_or_to_all(server: ComfyServer) -> None:
         ("/script", {"steps": [{"wait": True}]}),
         ("/script", {"steps": [{"send": {"data": {}}}]}),
         ("/script", {"steps": [{"send": {"type": "executed", "data": {"node": "9"}}}]}),
+        ("/script", {"steps": [{"send": executed([], {})}]}),
+        ("/script", {"steps": [{"send": executed("9", [])}]}),
+        ("/script", {"steps": [{"finish": {"status": 5}}]}),
+        ("/script", {"steps": [{"finish": {"status": {"messages": 5}}}]}),
+        ("/script", {"steps": [{"finish": {"outputs": []}}]}),
         ("/script", {"steps": [{"send": {"type": 5}}]}),
         ("/script", {"steps": [{"send": []}]}),
         ("/script", {"steps": [{"error": 5}]}),
@@ -316,6 +350,7 @@ def test_events_go_to_one_client_or_to_all(server: ComfyServer) -> None:
         ("/events", {"type": "a", "to": 5}),
         ("/events", {"base64": "?"}),
         ("/events", {"base64": "", "type": "a"}),
+        ("/events", {"type": "a", "data": nested(101)}),
     ],
     ids=lambda value: json.dumps(value)[:80],
 )
@@ -325,3 +360,31 @@ def test_wrong_answers_scripts_and_events_are_refused(
     status, content = call(server, "POST", path, data)
     assert (status, content["error"]["type"]) in [(400, "invalid"), (400, "unknown_member")]
     assert server.faults.active() == []
+
+
+@pytest.mark.parametrize(
+    ("path", "data", "what"),
+    [
+        ("/events", {"base64": "?"}, "a message"),
+        ("/answers", {"node": "9", "image": "?"}, "an image"),
+        ("/answers", {"node": "9", "image": {"base64": 5}}, "an image"),
+        ("/nodes", {"class_type": "A", "files": [{"name": "a", "base64": "?"}]}, "a file"),
+        ("/nodes", {"class_type": "A", "returns": [{"base64": "?"}]}, "an output"),
+    ],
+    ids=lambda value: json.dumps(value)[:60],
+)
+def test_wrong_base64_is_told_by_what_it_stands_for(
+    server: ComfyServer, path: str, data: Any, what: str
+) -> None:
+    message = call(server, "POST", path, data)[1]["error"]["message"]
+    assert message.startswith(f"{what} is not in Base64: ")
+
+
+def test_a_prompt_is_shown_whatever_a_script_has_sent(server: ComfyServer) -> None:
+    sent = [{"type": "execution_start", "data": data} for data in (None, 5, {"timestamp": "now"})]
+    steps = [*({"send": one} for one in sent), {"finish": {}}]
+    call(server, "POST", "/script", {"steps": steps})
+    prompt_id = submit(server)
+    ended(server, prompt_id)
+    status, told = call(server, "GET", f"/prompts/{prompt_id}")
+    assert (status, told["seconds"], len(told["messages"])) == (200, None, 3)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final
@@ -18,6 +16,7 @@ from .controlled import (
     ControlledServer,
     ControlRoutes,
     check_members,
+    from_base64,
     invalid,
 )
 from .fault_control import FaultBook, fixed_answer
@@ -64,7 +63,7 @@ class Answers:
             }
             if "image" in data:
                 images = data["image"] if isinstance(data["image"], list) else [data["image"]]
-                given["image"] = [*map(_bytes, images)]
+                given["image"] = [*map(_image, images)]
             if "error" in data:
                 given["error"] = error_of(data["error"])
             fault = server.on(data["node"], **given)
@@ -109,11 +108,11 @@ def error_of(data: Any) -> BaseException:
     return error_class(data.get("type", "RuntimeError"), data["message"])(data["message"])
 
 
-def _bytes(data: Any) -> bytes:
-    try:
-        return base64.b64decode(data["base64"] if isinstance(data, dict) else data, validate=True)
-    except (TypeError, KeyError, ValueError, binascii.Error):
-        raise invalid("an image is its file in Base64") from None
+def _image(data: Any) -> bytes:
+    """Return the file of a picture, which is Base64 or an object with it."""
+    if isinstance(data, dict):
+        data = check_members(data, ("base64",), ("base64",))["base64"]
+    return from_base64(data, "an image")
 
 
 def _step(data: Any) -> Step:
@@ -133,8 +132,17 @@ def _step(data: Any) -> Step:
         raise invalid(f"{kind} takes an object")
     named: dict[str, Any] = json.loads(json.dumps(value).replace(f'"{_PLACE}"', f'"{PROMPT_ID}"'))
     if kind == "finish":
-        return Finish(named or None)
+        return Finish(_checked_entry(named) or None)
     return _checked_message(named)
+
+
+def _checked_entry(data: dict[str, Any]) -> dict[str, Any]:
+    """Return an entry of the history unchanged; raise ControlError if it has an odd shape."""
+    status = data.get("status")
+    messages = [] if status is None else isinstance(status, dict) and status.get("messages", [])
+    if not isinstance(messages, list) or not isinstance(data.get("outputs", {}), dict):
+        raise invalid("finish takes an entry of /history: the objects outputs and status")
+    return data
 
 
 def _failing(data: Any) -> Fail:
@@ -155,11 +163,11 @@ def _checked_message(data: dict[str, Any]) -> Mapping[str, Any]:
     check_members(data, ("type", "data"), ("type",))
     if not isinstance(data["type"], str):
         raise invalid("the type of an event is a string")
-    output = data.get("data")
-    if data["type"] == "executed" and not (
-        isinstance(output, dict) and output.keys() >= {"node", "output"}
-    ):
-        raise invalid("the data of executed has a node and an output")
+    match data:
+        case {"type": "executed", "data": {"node": str(), "output": dict() | None}}:
+            return data
+        case {"type": "executed"}:
+            raise invalid("the data of executed has a node, which is a string, and an output")
     return data
 
 
@@ -175,7 +183,7 @@ def _push(server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
         raise ControlError(404, "unknown_client", message, more={"clients": sorted(clients)})
     if "base64" in data:
         check_members(data, ("base64",))
-        server.push_binary(_bytes(data["base64"]), to=to)
+        server.push_binary(from_base64(data["base64"], "a message"), to=to)
     else:
         server.push({"data": {}, **_checked_message(data)}, to=to)
     return 200, {"clients": 1 if to is not None else len(clients)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
@@ -9,7 +11,7 @@ from typing import Any, Protocol
 import attrs
 
 from ...nearest import nearest
-from ..active_faults import Fault
+from ..active_faults import Fault, check_depth
 from ..faults import Faults
 from ..received import Ran
 from ..scripting import Socket, Step
@@ -183,6 +185,7 @@ class ControlCall:
 
         Raises:
             ControlError: It is no object, has a member that is not known, or lacks a required one.
+            ValueError: It is nested too deeply.
         """
         try:
             found = json.loads(self.body) if self.body.strip() else {}
@@ -190,6 +193,7 @@ class ControlCall:
             raise invalid(f"the body is not JSON: {exc}") from None
         if not isinstance(found, dict):
             raise invalid("the body must be a JSON object")
+        check_depth("the body", found)
         return check_members(found, known, required)
 
     def number(self, name: str, default: int, most: int) -> int:
@@ -216,6 +220,14 @@ def check_members(
     if missing := [name for name in required if name not in found]:
         raise invalid(f"{missing[0]} is missing")
     return found
+
+
+def from_base64(data: Any, what: str) -> bytes:
+    """Return the bytes that a string encodes; raise ControlError if it does not."""
+    try:
+        return base64.b64decode(data, validate=True)
+    except (TypeError, ValueError, binascii.Error) as exc:
+        raise invalid(f"{what} is not in Base64: {exc}") from None
 
 
 #: Answers a call: a status, and JSON.

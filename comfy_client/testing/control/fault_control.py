@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import collections.abc
 import inspect
 import itertools
@@ -25,6 +23,7 @@ from .controlled import (
     ControlledServer,
     ControlRoutes,
     check_members,
+    from_base64,
     invalid,
     unknown,
 )
@@ -214,10 +213,7 @@ def fixed_answer(data: Any) -> tuple[int, dict[str, str], Any]:
     elif "text" in data and not isinstance(body, str):
         raise invalid("text must be a string")
     elif "base64" in data:
-        try:
-            body = base64.b64decode(data["base64"], validate=True)
-        except (TypeError, ValueError, binascii.Error) as exc:
-            raise invalid(f"base64: {exc}") from None
+        body = from_base64(data["base64"], "base64")
     return data.get("status", 200), headers, body
 
 

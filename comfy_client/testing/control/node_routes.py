@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -15,6 +13,7 @@ from .controlled import (
     ControlledServer,
     ControlRoutes,
     check_members,
+    from_base64,
     invalid,
     unknown,
 )
@@ -67,7 +66,7 @@ def _remove(server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
 
 
 def _models(server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
-    """Have model files of these names, which are empty."""
+    """Have model files of these names, which have no weights."""
     data = call.fields(("folder", "names"), ("folder", "names"))
     folder, names = data["folder"], data["names"]
     if not isinstance(names, list):
@@ -83,7 +82,7 @@ def _models(server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
 def _value(data: Any) -> Any:
     """Return an output: the bytes of ``{"base64": ...}``, or any other JSON as it is."""
     if isinstance(data, dict) and data.keys() == {"base64"}:
-        return _decoded(data["base64"])
+        return from_base64(data["base64"], "an output")
     return data
 
 
@@ -94,14 +93,9 @@ def _file(data: Any) -> tuple[str, bytes]:
     text = fields.get("text")
     if not isinstance(text, str | None) or ("base64" in fields) == (text is not None):
         raise invalid("a file has either base64 or text")
-    return fields["name"], _decoded(fields["base64"]) if text is None else text.encode()
-
-
-def _decoded(data: Any) -> bytes:
-    try:
-        return base64.b64decode(data, validate=True)
-    except (TypeError, ValueError, binascii.Error) as exc:
-        raise invalid(f"base64: {exc}") from None
+    return fields["name"], from_base64(
+        fields["base64"], "a file"
+    ) if text is None else text.encode()
 
 
 NODE_ROUTES: ControlRoutes = (

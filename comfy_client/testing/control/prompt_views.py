@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from ..received import Ran
@@ -35,7 +36,7 @@ def _prompt(server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
         message = f"no prompt {wanted[:100]!r} is in the queue, in the history, or has run"
         raise ControlError(404, "unknown_prompt", message)
     messages = (entry.get("status") or {}).get("messages") or []
-    times = [data["timestamp"] for _, data in messages if "timestamp" in data]
+    times = [*_timestamps(messages)]
     return 200, {
         **(_summary(ran) if ran else {"id": wanted, "client_id": None, "status": None}),
         "graph": graph,
@@ -43,6 +44,14 @@ def _prompt(server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
         "messages": messages,
         "seconds": (times[-1] - times[0]) / 1000 if times else None,
     }
+
+
+def _timestamps(messages: list[Any]) -> Iterator[float]:
+    """Yield the times of those messages that have one; scripts send any."""
+    for message in messages:
+        match message:
+            case [_, {"timestamp": int() | float() as timestamp}]:
+                yield timestamp
 
 
 def _summary(ran: Ran) -> dict[str, Any]:
