@@ -63,6 +63,7 @@ Modules:
     models: Immutable classes for the server's answers.
     transport: HTTP and the WebSocket.
     workflow: Load, edit, build, check and convert workflows.
+    ext: What node packs add to a server: ``api.ext``.
     doctor: ``api.doctor()``.
     recording: Recordings of traffic, and redaction of secrets.
     showing: Progress bars, and values as HTML.
@@ -164,10 +165,12 @@ if TYPE_CHECKING:
         ExecutionStart,
         ExecutionSuccess,
         FeatureFlags,
+        GpuUsage,
         JobEvent,
         JobLostEvent,
         LogEntry,
         LogsEvent,
+        MonitorEvent,
         NodeProgress,
         NotificationEvent,
         PreviewEvent,
@@ -266,6 +269,7 @@ __all__ = [
     "ExecutionStart",
     "ExecutionSuccess",
     "FeatureFlags",
+    "GpuUsage",
     "Graph",
     "GraphNode",
     "HeaderCredentials",
@@ -285,6 +289,7 @@ __all__ = [
     "LogsEvent",
     "MissingExtra",
     "MissingModel",
+    "MonitorEvent",
     "NoComfyPlugin",
     "Node",
     "NodeOutput",

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from .credentials import AnyCredentials
     from .doctor.report import DoctorReport
     from .events import Event, JobEvent, PreviewEvent, Progress
+    from .ext import Extensions
     from .jobs.execute import Parts
     from .jobs.job import Job, OnInterrupt
     from .jobs.result import NodeOutput, Result
@@ -1033,6 +1034,13 @@ class ComfyApi(KnownAttributes, Routes):
         subscriptions.subscribe_logs(self.parts, enabled=enabled)
 
     # -- the server ----------------------------------------------------------------------
+
+    @property
+    def ext(self) -> Extensions:
+        """What node packs add to the server: ``api.ext.monitor``, how busy its machine is."""
+        from .ext import Extensions  # few programs use it
+
+        return Extensions(self, self.parts)
 
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False

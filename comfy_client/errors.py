@@ -232,7 +232,8 @@ class NotSupported(ApiError):
     """404 on GET, else 405: this server is too old for the route, or is not a ComfyUI.
 
     The message says since which ComfyUI the route exists.  With ``status`` 0, the server lacks
-    something else: it would stop another prompt (``cancel``), or has no VRAM (``wait_for_vram``).
+    something else: it would stop another prompt (``cancel``), has no VRAM (``wait_for_vram``), or
+    lacks a node pack (``ext``).
     """
 
     _hint = "Check the path and the method.  An older server lacks newer routes: then update it."

@@ -28,6 +28,7 @@ from .events import (
     ExecutionCached,
     ExecutionStart,
     JobEvent,
+    MonitorEvent,
     PreviewEvent,
     Progress,
     ProgressState,
@@ -297,6 +298,7 @@ _KEYS: Final[Mapping[type, Callable[[Any], Hashable | None]]] = {
     PreviewEvent: lambda event: None if event.final else (event.name, event.node_id),
     ProgressState: lambda event: (event.name, event.prompt_id),
     StatusEvent: lambda event: event.name,
+    MonitorEvent: lambda event: event.name,
     Addressed: _key_of_addressed,
 }
 

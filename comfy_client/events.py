@@ -6,7 +6,7 @@ server sends them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from reprlib import repr as brief
 from typing import Any, ClassVar, Final, Protocol, TypeVar
@@ -428,6 +428,59 @@ class TerminalEvent(Event):
 
 
 @attrs.frozen(eq=False, kw_only=True, repr=False)
+class GpuUsage(AsDict):
+    """How busy a GPU is.  ``None``: it is not measured, or unknown.
+
+    Attributes:
+        index: The number of the GPU, as in ``api.ext.monitor.gpus()``.
+        utilization: How busy it is, in percent.
+        temperature: Its temperature in degrees Celsius.
+        vram_total: Its memory, in bytes.
+        vram_used: How much of its memory is used, in bytes.
+        vram_used_percent: The same in percent.
+    """
+
+    index: int
+    utilization: float | None = None
+    temperature: float | None = None
+    vram_total: int | None = None
+    vram_used: int | None = None
+    vram_used_percent: float | None = None
+
+    def __repr__(self) -> str:
+        return _shown(self)
+
+
+@attrs.frozen(eq=False, kw_only=True, repr=False)
+class MonitorEvent(Event):
+    """How busy the machine of the server is: ``monitor``.  From the node pack Crystools.
+
+    ``None``: somebody has switched that off (``api.ext.monitor``), or it is unknown.
+
+    Attributes:
+        cpu_utilization: How busy the CPU is, in percent.
+        ram_total: The main memory, in bytes.
+        ram_used: How much of the main memory is used, in bytes.
+        ram_used_percent: The same in percent.
+        disk_total: The size of the disk, in bytes.
+        disk_used: How much of the disk is used, in bytes.
+        disk_used_percent: The same in percent.
+        device_type: On what the server computes: ``cuda``, ``cpu``, ...
+        gpus: The GPUs of which something is known.
+    """
+
+    cpu_utilization: float | None = None
+    ram_total: int | None = None
+    ram_used: int | None = None
+    ram_used_percent: float | None = None
+    disk_total: int | None = None
+    disk_used: int | None = None
+    disk_used_percent: float | None = None
+    device_type: str | None = None
+    gpus: tuple[GpuUsage, ...] = ()
+
+
+@attrs.frozen(eq=False, kw_only=True, repr=False)
 class FeatureFlags(Event):
     """The feature flags of the server: ``feature_flags``.  Since ComfyUI 0.3.45.
 
@@ -491,6 +544,8 @@ def body_of(event: Event) -> object:
 
 # -- from the server's data, tolerant of any value ----------------------------------------
 
+#: The most GPUs of one server.
+_MOST_GPUS: Final = 64
 #: The length below which an ASCII text is an id as it is.
 _SHORT: Final = 64
 
@@ -560,6 +615,47 @@ def _feature_flags(data: Mapping[str, Any], nbytes: int = 0) -> FeatureFlags:
     return FeatureFlags(name="feature_flags", raw=data, nbytes=nbytes, flags=data)
 
 
+def _monitor(data: Mapping[str, Any], nbytes: int = 0) -> MonitorEvent:
+    return MonitorEvent(
+        name="monitor",
+        raw=data,
+        nbytes=nbytes,
+        cpu_utilization=_measured(data.get("cpu_utilization")),
+        ram_total=whole(_measured(data.get("ram_total"))),
+        ram_used=whole(_measured(data.get("ram_used"))),
+        ram_used_percent=_measured(data.get("ram_used_percent")),
+        disk_total=whole(_measured(data.get("hdd_total"))),
+        disk_used=whole(_measured(data.get("hdd_used"))),
+        disk_used_percent=_measured(data.get("hdd_used_percent")),
+        device_type=_word(data.get("device_type")),
+        gpus=tuple(_gpus(data.get("gpus"))),
+    )
+
+
+def _gpus(value: object) -> Iterator[GpuUsage]:
+    """Yield those of which something is known: a server without GPU sends one of which nothing is.
+
+    The others keep their numbers.
+    """
+    for index, gpu in enumerate((sequence(value) or ())[:_MOST_GPUS]):
+        found = GpuUsage(
+            index=index,
+            utilization=_measured(table_at(gpu).get("gpu_utilization")),
+            temperature=_measured(table_at(gpu).get("gpu_temperature")),
+            vram_total=whole(_measured(table_at(gpu).get("vram_total"))),
+            vram_used=whole(_measured(table_at(gpu).get("vram_used"))),
+            vram_used_percent=_measured(table_at(gpu).get("vram_used_percent")),
+        )
+        if any(one is not None for one in attrs.astuple(found)[1:]):
+            yield found
+
+
+def _measured(value: object) -> float | None:
+    """Return a number; None for -1, which says that something was not measured, and the like."""
+    found = number(value)
+    return None if found is None or found < 0 else found
+
+
 def _word(value: object) -> str | None:
     return text(value, MAX_ID_LENGTH)
 
@@ -624,7 +720,8 @@ execution_interrupted: Reader[ExecutionInterrupted] = _reader(
     timestamp=whole,
 )
 
-#: The names that a server's JSON messages may fire, with the functions that make their events.
+#: The types of JSON messages that servers send, with the functions that make their events.  The
+#: name of the event is the type, or for messages of node packs one without the name of the pack.
 FROM_SERVER: Mapping[str, Reader[Event]] = {
     "status": _status,
     "execution_start": _reader(ExecutionStart, "execution_start", timestamp=whole),
@@ -645,6 +742,7 @@ FROM_SERVER: Mapping[str, Reader[Event]] = {
     "logs": _reader(LogsEvent, "logs", entries=_entries),
     "feature_flags": _feature_flags,
     "notification": _reader(NotificationEvent, "notification", value=text),
+    "crystools.monitor": _monitor,
 }
 
 
@@ -687,6 +785,7 @@ CLASSES: Mapping[str, type[Event]] = {
     "terminal": TerminalEvent,
     "feature_flags": FeatureFlags,
     "notification": NotificationEvent,
+    "monitor": MonitorEvent,
 }
 
 NAMES = frozenset(CLASSES)

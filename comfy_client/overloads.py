@@ -27,6 +27,7 @@ if TYPE_CHECKING:  # nobody reads these types at run time
         FeatureFlags,
         JobLostEvent,
         LogsEvent,
+        MonitorEvent,
         NotificationEvent,
         PreviewEvent,
         Progress,
@@ -110,6 +111,8 @@ class On(Protocol):
     @overload
     def __call__(self, name: NotificationName, callback: Callback[NotificationEvent], *, once: bool = False) -> Unsubscribe: ...
     @overload
+    def __call__(self, name: Literal["monitor"], callback: Callback[MonitorEvent], *, once: bool = False) -> Unsubscribe: ...
+    @overload
     def __call__(self, name: str, callback: Callback[UnknownEvent], *, once: bool = False) -> Unsubscribe: ...
 
 
@@ -157,6 +160,8 @@ class WaitFor(Protocol):
     @overload
     def __call__(self, name: NotificationName, predicate: Test[NotificationEvent] = None, timeout: Timeout = None) -> NotificationEvent: ...
     @overload
+    def __call__(self, name: Literal["monitor"], predicate: Test[MonitorEvent] = None, timeout: Timeout = None) -> MonitorEvent: ...
+    @overload
     def __call__(self, name: str, predicate: Test[UnknownEvent] = None, timeout: Timeout = None) -> Event: ...
 
 
@@ -203,6 +208,8 @@ class Events(Protocol):
     def __call__(self, name: FlagsName) -> Iterator[FeatureFlags]: ...
     @overload
     def __call__(self, name: NotificationName) -> Iterator[NotificationEvent]: ...
+    @overload
+    def __call__(self, name: Literal["monitor"]) -> Iterator[MonitorEvent]: ...
     @overload
     def __call__(self, name: str) -> Iterator[Event]: ...
 

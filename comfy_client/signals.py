@@ -26,7 +26,7 @@ import blinker
 
 from . import runtime
 from .event_queue import MAX_BYTES, Addressed, Budget, EventQueue, Timed
-from .events import NAMES, Event, UnknownEvent
+from .events import FROM_SERVER, NAMES, Event, UnknownEvent
 from .interrupts import was_started
 from .locks import shared_lock
 from .log_records import AnyLog
@@ -92,6 +92,10 @@ def warn_of_name(name: str) -> None:
         return
     if not isinstance(name, str):
         raise TypeError(f"the name of an event must be a string, not {name!r:.80}")
+    if name in FROM_SERVER:
+        event = FROM_SERVER[name]({}).name
+        log.warning("messages of the type %r fire the event %r", name, event)
+        return
     from .nearest import nearest
 
     if likely := nearest(name, NAMES, 1):
@@ -406,7 +410,7 @@ class Receivers:
 
 def signal_names(event: Event) -> tuple[str, ...]:
     """Return the names under which an event is announced."""
-    if type(event) is UnknownEvent and event.name in NAMES:
+    if type(event) is UnknownEvent and (event.name in NAMES or event.name in FROM_SERVER):
         # The data do not fit the name, or only this library may use the name.
         return ("all",)
     if event.name == "terminal" or (event.name == "b_preview" and event.raw is not None):

@@ -80,10 +80,6 @@ CLIENT: Final[Mapping[str, str]] = {
     "generate": "api.run(workflow)",
     "get_samplers": "api.get_sampler_info()",
     "queue": "api.submit(workflow) queues a prompt, and api.get_queue() shows the queue",
-    "ext": (
-        "there are no extensions: api.fetch_api(method, route) asks any route of a node pack, and "
-        "api.on(name, function) gets any event"
-    ),
     "fileURL": "api.get_path_image(output), or output.url",
     "free": "api.free_memory(unload_models=True)",
     "getItems": "api.get_queue() or api.get_histories()",
@@ -148,11 +144,33 @@ JOB: Final[Mapping[str, str]] = {
     "wait": "job.result(timeout), or job.exception(timeout), which raises no error of the job",
 }
 
+#: Names of ``api.ext``.
+EXTENSIONS: Final[Mapping[str, str]] = {
+    "crystools": "api.ext.monitor",
+}
+
+#: Names of ``api.ext.monitor``.
+MONITOR: Final[Mapping[str, str]] = {
+    "checkSupported": "api.ext.monitor.available()",
+    "destroy": "api.close(), or with ComfyApi(host) as api",
+    "getGpuList": "api.ext.monitor.gpus()",
+    "getHddList": "api.ext.monitor.disks()",
+    "isSupported": "api.ext.monitor.available()",
+    "monitorData": 'api.wait_for("monitor", timeout=10)',
+    "off": 'api.off("monitor", function)',
+    "on": 'api.on("monitor", function), or signal("monitor")',
+    "setConfig": "api.ext.monitor.set(rate=2, cpu=True, ram=True, disk=False, which_disk='/')",
+    "setGpuConfig": "api.ext.monitor.set_gpu(index, utilization=True, vram=True, temperature=True)",
+    "switch": "api.ext.monitor.start(), or api.ext.monitor.stop()",
+}
+
 #: What the guide calls an object of each class, and the names that it lacks.
 _OWNERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "ComfyApi": ("api", CLIENT),
     "ComfyPool": ("pool", POOL),
     "Job": ("job", JOB),
+    "Extensions": ("api.ext", EXTENSIONS),
+    "Monitor": ("api.ext.monitor", MONITOR),
 }
 
 
@@ -176,7 +194,7 @@ def _is_import(frame: types.FrameType) -> bool:
 
 
 def about(name: str, cls: type) -> str:
-    """Return the error message for an attribute that a client, pool or job lacks.
+    """Return the error message for an attribute that a client, pool, job or ``ext`` lacks.
 
     It has the Python way, or the nearest of the attributes and the arguments of the class.
     """

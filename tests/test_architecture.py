@@ -37,7 +37,7 @@ ROOMS = (
     ("overloads", "routes"),
     ("doctor", "jobs"),
     ("batch", "connecting", "settings", "subscriptions"),
-    ("parts",),
+    ("ext", "parts"),
     ("client",),
     ("hosted",),
     ("aio", "distributed", "pool"),

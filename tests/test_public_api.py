@@ -25,6 +25,7 @@ MODULES = (
     "comfy_client",
     "comfy_client.aio",
     "comfy_client.distributed",
+    "comfy_client.ext",
     "comfy_client.models",
     "comfy_client.testing",
 )

@@ -84,6 +84,8 @@ class Parts:
         definitions: Its cache of node definitions.
         calls: Weak references to the prompts of each ``map`` and ``sweep`` that has not ended.
         connection: Its event socket.
+        remembered: What modules above remember of the server for as long, by name, such as which
+            node packs it has.
     """
 
     receivers: Receivers
@@ -92,6 +94,7 @@ class Parts:
     definitions: NodeDefinitions
     calls: set[weakref.ref[Any]] = attrs.field(factory=set, init=False)
     connection: Connection = attrs.field(init=False)
+    remembered: dict[str, Any] = attrs.field(factory=dict, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.connection = self.tracker.connection

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     )
     from .prompts import QueuedPrompt, QueueStatus
     from .queue import Queue, QueueItem
-    from .system import Device, Features, PingResult, RawLogs, SystemStats
+    from .system import Device, Features, MonitoredGpu, PingResult, RawLogs, SystemStats
     from .users import UserConfig, UserDataEntry, UserDataInfo
 
 __all__ = [
@@ -49,6 +49,7 @@ __all__ = [
     "LogEntry",
     "ModelFile",
     "ModelFolder",
+    "MonitoredGpu",
     "NodeDef",
     "NodeDefs",
     "NodeReplacement",

@@ -50,6 +50,26 @@ class Device(AsDict):
         return build(cls, data)
 
 
+@attrs.frozen
+class MonitoredGpu(AsDict):
+    """A GPU that the node pack Crystools measures.
+
+    Attributes:
+        index: Its number, as in :class:`GpuUsage` and for ``api.ext.monitor.set_gpu``.
+        name: The display name.
+        raw: The JSON object as received.
+    """
+
+    index: int
+    name: str
+    raw: Mapping[str, Any] = attrs.field(factory=dict, repr=False, eq=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> MonitoredGpu:
+        """Parse one GPU in the answer of ``GET /crystools/monitor/GPU``."""
+        return build(cls, data)
+
+
 @attrs.frozen(repr=False)
 class SystemStats(ShownAsTable, AsDict):
     """The server's versions and memory, from ``GET /system_stats``.

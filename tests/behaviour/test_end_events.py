@@ -263,5 +263,5 @@ def test_foreign_traffic_reaches_all_receivers_and_no_job(
             check_once(comfy, told, result, recovered=False)
     assert fault.hits > 20
     assert {event.prompt_id for event in seen} == {ran.prompt_id for ran in comfy.ran}
-    assert told("crystools.monitor")
+    assert told("monitor")
     assert told.links == []

@@ -590,10 +590,8 @@ def test_the_guide_says_what_a_hosted_server_has() -> None:
         for name in said["Cloud"] - {"wait_for_vram"}:  # the embedded server has none
             with contextlib.suppress(NotFound):
                 exhaust(getattr(api, name)(*arguments_for(getattr(api, name))))
-        for name in said["no"] - {
-            "client_id",
-            "interrupt",
-        }:  # which first looks for a prompt that runs
+        # interrupt first looks for a prompt that runs.
+        for name in said["no"] - others - {"interrupt"}:
             with pytest.raises(NotSupported):
                 exhaust(getattr(api, name)(*arguments_for(getattr(api, name))))
 

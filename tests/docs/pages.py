@@ -16,7 +16,7 @@ from typing import NamedTuple
 import docutils.nodes
 
 import comfy_client
-from comfy_client import ComfyApi, aio, distributed, models, testing
+from comfy_client import ComfyApi, aio, distributed, ext, models, testing
 from tests.guide import GUIDE, PAGES, document, public_names, text_of
 
 #: The pages of the guide in their order.  A page that stands in no group follows in the last one.
@@ -53,6 +53,7 @@ _TITLES = {
     "hosted": ("Hosted ComfyUI", "hosted"),
     "aio": ("asyncio", "asyncio"),
     "distributed": ("Workers of Dask", "cluster"),
+    "ext": ("Node packs of the server", "monitoring"),
     "models": ("Answers of the server", "compatibility"),
     "testing": ("Testing", "testing"),
 }
@@ -171,6 +172,7 @@ WORDS = {
     ("fake-server", "A fake ComfyUI for your tests"): "fake, stub, simulator",
     ("monitoring", "Prometheus"): "metrics",
     ("monitoring", "Logs"): "log, logging",
+    ("monitoring", "The machine of a server"): "crystools, gpu temperature, monitor",
 }
 
 
@@ -209,7 +211,13 @@ def reference() -> list[Entry]:
 
 #: Blocks that name no language are commands and texts, but for those of docstrings.
 _PLAIN = ".. highlight:: none\n\n"
-_MODULES = {"aio": aio, "distributed": distributed, "models": models, "testing": testing}
+_MODULES = {
+    "aio": aio,
+    "distributed": distributed,
+    "ext": ext,
+    "models": models,
+    "testing": testing,
+}
 
 
 def write(folder: Path) -> None:

@@ -272,7 +272,7 @@ def test_terminal_lines_come_out_of_logs_one_by_one() -> None:
 
 def test_an_unknown_name_keeps_the_whole_message() -> None:
     """Whatever JSON a custom node sends is in ``data``, and the prompt if it names one."""
-    message = {"type": "crystools.monitor", "data": {"prompt_id": "p", "cpu": 3}, "more": 1}
+    message = {"type": "impact-node-feedback", "data": {"prompt_id": "p", "cpu": 3}, "more": 1}
     (event,) = decode_text(text_frame(message))
     assert isinstance(event, UnknownEvent)
     assert (event.name, event.data, event.raw) == (message["type"], message["data"], message)

@@ -56,7 +56,7 @@ def test_the_documented_names_are_these() -> None:
         websocket_unavailable all status b_preview b_preview_with_metadata progress progress_state
         progress_text executing executed execution_start execution_cached execution_success
         execution_error execution_interrupted job_lost queue_error logs terminal
-        terminal_subscription_error feature_flags notification"""
+        terminal_subscription_error feature_flags notification monitor"""
     assert set(text.split()) == NAMES
 
 

@@ -367,12 +367,21 @@ def test_a_signal_that_nobody_sends_is_warned_about_once(
     """One that is nearly ComfyUI's own; those of custom nodes may have any other name."""
     monkeypatch.delitem(signals.other_names, "b_previw", raising=False)
     comfy_client.signal("b_preview")
-    comfy_client.signal("crystools.monitor")
+    comfy_client.signal("impact-node-feedback")
     assert caplog.text == ""
     for _ in range(3):
         comfy_client.signal("b_previw")
     (record,) = caplog.records
     assert "did you mean 'b_preview'?" in record.getMessage()
+
+
+def test_the_type_of_a_message_that_fires_another_event_is_warned_about(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its receivers would wait for ever."""
+    monkeypatch.delitem(signals.other_names, "crystools.monitor", raising=False)
+    comfy_client.signal("crystools.monitor")
+    assert "messages of the type 'crystools.monitor' fire the event 'monitor'" in caplog.text
 
 
 def test_looking_at_a_receiver_keeps_no_hold_on_it(station: Station) -> None:

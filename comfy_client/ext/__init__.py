@@ -1,0 +1,32 @@
+"""What node packs add to a server, as ``api.ext`` has it.
+
+Modules:
+    monitor: :class:`Monitor`, for Crystools.
+    pack_routes: The routes of a pack, the question whether the server has them, and the error if
+        it lacks them.
+"""
+
+from __future__ import annotations
+
+from ..attributes import KnownAttributes
+from ..jobs.execute import Parts
+from ..routes import Routes
+from .monitor import Monitor
+
+__all__ = ["Extensions", "Monitor"]
+
+
+class Extensions(KnownAttributes):
+    """What node packs add to a server: ``api.ext``.
+
+    Nothing is asked of the server until a method is called.  If the server lacks the pack, the
+    method raises :class:`NotSupported`, which says how to get it.
+
+    Attributes:
+        monitor: How busy the machine of the server is, by the node pack Crystools.
+    """
+
+    monitor: Monitor
+
+    def __init__(self, owner: Routes, parts: Parts) -> None:
+        self.monitor = Monitor(owner, parts)
