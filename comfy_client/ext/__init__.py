@@ -21,12 +21,13 @@ class Extensions(KnownAttributes):
 
     Nothing is asked of the server until a method is called.  If the server lacks the pack, the
     method raises :class:`NotSupported`, which says how to get it.
-
-    Attributes:
-        monitor: How busy the machine of the server is, by the node pack Crystools.
     """
 
-    monitor: Monitor
-
     def __init__(self, owner: Routes, parts: Parts) -> None:
-        self.monitor = Monitor(owner, parts)
+        self._owner = owner
+        self._parts = parts
+
+    @property
+    def monitor(self) -> Monitor:
+        """How busy the machine of the server is, by the node pack Crystools."""
+        return Monitor(self._owner, self._parts)

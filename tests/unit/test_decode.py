@@ -32,7 +32,7 @@ from comfy_client.values import MAX_LEVELS
 from tests.conftest import examples
 
 #: Names that only this library fires.
-FROM_CLIENT = NAMES - FROM_SERVER.keys()
+FROM_CLIENT = NAMES - {read({}).name for read in FROM_SERVER.values()}
 RECORDINGS = Path(__file__).parents[1] / "recordings"
 JPEG = b"\xff\xd8\xff\xe0\x00\x10JFIF"
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
@@ -229,7 +229,7 @@ def test_every_recorded_message_of_every_version_is_known() -> None:
     for version, _, row in recorded("json"):
         message = row["msg"]
         event, *parts = decode_text(text_frame(message))
-        assert event.name == message["type"]
+        assert event.name == message["type"].removeprefix("crystools.")
         assert {part.name for part in parts} == ({"terminal"} if event.name == "logs" else set())
         if event.name.startswith("assets."):  # of a server that scans its folders; no type of ours
             assert isinstance(event, UnknownEvent)
