@@ -2,7 +2,7 @@
 
 Modules:
     monitor: :class:`Monitor`, for Crystools.
-    pack_routes: The routes of a pack, the question whether the server has them, and the error if
+    node_pack: The routes of a pack, the question whether the server has them, and the error if
         it lacks them.
 """
 

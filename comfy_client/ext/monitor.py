@@ -10,7 +10,7 @@ from ..errors import ApiError, NotFound
 from ..jobs.execute import Parts
 from ..routes import Routes
 from ..values import is_real, items, texts
-from .pack_routes import PackRoutes
+from .node_pack import NodePack
 
 _ROUTE: Final = "/crystools/monitor"
 _HOW_TO_GET: Final = (
@@ -40,7 +40,7 @@ class Monitor(KnownAttributes):
     """
 
     def __init__(self, owner: Routes, parts: Parts) -> None:
-        self._routes = PackRoutes(owner, parts, "Crystools", _HOW_TO_GET, f"{_ROUTE}/GPU")
+        self._routes = NodePack(owner, parts, "Crystools", _HOW_TO_GET, f"{_ROUTE}/GPU")
 
     def available(self) -> bool:
         """Return whether the server has Crystools.

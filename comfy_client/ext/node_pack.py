@@ -13,7 +13,7 @@ from ..transport.http import SMALL
 
 
 @attrs.frozen(eq=False, repr=False)
-class PackRoutes:
+class NodePack:
     """The routes of a node pack, and the question whether the server has them.
 
     Attributes:
