@@ -21,10 +21,9 @@ from PIL import Image, ImageFile, ImageMath, ImageOps, ImageSequence
 from ..workflow.metadata.png import add_texts
 from .folders import Folders
 from .images import Frame, Latent, Pictures, draw, scaled
-from .node_api import PreviewTuple, ProgressBar, wait, wants_previews
+from .node_api import PREVIEW_SIZE, PreviewTuple, ProgressBar, wait, wants_previews
 from .versions import since
 
-_PREVIEW_SIZE = 512  # pixels of the longer side of a preview
 _leniency = threading.Lock()  # guards Pillow's switch, which is global
 _A = TypeVar("_A")
 _B = TypeVar("_B")
@@ -415,7 +414,7 @@ class KSampler(Simulated):
     def _preview(self, latent: Latent) -> PreviewTuple | None:
         if not wants_previews(self.previews):
             return None
-        return "JPEG", latent.preview(_PREVIEW_SIZE), _PREVIEW_SIZE
+        return "JPEG", latent.preview(PREVIEW_SIZE), PREVIEW_SIZE
 
 
 class VAEDecode(Simulated):

@@ -11,6 +11,8 @@ from .server_clock import ServerClock
 #: Format ("JPEG" or "PNG"), Pillow image, and the box in pixels that it is fitted into.
 PreviewTuple = tuple[str, Any, int | None]
 
+#: Pixels of the longer side of a preview.
+PREVIEW_SIZE: Final = 512
 #: As in ComfyUI 0.28: the seconds and the fraction of progress between two updates.
 _UPDATE_INTERVAL: Final = 0.1
 _PART: Final = 0.005
@@ -55,6 +57,11 @@ class NodeContext(Protocol):
 
     def progress(self, value: float, total: float, preview: PreviewTuple | None) -> None:
         """Report the progress of the running node."""
+
+    def show_progress(
+        self, value: float, total: float, preview: PreviewTuple | None, node_id: str | None = None
+    ) -> bool:
+        """Report the progress of a node without ``progress``; return whether a preview went out."""
 
     def wants_previews(self, default: bool) -> bool:
         """Return whether to send previews: the prompt's own choice, or else ``default``."""

@@ -191,7 +191,7 @@ def _reason(exc: BaseException) -> str:
     if root in _OF_COMFYUI:
         return (
             f"import of {missing!r} failed: it is a part of ComfyUI, which needs torch; of it, "
-            f"the embedded server has only io, ui and ComfyExtension of comfy_api.latest ({text})"
+            f"the embedded server has only comfy_api.latest without tensors ({text})"
         )
     if isinstance(exc, ImportError) and not missing and type(exc) is ImportError:
         return text

@@ -6,6 +6,7 @@ node got; a sound is silent, a video shows that it is simulated, and a 3D model 
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -188,7 +189,12 @@ def _video(node: OutputNode, ending: str, tags: Mapping[str, str]) -> bytes:
 def _save_video(node: OutputNode, ending: str = "") -> _Ui:
     wanted = node.text("format")
     ending = ending or (wanted if wanted in ("webm", "mkv") else "mp4")
-    file = _video(node, ending, media_files.tags(node.metadata()))
+    given: Any = node.given.get("video")
+    if hasattr(given, "save_to"):  # of a user's node
+        given.save_to(buffer := io.BytesIO())
+        file = buffer.getvalue()
+    else:
+        file = _video(node, ending, media_files.tags(node.metadata()))
     return {"images": node.write([file], ending), "animated": [True]}
 
 

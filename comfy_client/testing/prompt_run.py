@@ -174,15 +174,27 @@ class PromptRun:
     def progress(self, value: float, total: float, preview: PreviewTuple | None) -> None:
         """Report the progress of the running node."""
         sink, client_id = self.sink, self.client_id
-        self._send_state(self.node_id, value, total, "running")
-        with_metadata = preview is not None and sink.knows_metadata(client_id)
-        if preview and with_metadata:
-            sink.send(_PREVIEW_WITH_METADATA, self._with_metadata(preview), client_id)
+        was_sent = self.show_progress(value, total, preview)
         data = {"value": value, "max": total, "prompt_id": self.prompt_id, "node": self.node_id}
         sink.send("progress", data, client_id)
-        if preview and not with_metadata:
+        if preview and not was_sent:
             number = 2 if preview[0] == "PNG" else 1
             sink.send(_PREVIEW, struct.pack(">I", number) + _encoded(preview), client_id)
+
+    def show_progress(
+        self, value: float, total: float, preview: PreviewTuple | None, node_id: str | None = None
+    ) -> bool:
+        """Report the progress of a node, the running one by default, without ``progress``.
+
+        Return whether there is a preview that the client got, as clients do that know metadata.
+        """
+        node_id = self.node_id if node_id is None else node_id
+        self._send_state(node_id, value, total, "running")
+        if not preview or not self.sink.knows_metadata(self.client_id):
+            return False
+        frame = self._with_metadata(node_id, preview)
+        self.sink.send(_PREVIEW_WITH_METADATA, frame, self.client_id)
+        return True
 
     def _send_state(self, node_id: str, value: float, total: float, state: str) -> None:
         """Set the progress of a node; send that of all nodes, of which each is made once."""
@@ -200,9 +212,9 @@ class PromptRun:
             "real_node_id": self.graph.get_real_node_id(node_id),
         }
 
-    def _with_metadata(self, preview: PreviewTuple) -> bytes:
+    def _with_metadata(self, node_id: str, preview: PreviewTuple) -> bytes:
         kind = "image/png" if preview[0] == "PNG" else "image/jpeg"
-        metadata = json.dumps({**self._identity(self.node_id), "image_type": kind}).encode()
+        metadata = json.dumps({**self._identity(node_id), "image_type": kind}).encode()
         return struct.pack(">I", len(metadata)) + metadata + _encoded(preview)
 
     # -- for the running node -----------------------------------------------------------

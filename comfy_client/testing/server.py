@@ -379,9 +379,9 @@ class ComfyServer(ScriptedServer):
 
         The file, or ``__init__.py`` of the folder, has ``NODE_CLASS_MAPPINGS`` or
         ``comfy_entrypoint``, as in ComfyUI's ``custom_nodes``.  Its code runs in this process; if
-        it imports torch, it cannot be loaded.  ``comfy_api.latest`` has ``io``, ``ui`` and
-        ``ComfyExtension``.  The ``WEB_DIRECTORY`` of a pack is served for the page below
-        ``/extensions``, unless it is outside of the pack's folder.
+        it imports torch, it cannot be loaded.  Of ``comfy_api.latest`` there is what needs no
+        torch.  The ``WEB_DIRECTORY`` of a pack is served for the page below ``/extensions``, unless
+        it is outside of the pack's folder.
 
         Works before and after :meth:`start`.
 

@@ -150,7 +150,11 @@ def test_a_pack_that_fails_after_an_edit_goes_on_as_before(pack: Path, code: str
     [
         ("import os\nimport torch", "^odd.py:2: import of 'torch' failed: nodes that need torch"),
         ("import comfy.utils", "^odd.py:1: import of 'comfy' failed: .* which needs torch"),
-        ("from comfy_api.latest import InputImpl", "^odd.py:1: .*cannot import name 'InputImpl'"),
+        ("from comfy_api.latest import sdk", "^odd.py:1: .*needs torch.*cannot import name 'sdk'"),
+        (
+            "from comfy_api.latest import ui\nui.PreviewAudio",
+            "^odd.py:2: .* no ui.PreviewAudio: it has only what needs no torch$",
+        ),
         ("import a_module_of_nobody", "^odd.py:1: ModuleNotFoundError: No module named"),
         ("a = (\n", "^odd.py:1: SyntaxError: '.' was never closed$"),
         ("def f():\n    1 / 0\nf()", "^odd.py:2: ZeroDivisionError: division by zero$"),

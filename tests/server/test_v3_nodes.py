@@ -191,6 +191,19 @@ def test_an_older_version_tells_less_of_a_class() -> None:
     assert told["input"] == recorded["input"]
 
 
+def test_an_output_is_named_by_its_id_in_newer_versions_only() -> None:
+    class Named(Base):
+        @classmethod
+        def define_schema(cls) -> Any:
+            outputs = [io.Int.Output("a"), io.Int.Output("b", "B"), io.Int.Output()]
+            return io.Schema("Named", outputs=outputs)
+
+        execute = classmethod(lambda cls: None)
+
+    assert adapted(Named).told(newer=True)["output_name"] == ["a", "B", "INT"]
+    assert adapted(Named).told(newer=False)["output_name"] == ["INT", "B", "INT"]
+
+
 @pytest.mark.parametrize(
     ("members", "text"),
     [

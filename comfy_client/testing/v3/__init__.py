@@ -3,6 +3,7 @@
 Modules:
     adapter: V3 nodes as the executor runs them.
     offered: The module ``comfy_api.latest``, while files are loaded that import it.
+    latest: What else that module has: progress, extensions, videos.
     ui: Results that clients are shown.
     io: Types, schemas and results, as nodes import them.
     schema: The base class of nodes, their schema, and what they return.

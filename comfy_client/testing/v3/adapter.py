@@ -63,6 +63,10 @@ class V3Node:
         found["python_module"] = found["python_module"] or f"custom_nodes.{cls.v3.__module__}"
         if newer:
             return found
+        found["output_name"] = [
+            name if getattr(output, "has_name", True) else output.io_type
+            for name, output in zip(found["output_name"], cls.v3.SCHEMA.outputs, strict=True)
+        ]
         inputs = found["input"]
         for group in (inputs.get("hidden", {}), found["input_order"].get("hidden", [])):
             if _NEW_HIDDEN in group:
@@ -108,8 +112,9 @@ class V3Node:
         output = _output(value)
         if output.expand is not None and not self.can_expand:
             raise Exception(
-                f"Node {self.v3.__name__} returned an expansion, "
-                "which needs enable_expand=True in its schema"
+                f"Node {self.v3.__name__}Clone is not expandable, but expand included in "
+                "NodeOutput; developer should set enable_expand=True on node's Schema to allow "
+                "this."
             )
         found: dict[str, Any] = {}
         if output.ui is not None:

@@ -13,6 +13,8 @@ from typing import Any, ClassVar, TypeVar
 
 _Named = TypeVar("_Named", bound=type)
 
+#: The text of an error for a name that ``comfy_api`` has elsewhere.
+LACKING = "the embedded server has no {}: it has only what needs no torch"
 #: Arguments whose option has another name.
 _NAMES: Mapping[str, str] = {
     "raw_link": "rawLink",
@@ -189,6 +191,7 @@ class SchemaOutput:
         bound = self.SIGNATURE.bind(*args, **kwargs)
         bound.apply_defaults()
         vars(self).update(bound.arguments)
+        self.has_name: bool = bool(self.display_name)
         self.display_name = self.display_name or self.id
 
     @property

@@ -8,6 +8,7 @@ from typing import Any
 
 from .dynamic import DYNAMIC
 from .inputs import (
+    LACKING,
     TYPES,
     ComfyTypeI,
     ComfyTypeIO,
@@ -96,4 +97,4 @@ def __getattr__(name: str) -> Any:
     for known in (TYPES, DYNAMIC, _NAMES):
         if name in known:
             return known[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(LACKING.format(f"io.{name}"))

@@ -13,36 +13,30 @@ from collections.abc import Iterator
 from importlib.machinery import PathFinder
 from importlib.util import find_spec
 from types import ModuleType
-from typing import Any
 
-from . import io, ui
+from . import io, latest, ui
 
 _PACKAGE = "comfy_api"
 _LATEST = f"{_PACKAGE}.latest"
+_NAMES = ("ComfyAPI", "ComfyAPISync", "ComfyExtension", "Input", "InputImpl", "Types")
 _lock = threading.Lock()  # guards what follows, and is held while these modules appear or go
 _users: list[object] = []
 _hidden: dict[str, ModuleType] = {}  # modules of the user's that ours hide
 _failed: set[str | None] = set()  # the files of real ones that cannot be imported
 
 
-class ComfyExtension:
-    """The base class of what ``comfy_entrypoint`` of a file returns."""
-
-    async def on_load(self) -> None:
-        """Prepare what the nodes need."""
-
-    async def get_node_list(self) -> list[Any]:
-        """Return the node classes."""
-        raise NotImplementedError
-
-
 def _made() -> dict[str, ModuleType]:
     """Return the modules by name."""
-    package, latest = ModuleType(_PACKAGE), ModuleType(_LATEST)
-    package.__path__ = []
-    vars(package)["latest"] = latest
-    vars(latest).update(ComfyExtension=ComfyExtension, io=io, IO=io, _io=io, ui=ui, UI=ui)
-    return {package.__name__: package, latest.__name__: latest}
+    own = {name: value for name, value in vars(latest).items() if name in _NAMES}
+    own |= {"io": io, "IO": io, "_io": io, "ui": ui, "UI": ui, "_ui": ui}
+    found = {}
+    for name in (_PACKAGE, _LATEST, f"{_PACKAGE}.v0_0_2"):
+        module = found[name] = ModuleType(name)
+        module.__path__ = []
+        if name != _PACKAGE:
+            vars(module).update(own)
+            vars(found[_PACKAGE])[name.rpartition(".")[2]] = module
+    return {**found, f"{_LATEST}._io": io, f"{_LATEST}._ui": ui}
 
 
 _OURS = _made()
@@ -52,9 +46,9 @@ _OURS = _made()
 def offer_comfy_api() -> Iterator[None]:
     """Context manager: let ``import comfy_api.latest`` find a small one, if there is no real one.
 
-    It has what nodes need that work without torch: ``io``, ``ui`` and ``ComfyExtension``.  Import
-    your module with such nodes in this block, and pass its classes to ``server.add_node``.  Your
-    own modules of that name, if there are any, are back after it.
+    It has what nodes need that work without torch.  Import your module with such nodes in this
+    block, and pass its classes to ``server.add_node``.  Your own modules of that name, if there
+    are any, are back after it.
     """
     key = object()
     with _lock:

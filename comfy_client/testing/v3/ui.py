@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..builtin_nodes import SaveImage
 from ..node_api import context
+from .inputs import LACKING
 from .io import FileFolder
 
 
@@ -122,4 +123,4 @@ def __getattr__(name: str) -> Any:
     """Return something that has another name in the package, by its name."""
     if name in _NAMES:
         return _NAMES[name]
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    raise AttributeError(LACKING.format(f"ui.{name}"))
