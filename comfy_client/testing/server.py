@@ -152,7 +152,7 @@ class ComfyServer(ScriptedServer):
         control_token: The bearer token that each call of the control must have; it then listens
             on ``host``.  ``None``: no token, and it listens on loopback.
         packs: Node packs with routes of their own, by name or as objects: ``"manager4"``, which is
-            ComfyUI-Manager 4.
+            ComfyUI-Manager 4, or ``"crystools"``.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.

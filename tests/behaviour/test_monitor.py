@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import blinker
 import pytest
 
-from comfy_client import CloudApi, ComfyApi, HostedApi
+from comfy_client import CloudApi, ComfyApi, ComfyPool, HostedApi, MonitorEvent, aio, models
 from comfy_client.errors import ClientClosed, NotFound, NotSupported, UnexpectedResponse
 from comfy_client.ext import Extensions, Monitor
 from comfy_client.testing import ComfyServer
-from tests.helpers.clients import client, until_connected
+from comfy_client.testing.packs.crystools import Crystools
+from tests.helpers.clients import LIMIT, client, until, until_connected
 
 CALLS: dict[str, Callable[[Monitor], object]] = {
     "disks": lambda monitor: monitor.disks(),
@@ -23,6 +27,131 @@ CALLS: dict[str, Callable[[Monitor], object]] = {
     "set_gpu": lambda monitor: monitor.set_gpu(0, vram=False),
 }
 PROBE = "/crystools/monitor/GPU"
+GPUS = ["RTX 4090", "RTX 3060"]
+
+
+@pytest.fixture
+def machine() -> Iterator[ComfyServer]:
+    """A server with Crystools, two GPUs and two disks; its seconds are short."""
+    pack = Crystools(gpus=GPUS, disks=["/", "/data"])
+    with ComfyServer(packs=[pack], speed=50) as running:
+        yield running
+
+
+@pytest.fixture
+def there(machine: ComfyServer) -> Iterator[ComfyApi]:
+    """A client of that server."""
+    with ComfyApi(machine.url) as api:
+        api.wait_for("monitor", timeout=LIMIT)
+        yield api
+
+
+def told(api: ComfyApi, is_wanted: Callable[[MonitorEvent], object]) -> MonitorEvent:
+    """The next figures for which that is true."""
+    return api.wait_for("monitor", is_wanted, timeout=LIMIT)
+
+
+def test_figures_of_a_machine_are_events(machine: ComfyServer) -> None:
+    """For signals, callbacks, iterators, asyncio and pools, each time typed."""
+    heard: list[Any] = []
+
+    def keep(sender: ComfyApi, event: MonitorEvent) -> None:
+        heard.append((sender, event))
+
+    namespace = blinker.Namespace()
+    with ComfyApi(machine.url, namespace=namespace) as api:
+        namespace.signal("monitor").connect(keep)
+        event = api.wait_for("monitor", timeout=LIMIT)
+        assert isinstance(event, MonitorEvent)
+        assert (event.cpu_utilization, event.ram_total, event.disk_used_percent) == (
+            12.5,
+            2**34,
+            50.0,
+        )
+        assert (event.device_type, [gpu.temperature for gpu in event.gpus]) == ("cuda", [60, 60])
+        until(lambda: heard)
+        assert heard[0][0] is api
+        assert type(heard[0][1]) is MonitorEvent
+        assert type(next(api.events("monitor"))) is MonitorEvent
+
+        async def read() -> Any:
+            async with contextlib.aclosing(aio.events(api, "monitor")) as events:
+                return await anext(events)
+
+        assert type(asyncio.run(read())) is MonitorEvent
+    with ComfyPool([machine.url]) as pool:
+        came = threading.Event()
+        pool.on("monitor", lambda _: came.set())
+        assert came.wait(LIMIT)
+
+
+def test_disks_and_gpus_are_listed(there: ComfyApi) -> None:
+    monitor = there.ext.monitor
+    assert monitor.available()
+    assert monitor.disks() == ["/", "/data"]
+    assert monitor.gpus() == [models.MonitoredGpu(0, GPUS[0]), models.MonitoredGpu(1, GPUS[1])]
+
+
+def test_settings_change_the_figures(there: ComfyApi, machine: ComfyServer) -> None:
+    """For everybody; what is not given stays as it is."""
+    with ComfyApi(machine.url) as other:
+        there.ext.monitor.set(cpu=False, disk=True)
+        event = told(other, lambda e: e.cpu_utilization is None)
+        assert (event.ram_used_percent, event.disk_total) == (25.0, 2**40)
+        other.ext.monitor.set(ram=False, which_disk="/nope")
+        event = told(there, lambda e: e.ram_total is None and e.disk_total is None)
+        assert (event.ram_used, event.ram_used_percent, event.disk_used) == (None, None, None)
+        there.ext.monitor.set(cpu=True, ram=True, which_disk="/data")
+        told(other, lambda e: None not in (e.cpu_utilization, e.ram_total, e.disk_total))
+
+
+def test_a_rate_of_0_ends_the_events_until_somebody_sets_another(there: ComfyApi) -> None:
+    there.ext.monitor.set(rate=0)
+    assert is_silent(there)
+    there.ext.monitor.start()
+    assert is_silent(there)
+    there.ext.monitor.set(rate=0.5)
+    told(there, lambda _: True)
+
+
+def test_events_are_switched_off_and_on(there: ComfyApi) -> None:
+    there.ext.monitor.stop()
+    assert is_silent(there)
+    there.ext.monitor.start()
+    told(there, lambda _: True)
+
+
+def is_silent(api: ComfyApi) -> bool:
+    """Whether no figures come for some of the server's seconds, after those on their way."""
+    api.poll_status()
+    with contextlib.suppress(TimeoutError):
+        api.wait_for("monitor", timeout=0.05)
+    try:
+        api.wait_for("monitor", timeout=0.2)
+    except TimeoutError:
+        return True
+    return False
+
+
+def test_settings_of_a_gpu(there: ComfyApi) -> None:
+    """Of one GPU; without any figure, it is left out."""
+    there.ext.monitor.set_gpu(1, temperature=False, vram=False)
+    [first, second] = told(there, lambda e: e.gpus[1].temperature is None).gpus
+    assert (first.temperature, second.vram_total, second.utilization) == (60, None, 75)
+    there.ext.monitor.set_gpu(0, temperature=False, vram=False, utilization=False)
+    [second] = told(there, lambda e: len(e.gpus) == 1).gpus
+    assert second.index == 1
+    with pytest.raises(NotFound, match="the server has no GPU 2"):
+        there.ext.monitor.set_gpu(2, vram=True)
+
+
+def test_a_machine_without_gpu_has_none() -> None:
+    """Neither in the list nor in the events, where Crystools sends one of -1."""
+    with ComfyServer(packs=["crystools"], speed=50) as server, ComfyApi(server.url) as api:
+        assert api.ext.monitor.gpus() == []
+        event = api.wait_for("monitor", timeout=LIMIT)
+    assert len(event.raw["gpus"]) == 1
+    assert event.gpus == ()
 
 
 @pytest.mark.parametrize("name", CALLS)

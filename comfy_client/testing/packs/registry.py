@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from ...nearest import nearest
+from .crystools import Crystools
 from .manager4 import Manager4
 from .pack import Pack
 
 #: What makes each pack with its defaults.
-KNOWN: Final[Mapping[str, Callable[[], Pack]]] = {Manager4.name: Manager4}
+KNOWN: Final[Mapping[str, Callable[[], Pack]]] = {one.name: one for one in (Manager4, Crystools)}
 
 
 def packs_of(given: Iterable[str | Pack]) -> dict[str, Pack]:
