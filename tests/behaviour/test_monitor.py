@@ -81,7 +81,7 @@ def test_figures_of_a_machine_are_events(machine: ComfyServer) -> None:
         assert type(asyncio.run(read())) is MonitorEvent
     with ComfyPool([machine.url]) as pool:
         came = threading.Event()
-        pool.on("monitor", lambda _: came.set())
+        pool.on("monitor", lambda *_: came.set())
         assert came.wait(LIMIT)
 
 
