@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import inspect
+import json
 import os
 import sys
 import traceback
@@ -21,6 +22,7 @@ import attrs
 
 from .nodes import node_class
 from .v3.adapter import finished, is_v3_class
+from .v3.latest import registered
 from .v3.offered import offer_comfy_api
 
 #: What comes with torch, and what comes with ComfyUI, which needs torch.
@@ -58,9 +60,11 @@ def load(path: str | os.PathLike[str]) -> LoadedNodes:
     if not file.is_file():
         raise ImportError(f"{path}: there is no {'__init__.py' if is_pack else 'such file'}")
     try:
-        with offer_comfy_api(), _loaded_anew(_module_name(place, file)) as name:
+        name = _module_name(place, file)
+        with offer_comfy_api(), registered() as replaced, _loaded_anew(name):
             module = _imported(name, file)
             classes = dict(_classes_of(module, place.name if is_pack else place.stem))
+            _add_replacements(classes, [one.as_dict() for one in replaced])
             web = _attribute(module, "WEB_DIRECTORY", str | os.PathLike, "a path") or ""
     except (Exception, SystemExit) as exc:
         raise ImportError(_explained(exc, place, file), path=str(file)) from exc
@@ -73,11 +77,11 @@ def _module_name(place: Path, file: Path) -> str:
 
 
 @contextlib.contextmanager
-def _loaded_anew(name: str) -> Iterator[str]:
+def _loaded_anew(name: str) -> Iterator[None]:
     """Context manager: forget a module and those below it; have them back if the block raises."""
     before = _take_modules(name)
     try:
-        yield name
+        yield
     except BaseException:
         _take_modules(name)
         sys.modules.update(before)
@@ -153,6 +157,14 @@ def _awaited(result: Any, where: str) -> Any:
     """Return what a coroutine of an extension returns."""
     _check(result, Awaitable, "a coroutine", f"the result of {where}")
     return finished(result)
+
+
+def _add_replacements(classes: Mapping[str, Any], replacements: list[dict[str, Any]]) -> None:
+    """Let a class have the replacements of its file, which come and go with it."""
+    if replacements:
+        if not classes:
+            raise ImportError("it registers replacements, but has no node class")
+        next(iter(classes.values())).REPLACES = json.loads(json.dumps(replacements))
 
 
 def _titled(cls: Any, title: str) -> Any:

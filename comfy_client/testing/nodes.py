@@ -374,6 +374,15 @@ class NodeRegistry:
             self.add(name, cls)
         self.replaced += 1
 
+    @property
+    def replacements(self) -> dict[str, Any]:
+        """The classes that take the place of others, as in ``GET /node_replacements``."""
+        found: dict[str, Any] = shipped("replacements_0.28")
+        lists = (getattr(cls, "REPLACES", []) for cls in self.classes.values())
+        for one in {id(each): each for own in lists for each in own}.values():
+            found.setdefault(one["old_node_id"], []).append(one)
+        return found
+
     def definition(self, name: str) -> dict[str, Any]:
         """Return the definition of a node class by its name, as in ``GET /object_info``."""
         known: dict[str, Any] | None = self._definitions.get(name)

@@ -18,7 +18,7 @@ from ..workflow.replacements import replace_classes
 from ..workflow.rules import Rules, file_input, rules_for
 from ..workflow.validate import ServerVersion, ValidationResult, validate
 from .definitions import accepting, takes_model
-from .nodes import NodeRegistry, shipped
+from .nodes import NodeRegistry
 from .v3.adapter import V3Node
 
 
@@ -73,7 +73,7 @@ def _with_new_classes(nodes: NodeRegistry, prompt: dict[str, Any]) -> tuple[Any,
         return prompt, None
     rules = {
         old: found
-        for old, found in shipped("replacements_0.28").items()
+        for old, found in nodes.replacements.items()
         if found[0]["new_node_id"] in nodes.classes
     }
     replaced = replace_classes(prompt, missing, rules)

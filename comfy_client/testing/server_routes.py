@@ -11,7 +11,6 @@ from aiohttp import web
 
 from .files import converted
 from .folders import is_image, is_inside, safetensors_header
-from .nodes import shipped
 from .server_state import MEMORY, RouteTable, ServerState
 from .versions import RELEASES
 
@@ -27,7 +26,7 @@ async def _object_info_of(state: ServerState, request: web.Request) -> web.Respo
 
 
 async def _replacements(state: ServerState, request: web.Request) -> web.Response:
-    return web.json_response(shipped("replacements_0.28"))
+    return web.json_response(state.nodes.replacements)
 
 
 async def _embeddings(state: ServerState, request: web.Request) -> web.Response:

@@ -131,6 +131,45 @@ def test_an_edited_pack_is_loaded_anew(pack: Path) -> None:
         assert text_of(server, "Greet_v3", name="you") == "Good evening, you"
 
 
+def test_replacements_of_an_extension_apply_to_prompts(tmp_path: Path) -> None:
+    """Until a reset forgets its nodes."""
+    (tmp_path / "renamed.py").write_text(
+        INNER
+        + textwrap.dedent("""
+        from comfy_api.latest import ComfyAPI
+
+        async def comfy_entrypoint():
+            return Renamed()
+
+        class Renamed(Extension):
+            async def on_load(self):
+                mapping = [{"new_id": "name", "old_id": "who"}]
+                await ComfyAPI().node_replacement.register(
+                    io.NodeReplace("Greet_v3", "Greet", ["who"], input_mapping=mapping)
+                )
+        """)
+    )
+    rule = {
+        "new_node_id": "Greet_v3",
+        "old_node_id": "Greet",
+        "old_widget_ids": ["who"],
+        "input_mapping": [{"new_id": "name", "old_id": "who"}],
+        "output_mapping": None,
+    }
+    with ComfyServer(version="0.28") as server:
+        server.load_nodes(tmp_path / "renamed.py")
+        told = get(server, "/node_replacements").json()
+        assert told["Greet"] == [rule]
+        assert "ImageBatch" in told
+        old = node("Greet", who="you")
+        old["_meta"] = {}
+        with ComfyApi(server.url) as api:
+            [text] = api.run({"1": old, "2": node("PreviewAny", source=["1", 0])})["2"].texts
+        assert text == "Hello you"
+        server.reset()
+        assert "Greet" not in get(server, "/node_replacements").json()
+
+
 @pytest.mark.parametrize("code", ["1 / 0", "NODE_CLASS_MAPPINGS = 5"])
 def test_a_pack_that_fails_after_an_edit_goes_on_as_before(pack: Path, code: str) -> None:
     """Its modules, too, which its nodes may import when they run."""
@@ -196,6 +235,22 @@ def test_a_pack_that_fails_after_an_edit_goes_on_as_before(pack: Path, code: str
         (
             f"{EXTENSION}    async def get_node_list(self): return [5]",
             "^odd.py: an item of get_node_list is 5, not a class$",
+        ),
+        (
+            (
+                f"{EXTENSION}    async def get_node_list(self):\n"
+                "        from comfy_api.latest import ComfyAPISync, io\n"
+                "        ComfyAPISync().node_replacement.register(io.NodeReplace('A', 'B'))\n"
+                "        return []"
+            ),
+            "^odd.py: it registers replacements, but has no node class$",
+        ),
+        (
+            (
+                "from comfy_api.latest import ComfyAPISync, io\n"
+                "ComfyAPISync().node_replacement.register(io.NodeReplace('A'))"
+            ),
+            "^odd.py:2: TypeError: .*missing 1 required .*'old_node_id'$",
         ),
         (
             f"{EXTENSION}    def get_node_list(self): return []",

@@ -200,3 +200,8 @@ def test_a_pack_may_import_by_version_or_from_inside() -> None:
 
     assert (_ui, NodeOutput, IO) == (ui, io.NodeOutput, io)
     assert ComfyExtension
+
+
+def test_replacements_are_registered_while_a_file_is_loaded() -> None:
+    with pytest.raises(RuntimeError, match="while a file is loaded, as in on_load"):
+        ComfyAPISync().node_replacement.register(io.NodeReplace("New", "Old"))

@@ -13,6 +13,7 @@ import inspect
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from typing import Any, ClassVar
 
 from ...workflow.input_specs import Autogrow, InputSpec, walk
@@ -217,7 +218,7 @@ def finished(awaitable: Any) -> Any:
         return await awaitable
 
     with ThreadPoolExecutor(1) as threads:  # this one may have a running loop
-        return threads.submit(asyncio.run, waited()).result()
+        return threads.submit(copy_context().run, asyncio.run, waited()).result()
 
 
 # -- dynamic inputs ----------------------------------------------------------------------

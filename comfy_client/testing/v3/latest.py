@@ -6,8 +6,10 @@ raises an error that says so.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from enum import Enum
 from fractions import Fraction
 from io import BytesIO
@@ -19,6 +21,7 @@ from PIL import Image
 
 from ..node_api import PREVIEW_SIZE, PreviewTuple, context
 from .inputs import LACKING
+from .schema import NodeReplace
 
 
 class ComfyExtension:
@@ -30,6 +33,39 @@ class ComfyExtension:
     async def get_node_list(self) -> list[Any]:
         """Return the node classes."""
         raise NotImplementedError
+
+
+# -- replacements ------------------------------------------------------------------------
+
+#: Those of the file that is being loaded.
+_registered: ContextVar[list[NodeReplace]] = ContextVar("the replacements of a file")
+
+
+@contextlib.contextmanager
+def registered() -> Iterator[list[NodeReplace]]:
+    """Context manager: collect the replacements that are registered in the block."""
+    found: list[NodeReplace] = []
+    token = _registered.set(found)
+    try:
+        yield found
+    finally:
+        _registered.reset(token)
+
+
+def _register(node_replace: NodeReplace) -> None:
+    found = _registered.get(None)
+    if found is None:
+        raise RuntimeError("replacements are registered while a file is loaded, as in on_load")
+    found.append(node_replace)
+
+
+class _NodeReplacement:
+    async def register(self, node_replace: NodeReplace) -> None:
+        _register(node_replace)
+
+
+class _NodeReplacementSync:
+    register = staticmethod(_register)
 
 
 # -- progress ----------------------------------------------------------------------------
@@ -67,20 +103,6 @@ class _Execution:
 
 class _ExecutionSync:
     set_progress = staticmethod(_set_progress)
-
-
-class ComfyAPI:
-    """What a node may ask of the server, as coroutines."""
-
-    VERSION: str = "latest"
-    STABLE: bool = False
-    execution: Any = _Execution()
-
-
-class ComfyAPISync(ComfyAPI):
-    """What a node may ask of the server, as functions."""
-
-    execution: Any = _ExecutionSync()
 
 
 # -- videos ------------------------------------------------------------------------------
@@ -170,6 +192,25 @@ class VideoFromFile(VideoInput):
             Path(path).write_bytes(data)
         else:
             path.write(data)
+
+
+# -- the server -------------------------------------------------------------------------
+
+
+class ComfyAPI:
+    """What a node may ask of the server, as coroutines."""
+
+    VERSION: str = "latest"
+    STABLE: bool = False
+    execution: Any = _Execution()
+    node_replacement: Any = _NodeReplacement()
+
+
+class ComfyAPISync(ComfyAPI):
+    """What a node may ask of the server, as functions."""
+
+    execution: Any = _ExecutionSync()
+    node_replacement: Any = _NodeReplacementSync()
 
 
 # -- groups of names ---------------------------------------------------------------------

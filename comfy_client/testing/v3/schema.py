@@ -150,6 +150,22 @@ class Schema:
         }
 
 
+@attrs.define(eq=False)
+class NodeReplace:
+    """A node class that takes the place of another in prompts, if the server lacks that one."""
+
+    new_node_id: str
+    old_node_id: str
+    old_widget_ids: list[str] | None = None
+    input_mapping: list[dict[str, Any]] | None = None
+    output_mapping: list[dict[str, Any]] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as in ``GET /node_replacements``."""
+        found = attrs.asdict(self)
+        return {**found, **{key: found[key] or None for key in found if key.endswith("_mapping")}}
+
+
 def _check_unique(what: str, ids: list[str | None]) -> None:
     if several := [one for one, count in Counter(ids).items() if count > 1]:
         raise ValueError(f"several {what} are called {several[0]!r}")
