@@ -167,12 +167,18 @@ _REST: Final = 5.0
     "comfy-client watch",
     "comfy-client watch ID",
     "comfy-client watch --host gpu-1:8188 --host gpu-2:8188",
+    "comfy-client watch --monitor",
     "comfy-client watch --json | jq -c 'select(.status == \"failed\")'",
 )
 @click.argument("prompt_id", metavar="[ID]", required=False, shell_complete=complete_ids)
+@click.option(
+    "--monitor",
+    is_flag=True,
+    help="Also show how busy the machine is: CPU, memory, disk, GPUs.  Needs Crystools there.",
+)
 @quiet_option
 @of_servers
-def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
+def watch(given: ServerOptions, prompt_id: str | None, monitor: bool, quiet: bool) -> None:
     """Show what happens, to all prompts or to one.
 
     Without ID, print a line for each prompt that comes, runs and ends, whoever submitted it, until
@@ -188,14 +194,20 @@ def watch(given: ServerOptions, prompt_id: str | None, quiet: bool) -> None:
     if prompt_id is None:
         with given.clients() as clients:
             begun = _begun(clients, given.answer_limit)
+            if monitor:
+                _check_monitors(clients)
             if not quiet:
                 note(f"{begun}; Ctrl-C stops.")
-            for change in changes_of(clients) if given.is_several else changes(clients[0]):
+            many = given.is_several
+            found = changes_of(clients, monitor) if many else changes(clients[0], monitor=monitor)
+            for change in found:
                 if given.json:
                     emit(change)
                 else:
                     say(line_of(change), change.get("status", ""))
         return
+    if monitor:
+        raise click.UsageError("--monitor shows what happens to a whole server: leave out the ID")
     with given.client() as api:
         prompt_id = full_id(api, prompt_id)
         with receiving(api, prompt_id, quiet=quiet):
@@ -219,13 +231,25 @@ def _begun(clients: Sequence[ComfyApi], limit: float) -> str:
     return f"Prompts in the queue of {api.host}: {api.poll_status(limit).queue_remaining}"
 
 
-def changes_of(clients: Sequence[ComfyApi]) -> Iterator[dict[str, Any]]:
+def _check_monitors(clients: Sequence[ComfyApi]) -> None:
+    """Raise NotSupported if one of the servers that answer lacks Crystools."""
+    from ..transport.failures import is_away
+
+    for api in clients:
+        try:
+            api.ext.monitor.gpus()
+        except ComfyError as exc:
+            if not is_away(exc):
+                raise
+
+
+def changes_of(clients: Sequence[ComfyApi], monitor: bool = False) -> Iterator[dict[str, Any]]:
     """Yield the changes of several servers as :func:`changes` does, each with ``server``."""
     inbox: SimpleQueue[dict[str, Any] | Exception] = SimpleQueue()
 
     def follow(api: ComfyApi) -> None:
         try:
-            for change in changes(api):
+            for change in changes(api, monitor=monitor):
                 inbox.put({**change, "server": api.host})
         except Exception as exc:  # noqa: BLE001  # raised below
             inbox.put(exc)
@@ -243,9 +267,22 @@ def changes_of(clients: Sequence[ComfyApi]) -> Iterator[dict[str, Any]]:
         yield found
 
 
-def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
-    """Yield the prompts in the queue, then its changes, and events such as ``disconnected``."""
-    from ..events import ErrorEvent, FeatureFlags, LogsEvent, StatusEvent, TerminalEvent
+def changes(api: ComfyApi, *, monitor: bool = False) -> Iterator[dict[str, Any]]:
+    """Yield the prompts in the queue, then its changes, and events such as ``disconnected``.
+
+    ``monitor`` adds the figures of Crystools.
+    """
+    from ..events import (
+        ErrorEvent,
+        FeatureFlags,
+        LogsEvent,
+        MonitorEvent,
+        StatusEvent,
+        TerminalEvent,
+    )
+
+    silent: tuple[type[Event], ...] = (FeatureFlags, LogsEvent, TerminalEvent, ErrorEvent)
+    silent = silent if monitor else (*silent, MonitorEvent)
 
     inbox: SimpleQueue[Event] = SimpleQueue()
     api.on("all", inbox.put)
@@ -264,7 +301,7 @@ def changes(api: ComfyApi) -> Iterator[dict[str, Any]]:
             continue
         if isinstance(event, StatusEvent):
             due = min(due, rests_until)
-        elif not isinstance(event, FeatureFlags | LogsEvent | TerminalEvent | ErrorEvent):
+        elif not isinstance(event, silent):
             yield event.to_dict()
 
 
@@ -274,6 +311,10 @@ def line_of(change: dict[str, Any]) -> str:
     if server is not None:
         alone = {key: value for key, value in change.items() if key != "server"}
         return f"{server.removeprefix('http://')} {line_of(alone)}"
+    if change["name"] == "monitor":
+        from ..showing.usage import usage_line  # slow to import
+
+        return f"{time.strftime('%H:%M:%S')} {change['name']:<11} {usage_line(change)}"
     if change["name"] != "queue":
         silent = ("name", "is_end", "attempt")
         known = {key: value for key, value in change.items() if key not in silent and value}

@@ -6,13 +6,17 @@ from typing import Any, Final
 
 from .. import models
 from ..attributes import KnownAttributes
-from ..errors import ApiError, NotFound
+from ..errors import ApiError, ComfyError, NotFound
 from ..jobs.execute import Parts
 from ..routes import Routes
+from ..showing.screen import is_notebook
+from ..subscriptions import call_back
 from ..values import is_real, items, texts
 from .node_pack import NodePack
 
 _ROUTE: Final = "/crystools/monitor"
+#: The name of what a notebook shows, among what a client remembers.
+_VIEW: Final = "the view of api.ext.monitor"
 _HOW_TO_GET: Final = (
     "install ComfyUI-Crystools (https://github.com/crystian/ComfyUI-Crystools), by ComfyUI-Manager "
     "or into custom_nodes, and restart the server"
@@ -26,6 +30,8 @@ class Monitor(KnownAttributes):
     ``api.on("monitor", function)`` and ``api.wait_for("monitor")``, each time a
     :class:`MonitorEvent`.  **Its settings are those of everybody**: what you change, changes for
     all who are connected to the server, until it is restarted.  No route tells what they are.
+
+    At the end of a cell of a notebook, the monitor shows the figures, and updates them in place.
 
     Example::
 
@@ -41,6 +47,26 @@ class Monitor(KnownAttributes):
 
     def __init__(self, owner: Routes, parts: Parts) -> None:
         self._routes = NodePack(owner, parts, "Crystools", _HOW_TO_GET, f"{_ROUTE}/GPU")
+
+    def __repr__(self) -> str:
+        return f"<Monitor of {self._routes.owner.host}>"
+
+    def _ipython_display_(self) -> None:
+        """Display how busy the machine is, and keep the display up to date."""
+        if not is_notebook():
+            raise NotImplementedError  # IPython then asks for the repr
+        from ..showing.usage import UsageView  # slow to import, and rarely needed
+
+        parts, new = self._routes.parts, UsageView(self._routes.owner.host)
+        try:
+            self._routes.check()
+        except ComfyError as exc:
+            new.say(str(exc))
+            return
+        view: UsageView = parts.remembered.setdefault(_VIEW, new)  # one, however often it is shown
+        view.display()
+        if view is new:
+            call_back(parts, "monitor", lambda event: view.update(event.to_dict()), once=False)
 
     def available(self) -> bool:
         """Return whether the server has Crystools.

@@ -11,5 +11,6 @@ Modules:
     html: Pieces of HTML.
     tables: Tables, as text and as HTML.
     thumbnails: Small versions of pictures.
+    usage: How busy a machine is, as text and as meters.
     transfers: Bars for large files that are sent or received.
 """

@@ -361,6 +361,28 @@ def _has_room(stream: TextIO) -> bool:
         return True
 
 
+class InPlace:
+    """A display below the cell in which each value replaces the one before."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether anything is displayed."""
+        return self._handle is not None
+
+    def put(self, bundle: Bundle) -> None:
+        """Display a value: the first one below the running cell."""
+        from IPython import display
+
+        if self._handle is None:
+            self._handle = display.DisplayHandle()
+            self._handle.display(bundle, raw=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
 class NotebookBar:
     """A bar and a preview below the cell, replaced by the result at the end.
 
@@ -371,30 +393,21 @@ class NotebookBar:
     period: float = 0.25
 
     def __init__(self) -> None:
-        self._handle: Any = None
+        self._place = InPlace()
 
     def show(self, moment: Moment) -> None:
         """Show the bar below the latest preview."""
-        self._put(_bar_bundle(moment))
+        self._place.put(_bar_bundle(moment))
 
     def clear(self) -> None:
         """Do nothing: output goes below the bar."""
 
     def end(self, moment: Moment, outcome: Bundle | None) -> None:
         """Replace the bar with the outcome; without one, say in the bar how the run ended."""
-        if outcome is not None and (self._handle is not None or "text/html" in outcome):
-            self._put(outcome)
-        elif self._handle is not None:
-            self._put(_bar_bundle(moment))
-
-    def _put(self, bundle: Bundle) -> None:
-        from IPython import display
-
-        if self._handle is None:
-            self._handle = display.DisplayHandle()
-            self._handle.display(bundle, raw=True)
-        else:
-            self._handle.update(bundle, raw=True)
+        if outcome is not None and (self._place.is_shown or "text/html" in outcome):
+            self._place.put(outcome)
+        elif self._place.is_shown:
+            self._place.put(_bar_bundle(moment))
 
 
 def _bar_bundle(moment: Moment) -> Bundle:
