@@ -14,8 +14,6 @@ from .html import Bundle, bundle, escape, meter, remark, short_line
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
-#: Seconds between two drawings: others choose how often figures come.
-_PERIOD: Final = 0.25
 #: The most characters of a text, however large the numbers in it.
 _MOST: Final = 40
 #: From here on, in percent, a meter is red.
@@ -73,8 +71,13 @@ def _filled(name: str, figures: Mapping[str, Any], key: str) -> Iterator[Usage]:
 class UsageView:
     """How busy a machine is, below a cell of a notebook; each update replaces the one before."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, period: float = 0.25) -> None:
+        """Make a view of a server; ``period`` is the fewest seconds between two drawings.
+
+        Others choose how often figures come.
+        """
         self._server = server
+        self._period = period
         self._place = InPlace()
         self._due = 0.0
         self._shown = self._drawn(remark("no figures yet"), "no figures yet")
@@ -94,7 +97,7 @@ class UsageView:
         now = time.monotonic()
         if now < self._due:
             return
-        self._due = now + _PERIOD
+        self._due = now + self._period
         rows = "".join(map(_row, usages(figures)))
         at = time.strftime("%H:%M:%S")
         self._shown = self._drawn(f"{rows}{remark(at)}", f"{usage_line(figures)} ({at})")

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import blinker
+import nbformat
 import pytest
 
 from comfy_client import CloudApi, ComfyApi, ComfyPool, HostedApi, MonitorEvent, aio, models
@@ -17,6 +19,8 @@ from comfy_client.ext import Extensions, Monitor
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.packs.crystools import Crystools
 from tests.helpers.clients import LIMIT, client, until, until_connected
+from tests.helpers.kernels import execute
+from tests.helpers.notebooks import Notebook
 
 CALLS: dict[str, Callable[[Monitor], object]] = {
     "disks": lambda monitor: monitor.disks(),
@@ -152,6 +156,53 @@ def test_a_machine_without_gpu_has_none() -> None:
         event = api.wait_for("monitor", timeout=LIMIT)
     assert len(event.raw["gpus"]) == 1
     assert event.gpus == ()
+
+
+def test_a_notebook_shows_the_figures_and_updates_them(
+    notebook: Notebook, machine: ComfyServer
+) -> None:
+    """In one display for each cell with ``api.ext.monitor`` at its end; the last one goes on."""
+    with ComfyApi(machine.url) as api:
+        api.ext.monitor._ipython_display_()
+        assert notebook.displays == 1
+        until(lambda: "75 % 60 °C" in notebook.last)
+        api.ext.monitor.set_gpu(0, temperature=False)
+        until(lambda: "60 °C" not in notebook.last.partition("GPU 1")[0])
+        api.ext.monitor._ipython_display_()
+        assert notebook.displays == 2
+        count = len(notebook.shown)
+        until(lambda: len(notebook.shown) > count + 1)
+        assert notebook.displays == 2
+        assert repr(api.ext.monitor) == f"<Monitor of {machine.url}>"
+
+
+def test_a_notebook_shows_how_to_get_crystools(notebook: Notebook, api: ComfyApi) -> None:
+    api.ext.monitor._ipython_display_()
+    assert "lacks the node pack Crystools: install ComfyUI-Crystools" in notebook.last
+
+
+def test_a_terminal_shows_no_meters(api: ComfyApi) -> None:
+    with pytest.raises(NotImplementedError):
+        api.ext.monitor._ipython_display_()
+
+
+@pytest.mark.long
+def test_a_real_kernel_updates_the_figures_below_their_cell(
+    machine: ComfyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While other cells run."""
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    sources = [
+        f"from comfy_client import ComfyApi\napi = ComfyApi({machine.url!r})\napi.init();",
+        "api.ext.monitor",
+        "import time\nfor _ in range(3): api.wait_for('monitor', timeout=30)\ntime.sleep(0.5)",
+    ]
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
+    written = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
+    execute(written, resources={"metadata": {"path": str(tmp_path)}})
+    [shown] = written.cells[1].outputs
+    assert "75 % 60 °C" in "".join(shown["data"]["text/html"])
+    assert written.cells[2].outputs == []
 
 
 @pytest.mark.parametrize("name", CALLS)
