@@ -122,4 +122,5 @@ def test_a_notebook_that_is_gone_stops_no_events(
     view.display()
     with caplog.at_level(logging.DEBUG, "comfy_client"):
         view.update(figures(DATA))
-    assert "the use of a machine is not shown: OSError('gone')" in caplog.text
+    assert "the use of a machine is not shown: " in caplog.text
+    assert "gone" in caplog.text
