@@ -61,6 +61,46 @@ class V3Pictures(Node):
         return io.NodeOutput(image, len(image), ui=shown)
 
 
+class V3Animated(Node):
+    """Saves pictures as an animation."""
+
+    @staticmethod
+    def INPUTS():
+        return [
+            io.Image.Input("image"),
+            io.Image.Input("more"),
+            io.Combo.Input("kind", options=["png", "webp"]),
+        ]
+
+    @staticmethod
+    def MORE():
+        return {"is_output_node": True}
+
+    @classmethod
+    def execute(cls, image, more, kind):
+        images = [*image, *more]
+        save = ui.ImageSaveHelper
+        if kind == "png":
+            shown = save.get_save_animated_png_ui(images, "v3/b", cls, fps=5.0, compress_level=4)
+        else:
+            shown = save.get_save_animated_webp_ui(
+                images, "v3/b", cls, fps=5.0, lossless=True, quality=80, method=4
+            )
+        return io.NodeOutput("", ui=shown)
+
+
+class V33D(Node):
+    """Shows a model."""
+
+    @staticmethod
+    def MORE():
+        return {"is_output_node": True}
+
+    @classmethod
+    def execute(cls):
+        return io.NodeOutput("", ui=ui.PreviewUI3D("a.glb", {"zoom": 1}))
+
+
 class V3Masks(Node):
     """Previews masks, without prompt and workflow."""
 

@@ -46,12 +46,20 @@ def png(picture: Image.Image, metadata: Mapping[str, Any]) -> bytes:
     )
 
 
-def apng(pictures: Sequence[Image.Image], fps: float, metadata: Mapping[str, Any]) -> bytes:
+def apng(
+    pictures: Sequence[Image.Image],
+    fps: float,
+    metadata: Mapping[str, Any],
+    *,
+    compress_level: int = -1,
+    label: str = LABEL,
+) -> bytes:
     """Return an animated PNG file, with metadata in chunks of ComfyUI's own kind."""
     info = PngImagePlugin.PngInfo()
     for key, text in texts(metadata).items():
         info.add(b"comf", f"{key}\0{text}".encode("latin-1"), after_idat=True)
-    return add_texts(_animated(pictures, fps, "PNG", pnginfo=info), {b"Title": LABEL.encode()})
+    file = _animated(pictures, fps, "PNG", pnginfo=info, compress_level=compress_level)
+    return add_texts(file, {b"Title": label.encode()} if label else {})
 
 
 def webp(
@@ -61,15 +69,20 @@ def webp(
     *,
     lossless: bool = True,
     quality: int = 80,
+    method: int = 0,
+    label: str = LABEL,
 ) -> bytes:
     """Return an animated WebP file."""
     exif = Image.Exif()
-    exif[_SOFTWARE] = LABEL
+    if label:
+        exif[_SOFTWARE] = label
     others = _MAKE
     for key, text in texts(metadata).items():
         exif[_MODEL if key == "prompt" else others] = f"{key}:{text}"
         others -= key != "prompt"
-    return _animated(pictures, fps, "WEBP", exif=exif, lossless=lossless, quality=quality, method=0)
+    return _animated(
+        pictures, fps, "WEBP", exif=exif, lossless=lossless, quality=quality, method=method
+    )
 
 
 def gif(pictures: Sequence[Image.Image], fps: float) -> bytes:

@@ -38,6 +38,15 @@ GRAPHS: dict[str, Graph] = {
     "wrong arguments": shown("V3Text", **TEXT | {"times": 99, "size": "none", "weight": "x"}),
     "missing arguments": shown("V3Text", text="a"),
     "pictures": {"1": CANVAS, "2": node("V3Pictures", image=["1", 0], prefix="v3/a%width%")},
+    **{
+        f"animated {kind}": {
+            "1": CANVAS,
+            "2": node("EmptyImage", width=16, height=8, batch_size=1, color=0x0080FF),
+            "3": node("V3Animated", image=["1", 0], more=["2", 0], kind=kind),
+        }
+        for kind in ("png", "webp")
+    },
+    "3D": {"1": node("V33D")},
     "masks": {
         "1": node("LoadImageMask", image="testbed.png", channel="red"),
         "2": node("V3Masks", mask=["1", 0]),

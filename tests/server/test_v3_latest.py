@@ -168,6 +168,47 @@ def test_formats_of_videos_are_choices_of_inputs() -> None:
     assert [Types.VideoContainer.get_extension(one) for one in ("auto", "mp4")] == ["mp4", "mp4"]
 
 
+# -- animations -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [
+        ("png", {"compress_level": 4}),
+        ("webp", {"lossless": True, "quality": 80, "method": 0}),
+    ],
+)
+def test_pictures_are_saved_as_an_animation(
+    server: ComfyServer, kind: str, how: dict[str, Any]
+) -> None:
+    """With the prompt in it, and without a word of simulation."""
+
+    class Animate(Base):
+        INPUTS = (io.Image.Input("image"),)
+
+        @classmethod
+        def execute(cls, image: Any) -> Any:
+            images = [*image, Image.new("RGB", image[0].size, "blue")]
+            save = getattr(ui.ImageSaveHelper, f"get_save_animated_{kind}_ui")
+            one = getattr(ui.ImageSaveHelper, f"save_animated_{kind}")
+            shown = save(images, "moving", cls, fps=4.0, **how).as_dict()
+            preview = one(images[:1], "still", io.FolderType.temp, None, fps=4.0, **how)
+            return io.NodeOutput(None, ui={**shown, "preview": [preview]})
+
+    output = run(server, Animate, image=["2", 0])["outputs"]["1"]
+    assert output["animated"] == [True]
+    assert output["preview"][0]["type"] == "temp"
+    [file] = output["images"]
+    data = get(server, "/view", params=file).content
+    assert b"prompt" in data
+    assert b"simulated" not in data
+    with Image.open(BytesIO(data)) as picture:
+        assert (picture.format, getattr(picture, "n_frames", 1)) == (kind.upper(), 2)
+        picture.seek(1)
+        assert picture.convert("RGB").getpixel((0, 0)) == (0, 0, 255)
+        assert picture.info["duration"] == 250
+
+
 # -- what needs torch -------------------------------------------------------------------
 
 
@@ -194,12 +235,17 @@ def test_tensors_are_refused_with_the_word_torch(server: ComfyServer, use: Any, 
 
 def test_a_pack_may_import_by_version_or_from_inside() -> None:
     with offer_comfy_api():
+        from comfy_api.input import VideoInput
+        from comfy_api.input_impl import VideoFromFile
         from comfy_api.latest import _ui
         from comfy_api.latest._io import NodeOutput
+        from comfy_api.util import VideoCodec
         from comfy_api.v0_0_2 import IO, ComfyExtension
 
     assert (_ui, NodeOutput, IO) == (ui, io.NodeOutput, io)
     assert ComfyExtension
+    found = (VideoInput, VideoFromFile, VideoCodec)
+    assert found == (Input.Video, InputImpl.VideoFromFile, Types.VideoCodec)
 
 
 def test_replacements_are_registered_while_a_file_is_loaded() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from enum import Enum
 from fractions import Fraction
@@ -234,3 +234,13 @@ InputImpl: Any = _Group("InputImpl", VideoFromFile=VideoFromFile)
 Types: Any = _Group(
     "Types", VideoCodec=VideoCodec, VideoContainer=VideoContainer, VideoComponents=VideoComponents
 )
+
+#: What older packs import from modules of their own.
+OLDER: Mapping[str, Mapping[str, Any]] = {
+    "input": {
+        f"{name}Input": getattr(Input, name)
+        for name in ("Image", "Mask", "Audio", "Latent", "Video")
+    },
+    "input_impl": {"VideoFromFile": VideoFromFile},
+    "util": {one.__name__: one for one in (VideoCodec, VideoContainer, VideoComponents)},
+}

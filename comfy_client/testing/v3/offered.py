@@ -29,13 +29,17 @@ def _made() -> dict[str, ModuleType]:
     """Return the modules by name."""
     own = {name: value for name, value in vars(latest).items() if name in _NAMES}
     own |= {"io": io, "IO": io, "_io": io, "ui": ui, "UI": ui, "_ui": ui}
-    found = {}
+    found: dict[str, ModuleType] = {}
     for name in (_PACKAGE, _LATEST, f"{_PACKAGE}.v0_0_2"):
         module = found[name] = ModuleType(name)
         module.__path__ = []
         if name != _PACKAGE:
             vars(module).update(own)
             vars(found[_PACKAGE])[name.rpartition(".")[2]] = module
+    for name, members in latest.OLDER.items():
+        module = found[f"{_PACKAGE}.{name}"] = ModuleType(f"{_PACKAGE}.{name}")
+        vars(module).update(members)
+        vars(found[_PACKAGE])[name] = module
     return {**found, f"{_LATEST}._io": io, f"{_LATEST}._ui": ui}
 
 
