@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import blinker
 import nbformat
@@ -159,9 +162,20 @@ def test_a_machine_without_gpu_has_none() -> None:
 
 
 def test_a_notebook_shows_the_figures_and_updates_them(
-    notebook: Notebook, machine: ComfyServer
+    notebook: Notebook, machine: ComfyServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one display for each cell with ``api.ext.monitor`` at its end; the last one goes on."""
+    handles: list[Mock] = []
+
+    def handle() -> Mock:
+        handles.append(Mock(wraps=make()))
+        return handles[-1]
+
+    def updates() -> list[int]:
+        return [each.update.call_count for each in handles]
+
+    make = notebook.DisplayHandle
+    monkeypatch.setattr(notebook, "DisplayHandle", handle)
     with ComfyApi(machine.url) as api:
         api.ext.monitor._ipython_display_()
         assert notebook.displays == 1
@@ -169,10 +183,10 @@ def test_a_notebook_shows_the_figures_and_updates_them(
         api.ext.monitor.set_gpu(0, temperature=False)
         until(lambda: "60 °C" not in notebook.last.partition("GPU 1")[0])
         api.ext.monitor._ipython_display_()
-        assert notebook.displays == 2
-        count = len(notebook.shown)
-        until(lambda: len(notebook.shown) > count + 1)
-        assert notebook.displays == 2
+        until(lambda: updates()[1] > 0)  # so the last of the first display has been drawn
+        first = updates()[0]
+        until(lambda: updates()[1] > 2)
+        assert updates()[0] == first
         assert repr(api.ext.monitor) == f"<Monitor of {machine.url}>"
 
 
@@ -352,10 +366,20 @@ def test_a_closed_client_monitors_no_more(server: ComfyServer, name: str) -> Non
         CALLS.get(name, lambda monitor: monitor.available())(monitor)
 
 
-def test_the_monitor_of_a_client_that_nobody_holds_works(server: ComfyServer) -> None:
-    """It keeps its client, which would be closed otherwise."""
-    server.on("GET", "/crystools/monitor/HDD", (200, {}, ["/", "/data"]))
-    assert ComfyApi(server.url).ext.monitor.disks() == ["/", "/data"]
+def test_a_monitor_keeps_its_client_and_a_view_does_not(
+    notebook: Notebook, machine: ComfyServer
+) -> None:
+    """A client that nobody holds ends its socket."""
+    api = ComfyApi(machine.url)
+    monitor, known = api.ext.monitor, weakref.ref(api)
+    del api
+    monitor._ipython_display_()
+    until(lambda: len(notebook.shown) > 1)
+    assert monitor.disks() == ["/", "/data"]
+    assert known() is not None
+    del monitor
+    gc.collect()
+    assert known() is None
 
 
 def test_a_gpu_that_the_server_lacks_is_not_found(server: ComfyServer, api: ComfyApi) -> None:
