@@ -59,7 +59,7 @@ class Monitor(KnownAttributes):
 
         parts, new = self._routes.parts, UsageView(self._routes.owner.host)
         try:
-            self._routes.check()
+            self.gpus()
         except ComfyError as exc:
             new.say(str(exc))
             return

@@ -65,18 +65,12 @@ class NodePack:
         except NotSupported as exc:
             raise self._explained(exc) from None
 
-    def check(self) -> None:
-        """Raise :class:`NotSupported`, which says how to get the pack, if the server lacks it."""
-        if not self.exist():
-            raise self._missing("GET", self.probe)
-
     def _explained(self, exc: NotSupported) -> NotSupported:
         """Return the error for a missing route: the given one if the pack is there nevertheless."""
         if not exc.status:  # no request was sent, as this is not ComfyUI's own API
             return exc
         self.parts.remembered.pop(self.pack, None)
-        return exc if self.exist() else self._missing(exc.method, exc.path)
-
-    def _missing(self, method: str, path: str) -> NotSupported:
+        if self.exist():
+            return exc
         said = f"{self.owner.host} lacks the node pack {self.pack}: {self.how_to_get}"
-        return NotSupported(said, method=method, path=path)
+        return NotSupported(said, method=exc.method, path=exc.path)
