@@ -45,6 +45,7 @@ from tests.versions import TESTED
 if TYPE_CHECKING:
     from comfy_client import ComfyApi
     from comfy_client.testing import ComfyServer
+    from comfy_client.testing.versions import Version
     from tests.helpers.hosted import Hosted
 
 TESTS = Path(__file__).parent
@@ -359,7 +360,8 @@ def hosted(request: pytest.FixtureRequest) -> Iterator[Hosted]:
     from tests.helpers.hosted import before, embedded
 
     if request.param == "embedded-proxy":
-        with embedded() as place:
+        # The real ones that the tests set up are before a ComfyUI of that version.
+        with embedded(version=DEFAULT) as place:
             yield place
     else:
         with before(request.getfixturevalue("real_comfyui")) as place:
@@ -395,14 +397,20 @@ def any_api(any_comfyui: ComfyUI) -> Iterator[ComfyApi]:
 
 
 @pytest.fixture
-def comfy() -> Iterator[ComfyServer]:
+def comfy_version() -> Version | None:
+    """The version of ``comfy``, for tests to be parametrised with; None: the default."""
+    return None
+
+
+@pytest.fixture
+def comfy(comfy_version: Version | None) -> Iterator[ComfyServer]:
     """An embedded server, by whatever name it is asked.
 
     Its scripts wait as long as a test may take on a busy machine.
     """
     from comfy_client.testing import ComfyServer
 
-    with ComfyServer(allowed_hosts=["*"]) as server:
+    with ComfyServer(allowed_hosts=["*"], version=comfy_version) as server:
         server.script = functools.partial(server.script, timeout=SCRIPT_TIMEOUT)  # type: ignore[method-assign]
         yield server
 

@@ -197,7 +197,7 @@ def walks() -> tuple[dict[str, Walk], float]:
 
     workflow, jobs = Workflow.example(), []
     workflow["KSampler"]["steps"] = 1
-    with ComfyServer() as server:
+    with ComfyServer(version="0.3.75") as server:  # which sends an event for each step
         threading.setprofile(ends)  # for the threads that the client starts
         try:
             with ComfyApi(server.url) as api:

@@ -125,7 +125,7 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
     click.option(
         "--version",
         type=click.Choice(VERSIONS),
-        help="Version of ComfyUI to imitate.  Default: that of --object-info, else 0.3.75.",
+        help="Version of ComfyUI to imitate.  Default: that of --object-info, else 0.28.",
     ),
     click.option(
         "--hosted",

@@ -117,8 +117,8 @@ class ComfyServer(ScriptedServer):
         ids: ``"counter"``: ids that the server chooses are the same in each run; that of the n-th
             prompt without one is ``uuid5(NAMESPACE_OID, "n")``.  ``"random"``: they differ.  Those
             of users and of a hosted surface always do.
-        version: The version of ComfyUI that it imitates: ``"0.3.75"``, or one of these two.
-            ``None``: the one whose definitions ``object_info`` names, else ``"0.3.75"``.
+        version: The version of ComfyUI that it imitates: ``"0.3.75"`` of November 2025, or one of
+            these two.  ``None``: the one whose definitions ``object_info`` names, else ``"0.28"``.
             ``"0.28"`` is like 0.28.1 of July 2026: it has the jobs API (``/api/jobs``), takes
             ``preview_method`` from ``extra_data``, and checks the choices of ``COMBO`` inputs; a
             ``prompt_id`` must be a UUID, errors about unknown classes and cycles are worded

@@ -14,7 +14,7 @@ import attrs
 
 #: Versions, oldest first: 0.3.75 of November 2025; 0.28.1 of July 2026; 0.33.0 of August 2026.
 Version = Literal["0.3.75", "0.28", "0.33"]
-DEFAULT_VERSION: Final[Version] = "0.3.75"
+DEFAULT_VERSION: Final[Version] = "0.28"
 _FORMER_NAMES = {"0.8": "0.28", "new": "0.28"}
 
 

@@ -19,7 +19,7 @@ from comfy_client.event_queue import HIGH_WATER, EventQueue
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import LIMIT, Heard, threads, until
 from tests.helpers.gates import Gates, held, saves, until_it_runs
-from tests.helpers.scripted import END, FAILED, GRAPH, START, SUCCESS, WELL, say
+from tests.helpers.scripted import END, FAILED, GRAPH, START, SUCCESS, WELL, say, stops
 
 
 async def soon(found: Callable[[], object]) -> None:
@@ -380,7 +380,7 @@ def interrupting_late(comfy: ComfyServer) -> threading.Event:
         assert answered.wait(LIMIT)
         return comfy.answer(request)
 
-    comfy.on("POST", "/interrupt", late)
+    comfy.on("POST", "/jobs/*/cancel", late)
     return answered
 
 
@@ -419,7 +419,7 @@ def test_a_wait_that_is_cancelled_twice_does_not_wait_for_the_server(
         waiting = asyncio.create_task(aio.result(job, on_cancel="cancel"))
         await asyncio.sleep(0)
         waiting.cancel()
-        await soon(lambda: any(r.path == "/interrupt" for r in comfy.requests))
+        await soon(lambda: stops(comfy))
         waiting.cancel()
         with pytest.raises(asyncio.CancelledError):
             await waiting

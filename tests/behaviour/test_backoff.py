@@ -37,7 +37,9 @@ from tests.helpers.scripted import (
     START,
     SUCCESS,
     WELL,
+    answer_queue,
     check,
+    restore_queue,
 )
 
 
@@ -177,13 +179,13 @@ def test_a_server_that_is_away_is_asked_less_and_less(comfy, fast):
     comfy.script(START, go, *WELL[1:])
     job = fast.submit(GRAPH)
     other = fast.submit(GRAPH)
-    comfy.on("GET", "/queue", handler)
+    answer_queue(comfy, handler)
     comfy.on("GET", "/prompt", away)
     refusal = comfy.faults.refuse_sockets(503)
     comfy.faults.drop()
     comfy.until(lambda: len(times) >= 4, LIMIT)
     assert times[3] - times[0] > 0.4
-    comfy.off("GET", "/queue")
+    restore_queue(comfy)
     comfy.off("GET", "/prompt")
     refusal.end()
     go.set()

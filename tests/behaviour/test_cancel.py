@@ -34,7 +34,17 @@ from tests.helpers.gates import Gated, Gates, Hold, check_once, held, saves, sho
 from tests.helpers.interrupts import press_ctrl_c
 from tests.helpers.march_2024 import March2024
 from tests.helpers.pools import pooled
-from tests.helpers.scripted import GRAPH, START, WELL, stops
+from tests.helpers.scripted import (
+    GRAPH,
+    START,
+    WELL,
+    stops,
+    with_and_without_jobs_api,
+    without_jobs_api,
+)
+
+#: How a prompt that waits is deleted, by version.
+DELETIONS = [("0.3.75", "/queue"), ("0.28", "/jobs/*/cancel")]
 
 
 @pytest.mark.parametrize("is_deaf", [False, True])
@@ -54,8 +64,11 @@ def test_an_interrupt_by_somebody_else_ends_the_job(
     assert told.end(job.prompt_id).recovered is is_deaf
 
 
+@pytest.mark.parametrize(
+    ("comfy_version", "route"), [("0.3.75", "/interrupt"), ("0.28", "/jobs/*/cancel")]
+)
 def test_cancel_of_a_job_that_has_just_ended_does_not_stop_the_next(
-    comfy: ComfyServer, fast: ComfyApi, gate: Any
+    comfy: ComfyServer, fast: ComfyApi, gate: Any, route: str
 ) -> None:
     """The next one, which runs by then, is not stopped."""
     told = Heard(fast)
@@ -67,7 +80,7 @@ def test_cancel_of_a_job_that_has_just_ended_does_not_stop_the_next(
         comfy.until(lambda: [item[1] for item in comfy.running] == [second.prompt_id], LIMIT)
         return comfy.answer(request)
 
-    comfy.on("POST", "/interrupt", late)
+    comfy.on("POST", route, late)
     first.cancel()
     gate("b").set()
     check_once(comfy, told, second.result(LIMIT))
@@ -92,6 +105,7 @@ def test_cancel_does_not_ask_an_old_server_that_would_stop_whatever_runs(gate: A
         assert len(comfy.ran) == 1
 
 
+@without_jobs_api
 def test_cancel_without_a_jobs_api(comfy: ComfyServer, fast: ComfyApi, gate: Any) -> None:
     """To cancel falls back to what there is, and does not ask for more again."""
     gate("a")
@@ -101,7 +115,7 @@ def test_cancel_without_a_jobs_api(comfy: ComfyServer, fast: ComfyApi, gate: Any
         assert job.cancel()
         with pytest.raises(JobInterrupted):
             job.result(LIMIT)
-    assert len([r for r in comfy.requests if r.path.startswith("/jobs/")]) <= 1
+    assert len([r for r in comfy.requests if r.path.startswith("/jobs/")]) == 1
 
 
 def test_a_cancelled_job_is_cancelling_until_it_ends(comfy: ComfyServer, fast: ComfyApi) -> None:
@@ -139,9 +153,10 @@ def test_cancel_waits_for_the_submission_of_another_thread(
     assert [ran.prompt_id for ran in comfy.ran] == [blocker.prompt_id]
 
 
+@pytest.mark.parametrize(("comfy_version", "route"), DELETIONS)
 @pytest.mark.parametrize("arrives", [True, False])
 def test_cancel_that_ctrl_c_cuts_off_has_cancelled(
-    comfy: ComfyServer, fast: ComfyApi, gate: threading.Event, arrives: bool
+    comfy: ComfyServer, fast: ComfyApi, gate: threading.Event, arrives: bool, route: str
 ) -> None:
     """The prompt is gone, and by our hand; unless the server was not reached."""
     fast.submit(shows(waits=True))
@@ -153,7 +168,7 @@ def test_cancel_that_ctrl_c_cuts_off_has_cancelled(
         press_ctrl_c()
         never_answer(request)
 
-    comfy.on("POST", "/queue", press)
+    comfy.on("POST", route, press)
     with pytest.raises(KeyboardInterrupt):
         job.cancel()
     gate.set()
@@ -188,9 +203,10 @@ def test_a_second_cancel_that_finds_nothing_does_not_undo_the_first(
     assert isinstance(job.exception(LIMIT), JobInterrupted)
 
 
+@pytest.mark.parametrize(("comfy_version", "route"), DELETIONS)
 @pytest.mark.timing(silence=60.0)
 def test_cancel_is_not_undone_by_a_look_at_the_queue_that_began_before_it(
-    comfy: ComfyServer, api: ComfyApi, gate: Any
+    comfy: ComfyServer, api: ComfyApi, gate: Any, route: str
 ) -> None:
     """Whose answer still has the prompt: the thread that asks looks again at once."""
     api.submit(shows(waits=True))
@@ -204,7 +220,7 @@ def test_cancel_is_not_undone_by_a_look_at_the_queue_that_began_before_it(
         assert is_cancelled.wait(LIMIT)
         return answer
 
-    @comfy.on("POST", "/queue")
+    @comfy.on("POST", route)
     def told(request: Request) -> Any:
         answer = comfy.answer(request)
         threading.Timer(0.1, is_cancelled.set).start()  # when the client has read the answer
@@ -478,6 +494,7 @@ def test_an_old_server_is_interrupted_again_only_for_a_prompt_of_ours(gate: Gate
         assert other.result(LIMIT).complete
 
 
+@with_and_without_jobs_api
 @pytest.mark.timing(stop_again=0.01)
 def test_cancel_of_an_ended_prompt_interrupts_no_other(
     comfy: ComfyServer, fast: ComfyApi, gate: Gates
@@ -494,11 +511,13 @@ def test_cancel_of_an_ended_prompt_interrupts_no_other(
     assert other.result(LIMIT).complete
 
 
-@pytest.mark.parametrize("is_old", [False, True])
+@pytest.mark.parametrize(
+    ("comfy_version", "is_old"), [("0.3.75", True), ("0.3.75", False), ("0.28", False)]
+)
 def test_a_prompt_is_cancelled_though_the_queue_is_too_large_to_read(
     comfy: ComfyServer, gate: Gates, is_old: bool
 ) -> None:
-    """It is deleted first, and interrupted by its id where servers heed that."""
+    """By its id; without a jobs API it is deleted first, and interrupted where that heeds ids."""
     comfy.add_node(Gated)
     if is_old:
         stats = {"system": {"comfyui_version": "0.3.50"}, "devices": []}

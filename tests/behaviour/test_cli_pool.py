@@ -407,7 +407,7 @@ def test_ctrl_c_in_a_shared_sweep_names_a_server_that_does_not_answer(
     sweep = ("sweep", "waits.json", "--axis", "Gated.text=a,b,c,d")
     with comfy_client.started(*sweep, *hosts(*servers)) as process:
         until(lambda: all(server.running for server in servers))
-        with servers[0].faults.delay("GET", "/queue", None):
+        with servers[0].faults.delay("POST", "/jobs/*/cancel", None):
             process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 130, err

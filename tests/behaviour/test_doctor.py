@@ -32,6 +32,7 @@ from comfy_client.doctor.report import CheckResult
 from comfy_client.errors import ServerUnreachable
 from comfy_client.event_queue import HIGH_WATER
 from comfy_client.testing import ComfyServer
+from comfy_client.testing.versions import RELEASES
 from comfy_client.testing.wire import Request
 from tests.comfyui import ComfyUI, free_port
 from tests.conftest import examples
@@ -66,7 +67,7 @@ def test_every_check_is_well_on_a_healthy_server(server: ComfyServer) -> None:
     assert [check.name for check in report] == ALL
     for event in ("execution_start", "executed", "execution_success"):
         assert event in report["run"].found
-    assert "ComfyUI 0.3.75" in report["version"].found
+    assert f"ComfyUI {RELEASES[server.version].comfyui}" in report["version"].found
 
 
 def test_without_run_nothing_changes_on_the_server_and_no_big_route_is_asked(
@@ -171,13 +172,13 @@ def test_the_doctor_refuses_a_closed_client() -> None:
 
 def test_previews_are_off_on_or_for_each_prompt_to_choose() -> None:
     """By the command line of the server, which it tells; else nobody knows."""
-    with ComfyServer(previews=False) as server:
+    with ComfyServer(version="0.3.75", previews=False) as server:
         report = ask(server.url)
         assert states(report) == {"previews": "warning"}
         assert "--preview-method auto" in report["previews"].advice
         with server.faults.rewrite("GET", "/system_stats", without_argv):
             assert ask(server.url)["previews"].state == "unknown"
-    with ComfyServer() as server:
+    with ComfyServer(version="0.3.75") as server:
         assert "name their node" in ask(server.url)["previews"].found
         with server.faults.rewrite("GET", "/system_stats", with_previews):
             assert ask(server.url)["previews"].state == "ok"

@@ -29,26 +29,29 @@ from tests.helpers.scripted import (
     GRAPH,
     RUNS,
     START,
-    asked,
+    looks,
+    with_and_without_jobs_api,
 )
 
 
+@with_and_without_jobs_api
 @pytest.mark.timing(follow=1.0, queue=1.0)
 def test_a_job_that_vanishes_under_an_unbroken_socket_is_lost(comfy, fast):
     """At the next of the rare looks."""
     comfy.script(START, CACHED, RUNS)
     job = fast.submit(GRAPH)
-    comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
+    comfy.until(lambda: looks(comfy), LIMIT)
     comfy.forget()
     with pytest.raises(JobLost):
         job.result(LIMIT)
 
 
+@with_and_without_jobs_api
 def test_a_look_for_one_job_finds_all_that_vanished(comfy, fast):
     """What the socket has seen begin is not looked for by itself."""
     comfy.script(START, CACHED, RUNS)
     work = [fast.submit(GRAPH)]
-    comfy.until(lambda: asked(comfy, "/queue"), LIMIT)
+    comfy.until(lambda: looks(comfy), LIMIT)
     work.append(fast.submit(GRAPH))
     comfy.forget()
     for job in work:
@@ -130,13 +133,19 @@ def test_a_queue_that_was_lost_without_a_restart(
     assert told.links == []
 
 
+@pytest.mark.parametrize(
+    ("comfy_version", "route", "nothing"),
+    [
+        ("0.3.75", "/queue", {"queue_running": [], "queue_pending": []}),
+        ("0.28", "/jobs", {"jobs": [], "pagination": {"has_more": False}}),
+    ],
+)
 def test_a_prompt_that_one_look_misses_is_not_lost(
-    comfy: ComfyServer, gate: threading.Event
+    comfy: ComfyServer, gate: threading.Event, route: str, nothing: Any
 ) -> None:
     """In neither queue nor history: only a second look, some time later, says so."""
     with client(comfy, transport="poll") as api:
-        nothing = (200, {}, {"queue_running": [], "queue_pending": []})
-        with comfy.faults.answer("GET", "/queue", nothing, times=1) as fault:
+        with comfy.faults.answer("GET", route, (200, {}, nothing), times=1) as fault:
             job = api.submit(shows(waits=True))
             until(lambda: job.handle.state.missed_at or job.done())
         assert fault.hits == 1

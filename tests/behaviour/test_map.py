@@ -401,7 +401,7 @@ def test_a_result_that_comes_as_its_time_is_up_counts(server, api, record) -> No
         until(lambda: not outstanding(api))
         return server.answer(request)
 
-    server.on("GET", "/queue", end_first)
+    server.on("POST", "/jobs/*/cancel", end_first)
     assert texts(api.map([WORKFLOW], timeout=2.0)) == ["ax0"]
 
 
@@ -547,7 +547,7 @@ def test_a_prompt_was_cancelled_though_the_server_did_not_say_so(server, api, re
         server.answer(request)
         until(lambda: not outstanding(api))
 
-    server.on("POST", "/interrupt", cancel)
+    server.on("POST", "/jobs/*/cancel", cancel)
     (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=2.5)
     assert isinstance(error, JobTimeout)
     assert str(error).endswith("; it was cancelled")
@@ -556,7 +556,7 @@ def test_a_prompt_was_cancelled_though_the_server_did_not_say_so(server, api, re
 def test_a_prompt_that_the_server_no_longer_has_is_not_said_to_go_on(server, api, record) -> None:
     """Nor to be cancelled."""
     record.gate = threading.Semaphore(0)
-    server.on("GET", "/queue", (200, {}, {"queue_running": [], "queue_pending": []}))
+    server.on("POST", "/jobs/*/cancel", (200, {}, {"cancelled": False}))
     (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=2.5)
     record.gate = None
     assert isinstance(error, JobTimeout)
@@ -567,8 +567,7 @@ def test_a_prompt_that_the_server_no_longer_has_is_not_said_to_go_on(server, api
 def test_a_prompt_that_cannot_be_cancelled_is_said_to_go_on(server, api, record) -> None:
     """The error is about the prompt all the same."""
     record.gate = threading.Semaphore(0)
-    for path in ("/interrupt", "/queue"):
-        server.on("POST", path, (500, {}, b""))
+    server.on("POST", "/jobs/*/cancel", (500, {}, b""))
     (error,) = api.map(WORKFLOW, seeds([0]), on_error="keep", timeout=2.5)
     record.gate = None
     assert isinstance(error, JobTimeout)

@@ -41,6 +41,7 @@ from comfy_client import (
     WorkflowError,
 )
 from comfy_client.testing import ComfyServer, Request
+from comfy_client.testing.versions import Version
 from comfy_client.transport.websocket import State
 from tests.conftest import examples
 from tests.helpers.clients import FAST, LIMIT, Fast, Heard, flush, until
@@ -49,6 +50,7 @@ from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.interrupts import in_time
 from tests.helpers.pools import AsksAgain, marks, pooled, until_each_runs
 from tests.helpers.processes import in_child
+from tests.helpers.scripted import without_jobs_api
 
 #: One pixel.
 PNG = base64.b64decode(
@@ -83,9 +85,9 @@ class Rare(Gated):
 
 
 @pytest.fixture
-def servers() -> Iterator[list[ComfyServer]]:
+def servers(comfy_version: Version | None) -> Iterator[list[ComfyServer]]:
     """Two of them; their nodes wait for the gate without a name."""
-    with ComfyServer() as one, ComfyServer() as two:
+    with ComfyServer(version=comfy_version) as one, ComfyServer(version=comfy_version) as two:
         for server in (one, two):
             server.add_node(Gated)
             server.add_node(Fails)
@@ -604,6 +606,7 @@ def test_a_job_that_is_cancelled_while_it_is_submitted_ends_though_that_fails_on
             cut.end()
 
 
+@without_jobs_api
 @pytest.mark.timing(cancel_timeout=LIMIT)
 def test_a_cancel_by_force_of_a_job_that_is_submitted_stays_one(servers, clients) -> None:
     """An old server stops whatever runs, which is not done otherwise."""

@@ -23,8 +23,8 @@ from tests.helpers.scripted import (
     SUCCESS,
     WELL,
     answer_late,
-    asked,
     check,
+    looks,
     say,
 )
 
@@ -78,7 +78,7 @@ def test_an_end_that_history_knows_first_does_not_make_a_slow_line_deaf(comfy, f
     def late(prompt_id):
         def end_it(number):
             if number == 12:
-                comfy.until(lambda: asked(comfy, "/queue"), LIMIT)  # and so was seen to run
+                comfy.until(lambda: looks(comfy), LIMIT)  # and so was seen to run
                 comfy.faults.withhold("status")
                 comfy.finish(prompt_id, {})
 

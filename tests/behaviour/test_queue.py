@@ -28,29 +28,34 @@ from tests.helpers.scripted import (
     CACHED,
     GRAPH,
     OUTPUT,
+    QUEUE_ROUTES,
     RUNS,
     START,
     WELL,
     asked,
     check,
+    looks,
+    with_and_without_jobs_api,
 )
 
 
+@with_and_without_jobs_api
 def test_a_prompt_that_the_socket_has_seen_begin_is_asked_for_alone(comfy, fast):
     """A queue may hold megabytes of graphs; once in a while it is looked at all the same."""
     comfy.script(START, CACHED, RUNS)
     job = fast.submit(GRAPH)
     comfy.until(lambda: len(asked(comfy, "/history")) >= 2, LIMIT)
-    before = len(asked(comfy, "/queue")), len(asked(comfy, "/history"))
+    before = len(looks(comfy)), len(asked(comfy, "/history"))
     for _ in range(3):
         comfy.push_status()
         now = len(asked(comfy, "/history"))
         comfy.until(lambda: len(asked(comfy, "/history")) > now, LIMIT)  # noqa: B023
-    assert len(asked(comfy, "/queue")) == before[0] == 1
+    assert len(looks(comfy)) == before[0] == 1
     comfy.finish(job.prompt_id, {"9": OUTPUT})
     check(job.result(LIMIT))
 
 
+@with_and_without_jobs_api
 @pytest.mark.posix("clocks of threads that tick often")
 @pytest.mark.timing(slow_queue=0.0, slow_queue_rest=1e4)
 def test_a_queue_that_takes_long_to_read_is_read_less(comfy, fast):
@@ -60,13 +65,13 @@ def test_a_queue_that_takes_long_to_read_is_read_less(comfy, fast):
         work = [other.submit(GRAPH) for _ in range(20)]
         comfy.until(lambda: all(job.status != "unknown" for job in work), LIMIT)
         comfy.until(lambda: work[0].status == "running", LIMIT)
-        before = len(asked(comfy, "/queue"))
+        before = len(looks(comfy))
         begun = len(asked(comfy, "/history"))
         comfy.finish(work[0].prompt_id, {"9": OUTPUT})
         check(work[0].result(LIMIT))
         comfy.finish(work[1].prompt_id, {"9": OUTPUT})
         check(work[1].result(LIMIT))
-        assert len(asked(comfy, "/queue")) <= before + 1
+        assert len(looks(comfy)) <= before + 1
         assert len(asked(comfy, "/history")) - begun < 60
 
 
@@ -135,7 +140,7 @@ def test_attaching_to_what_has_ended_does_not_ask_for_everybodys_graphs(
     ids = [fast.run(shows(str(number)), timeout=LIMIT).prompt_id for number in range(20)]
     with client(comfy) as other:
         asked = paths_asked(comfy, lambda: [other.job(each).result(LIMIT) for each in ids] and None)
-    assert "/queue" not in asked
+    assert not {*QUEUE_ROUTES} & {*asked}
     assert len(asked) <= 22
 
 

@@ -41,38 +41,44 @@ from tests.helpers.scripted import (
     LOGIN,
     OUTPUT,
     OVER,
+    QUEUE_ROUTES,
     RUNS,
     START,
     SUCCESS,
     WELL,
+    answer_queue,
     asked,
     check,
+    restore_queue,
+    with_and_without_jobs_api,
 )
 
 
+@with_and_without_jobs_api
 def test_a_login_page_ends_a_wait_that_has_no_socket(comfy):
     """A typed error, after a few tries, and one end event."""
     comfy.script(START)
     with Fast(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         told = Heard(api)
         job = api.submit(GRAPH)
-        comfy.on("GET", "/queue", LOGIN)
+        answer_queue(comfy, LOGIN)
         comfy.on("GET", "/history/*", LOGIN)
         with pytest.raises(UnexpectedResponse):
             job.result(LIMIT)
         assert [e.name for e in told.ends(job.prompt_id)] == ["job_lost"]
-        comfy.off("GET", "/queue")
+        restore_queue(comfy)
         comfy.off("GET", "/history/*")
         comfy.finish(job.prompt_id, {"9": OUTPUT})
         check(api.job(job.prompt_id).result(LIMIT))  # it refused to tell, and may be asked again
 
 
+@with_and_without_jobs_api
 @pytest.mark.parametrize("transport", ["auto", "poll"])
 def test_a_queue_that_is_refused_ends_no_wait_while_the_history_answers(comfy, transport):
     """It will have the prompt when that has ended; nor does a gap of the socket change this."""
     go = threading.Event()
     comfy.script(START, CACHED, RUNS, go, LEFT, SUCCESS, Finish(ENTRY), OVER)
-    comfy.on("GET", "/queue", (403, {}, "not for you"))
+    answer_queue(comfy, (403, {}, "not for you"))
     with Fast(comfy.url, transport=transport, namespace=blinker.Namespace()) as api:
         job = api.submit(GRAPH)
         for _ in range(2):
@@ -84,19 +90,23 @@ def test_a_queue_that_is_refused_ends_no_wait_while_the_history_answers(comfy, t
         check(job.result(LIMIT))
 
 
+@with_and_without_jobs_api
 def test_a_prompt_is_lost_though_the_queue_is_refused(comfy):
     """How many prompts there are is told by another route: none."""
     comfy.script(START)
     with Fast(comfy.url, transport="poll", namespace=blinker.Namespace()) as api:
         job = api.submit(GRAPH)
-        comfy.on("GET", "/queue", (403, {}, "not for you"))
+        answer_queue(comfy, (403, {}, "not for you"))
         comfy.until(lambda: len(asked(comfy, "/queue")) > poller.MAX_REFUSALS, LIMIT)
         assert not job.done()
         comfy.forget()
         assert isinstance(job.exception(LIMIT), JobLost)
 
 
-@pytest.mark.parametrize("what", ["get_history", "get_queue"])
+@pytest.mark.parametrize(
+    ("comfy_version", "what"),
+    [("0.28", "get_history"), ("0.28", "get_jobs"), ("0.3.75", "get_queue")],
+)
 def test_an_answer_that_our_code_stumbles_over_stops_no_thread(comfy, monkeypatch, caplog, what):
     """A record is the trouble of its own job, and a queue that makes no sense is one refused."""
     hold = threading.Event()
@@ -105,18 +115,20 @@ def test_an_answer_that_our_code_stumbles_over_stops_no_thread(comfy, monkeypatc
         read = getattr(api, what)
         bad = api.submit(GRAPH)
 
-        def stumble(*ids):
-            return ids[0] < 3 if ids in ((), (bad.prompt_id,)) else read(*ids)
+        def stumble(*asked, **options):
+            if what == "get_history" and asked != (bad.prompt_id,):
+                return read(*asked)
+            raise TypeError("a defect of ours")
 
         monkeypatch.setattr(api, what, stumble)
         good = api.submit(GRAPH)
         hold.set()
         check(good.result(LIMIT))
-        if what == "get_queue":
-            check(bad.result(LIMIT))
-        else:
+        if what == "get_history":
             with pytest.raises(UnexpectedResponse, match="makes no sense: TypeError"):
                 bad.result(LIMIT)
+        else:
+            check(bad.result(LIMIT))
     assert "defect" not in caplog.text
 
 
@@ -133,7 +145,7 @@ def test_each_job_has_an_error_of_its_own(comfy, monkeypatch):
 
 def test_failures_that_a_client_keeps_hold_no_frames(comfy, fast):
     """Nor, through them, what somebody has let go of."""
-    comfy.on("GET", "/queue", LOGIN)
+    answer_queue(comfy, LOGIN)
     comfy.script(START)
     fast.job(str(uuid.uuid4()))
     comfy.until(lambda: fast.parts.poller.trouble, LIMIT)
@@ -287,23 +299,22 @@ def test_an_outage_is_no_refusal_however_long_it_lasts(comfy: ComfyServer, fast:
     job = fast.submit(GRAPH)
     comfy.until(lambda: comfy.running, LIMIT)
     sockets = comfy.faults.refuse_sockets(502)
-    away = comfy.faults.bad_gateway(502, method="GET", path="/queue")
+    away = [comfy.faults.bad_gateway(502, method="GET", path=path) for path in QUEUE_ROUTES]
     comfy.faults.drop()
-    comfy.until(lambda: away.hits > 2 * poller.MAX_OTHER_ERRORS, LIMIT)
+    comfy.until(lambda: sum(one.hits for one in away) > 2 * poller.MAX_OTHER_ERRORS, LIMIT)
     assert not job.done()
-    away.end()
-    sockets.end()
+    for fault in (*away, sockets):
+        fault.end()
     go.set()
     check(job.result(LIMIT))
 
 
+@with_and_without_jobs_api
 @pytest.mark.parametrize("status", [500, 404, 429])
 def test_history_decides_although_the_queue_cannot_be_read(comfy: ComfyServer, status: int) -> None:
     """What is in there has ended."""
-    with (
-        client(comfy, transport="poll") as api,
-        comfy.faults.answer("GET", "/queue", (status, {}, "no")),
-    ):
+    answer_queue(comfy, (status, {}, "no"))
+    with client(comfy, transport="poll") as api:
         assert api.run(shows(), timeout=LIMIT).texts == ("x",)
 
 
@@ -312,7 +323,7 @@ def test_a_server_that_only_stumbles_ends_a_wait_that_has_no_socket(comfy: Comfy
     """In what it answered, after some tries."""
     with client(comfy, transport="poll") as api:
         job = api.submit(shows(waits=True))
-        comfy.on("GET", "/queue", (500, {}, "no"))
+        answer_queue(comfy, (500, {}, "no"))
         comfy.on("GET", "/history/*", (500, {}, "no"))
         assert isinstance(job.exception(LIMIT), ApiError)
         assert job.status == "unknown"

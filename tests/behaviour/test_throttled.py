@@ -17,6 +17,7 @@ from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import Heard, outstanding, quickly, until
 from tests.helpers.graphs import canvas, node, picture
 from tests.helpers.interrupts import press_ctrl_c_in_a_call
+from tests.helpers.scripted import QUEUE_ROUTES
 
 COLOR = "EmptyImage.color"
 PLACES = ["ComfyUI", "hosted"]
@@ -187,9 +188,10 @@ def test_questions_about_a_job_wait_for_a_busy_server(server) -> None:
     """However often it refuses to say how the job is doing."""
     answer = (429, {"Retry-After": "0.02"}, "slow down")
     with ComfyApi(server.url, transport="poll") as api:
-        faults = [server.faults.answer("GET", path, answer) for path in ("/queue", "/history/*")]
+        routes = (*QUEUE_ROUTES, "/history/*")
+        faults = [server.faults.answer("GET", path, answer) for path in routes]
         job = api.submit({"1": canvas(7), "2": node("PreviewImage", images=["1", 0])})
-        until(lambda: faults[1].hits > 12)
+        until(lambda: faults[-1].hits > 12)
         assert not job.done()
         for fault in faults:
             fault.end()

@@ -24,6 +24,7 @@ from comfy_client import (
     UnexpectedResponse,
 )
 from comfy_client.testing import ComfyServer, Request
+from comfy_client.testing.versions import RELEASES
 from tests.comfyui import free_port
 from tests.helpers.clients import Heard, exception_of, quickly, until
 
@@ -37,10 +38,10 @@ def test_wait_until_ready_returns_system_stats_and_connects(comfy: ComfyServer) 
     """As ``init`` does; it may be repeated."""
     with contextlib.closing(ComfyApi(comfy.url)) as api:
         stats = api.wait_until_ready(LIMIT)
-        assert stats.comfyui_version == "0.3.75"
+        assert stats.comfyui_version == RELEASES[comfy.version].comfyui
         assert stats.devices
         assert api.connected
-        assert api.wait_until_ready().comfyui_version == "0.3.75"
+        assert api.wait_until_ready().comfyui_version == stats.comfyui_version
     assert len(comfy.handshakes) == 1
 
 

@@ -38,7 +38,7 @@ class March2024(ComfyServer):
     """Starts as :class:`ComfyServer`, with nodes as of today; ``faults.clear()`` ends the rest."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(version="0.3.75", **options)
         self._cached: list[str] = []
         self.faults.lose("execution_success", "progress_state", self._is_of_cached)
         self.faults.no_feature_flags()

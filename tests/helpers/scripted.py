@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from comfy_client.testing import PROMPT_ID, ComfyServer, Finish, Request
+from tests.versions import has
 
 GRAPH = {
     "1": {"class_type": "EmptyImage", "inputs": {"width": 64}},
@@ -56,6 +59,33 @@ def posts(server: ComfyServer) -> list[Request]:
 def asked(server: ComfyServer, path: str) -> list[Request]:
     """The questions whose path begins so."""
     return [r for r in server.requests if r.method == "GET" and r.path.startswith(path)]
+
+
+#: A test of what clients do otherwise on a server without a jobs API.
+with_and_without_jobs_api = pytest.mark.parametrize("comfy_version", ["0.3.75", "0.28"])
+#: A test of what clients do on a server without a jobs API.
+without_jobs_api = pytest.mark.parametrize("comfy_version", ["0.3.75"])
+
+#: Where a client looks at the queue: in the list of jobs, or for graphs and in older servers.
+QUEUE_ROUTES = ("/jobs", "/queue")
+
+
+def looks(server: ComfyServer) -> list[Request]:
+    """The questions for the queue, on the routes that the server has."""
+    routes = QUEUE_ROUTES if has(server.version, "get_jobs") else ("/queue",)
+    return [r for r in server.requests if r.method == "GET" and r.path in routes]
+
+
+def answer_queue(server: ComfyServer, answer: Any) -> None:
+    """Answer questions for the queue so, on either route."""
+    for path in QUEUE_ROUTES:
+        server.on("GET", path, answer)
+
+
+def restore_queue(server: ComfyServer) -> None:
+    """End what ``answer_queue`` did."""
+    for path in QUEUE_ROUTES:
+        server.off("GET", path)
 
 
 def stops(server: ComfyServer) -> int:

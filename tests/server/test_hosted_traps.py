@@ -35,7 +35,7 @@ SUCCESS = {"type": "execution_success", "data": {"prompt_id": PROMPT_ID}}
 @pytest.fixture
 def server() -> Iterator[ComfyServer]:
     """A proxy before ComfyUI 0.3.75."""
-    with ComfyServer(hosted="proxy") as running:
+    with ComfyServer(hosted="proxy", version="0.3.75") as running:
         yield running
 
 

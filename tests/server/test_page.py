@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,9 +12,11 @@ from typing import Any
 import pytest
 
 from comfy_client.testing import ComfyServer
+from comfy_client.testing.versions import DEFAULT_VERSION, RELEASES
 from tests.server.test_safety import asked
 
 INDEX = b"<title>the page</title>"
+PAGE = RELEASES[DEFAULT_VERSION].page
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
         "comfyui_frontend_package/static/index.html": INDEX,
         "comfyui_frontend_package/static/assets/a.js": b"a",
         "comfyui_frontend_package/static/extensions/core/b.js": b"b",
-        "comfyui_frontend_package-1.32.9.dist-info/METADATA": b"",
+        f"comfyui_frontend_package-{PAGE}.dist-info/METADATA": b"",
         "comfyui_workflow_templates_json/templates/index.json": b"[]",
         "comfyui_workflow_templates_media_image/templates/one-1.webp": b"webp",
         "comfyui_workflow_templates_media_image/secret.txt": b"a secret",
@@ -101,11 +104,11 @@ def test_a_folder_may_be_the_page(tmp_path: Path) -> None:
 
 def test_a_page_of_another_release_is_a_warning(installed: Path) -> None:
     """Which says how to install the one that fits."""
-    wanted = r"the page is 1\.32\.9, but ComfyUI 0\.28 comes with 1\.45\.21: pip install comfyui-"
-    with pytest.warns(UserWarning, match=wanted) as told:
-        ComfyServer(frontend=True, version="0.28")
+    wanted = f"the page is {PAGE}, but ComfyUI 0.3.75 comes with 1.32.9: pip install comfyui-"
+    with pytest.warns(UserWarning, match=re.escape(wanted)) as told:
+        ComfyServer(frontend=True, version="0.3.75")
     assert told[0].filename == __file__
-    ComfyServer(frontend=True, version="0.3.75")  # a warning would be an error
+    ComfyServer(frontend=True)  # a warning would be an error
 
 
 @pytest.mark.usefixtures("installed")
@@ -114,9 +117,8 @@ def test_without_a_page_an_error_says_how_to_install_it(installed: Path) -> None
     with pytest.raises(ValueError, match=r"no page: .*static has no index\.html"):
         ComfyServer(frontend=True)
     sys.path.clear()
-    with pytest.raises(
-        ModuleNotFoundError, match=r"pip install comfyui-frontend-package==1\.32\.9"
-    ):
+    wanted = f"pip install comfyui-frontend-package=={PAGE}"
+    with pytest.raises(ModuleNotFoundError, match=re.escape(wanted)):
         ComfyServer(frontend=True)
 
 

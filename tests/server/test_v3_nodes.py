@@ -183,7 +183,7 @@ def test_a_return_value_is_read_like_a_sequence() -> None:
 
 
 def test_an_older_version_tells_less_of_a_class() -> None:
-    with ComfyServer() as older:
+    with ComfyServer(version="0.3.75") as older:
         older.add_node(class_of(read_definitions("0.28.1")["StringConcatenate"]))
         told = get(older, "/object_info/StringConcatenate").json()["StringConcatenate"]
     recorded = read_definitions("0.3.75")["StringConcatenate"]
