@@ -33,7 +33,7 @@ PLACES: Final = ("proxy", "serverless", "cloud")
 _MODELS: Final = ("any", "recorded", "touched")
 _INPUTS: Final = ("placeholder", "real")
 _IDS: Final = ("random", "counter")
-_PACKS: Final = ("manager4", "crystools")
+_PACKS: Final = ("manager4", "manager4-legacy", "manager3", "crystools")
 #: Options of a server that repeats a recording.
 _WITH_REPLAY: Final = (
     *("replay", "pace", "fault", "host", "port", "prefix", "allowed_host"),
@@ -150,7 +150,7 @@ _OPTIONS: Final[tuple[Decorator, ...]] = (
     _several(
         "--pack",
         "NAME",
-        "Node pack with routes of its own: manager4 or crystools.",
+        "Node pack with routes of its own, as ComfyUI-Manager or Crystools.",
         type=click.Choice(_PACKS),
     ),
     click.option("--any-node", is_flag=True, help="Accept node classes that nothing knows, too."),

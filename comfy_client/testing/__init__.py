@@ -75,6 +75,10 @@ if TYPE_CHECKING:
         send_event,
         send_text,
     )
+    from .packs.listed import ListedModel, ListedPack
+    from .packs.manager3 import Manager3
+    from .packs.manager4 import Manager4
+    from .packs.manager4_legacy import Manager4Legacy
     from .received import Ran
     from .scripting import PROMPT_ID, Fail, Finish, Step
     from .server import ComfyServer
@@ -93,6 +97,11 @@ __all__ = [
     "Gateway",
     "Handler",
     "HostedTraps",
+    "ListedModel",
+    "ListedPack",
+    "Manager3",
+    "Manager4",
+    "Manager4Legacy",
     "Pictures",
     "ProgressBar",
     "Ran",
@@ -124,6 +133,10 @@ _MODULES = (
     ".wire",
     ".hosted.gateway",
     ".hosted.v2_errors",
+    ".packs.listed",
+    ".packs.manager3",
+    ".packs.manager4",
+    ".packs.manager4_legacy",
     ".v3.offered",
 )
 

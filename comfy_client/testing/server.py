@@ -33,7 +33,7 @@ from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosted.gateway import Gateway
 from .hosted.traps import HostedKind, HostedTraps
-from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter
+from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter, is_loopback
 from .node_files import load
 from .nodes import NodeRegistry, node_class
 from .packs.pack import Pack, PackServer
@@ -151,8 +151,9 @@ class ComfyServer(ScriptedServer):
             It is for programs on this machine, and not for web pages.
         control_token: The bearer token that each call of the control must have; it then listens
             on ``host``.  ``None``: no token, and it listens on loopback.
-        packs: Node packs with routes of their own, by name or as objects: ``"manager4"``, which is
-            ComfyUI-Manager 4, or ``"crystools"``.
+        packs: Node packs with routes of their own, by name or as objects: ``"manager4"``,
+            ``"manager4-legacy"`` (with its old page) and ``"manager3"``, which are versions of
+            ComfyUI-Manager, or ``"crystools"``.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -508,7 +509,8 @@ class ComfyServer(ScriptedServer):
         for name, cls in self._added.items():
             nodes.add(name, cls)
         state = ServerState(options, folders, nodes, self._active, self._records)
-        pack_server = PackServer(state, partial(self._reboot, state))
+        is_local = is_loopback(self._own.port.host)
+        pack_server = PackServer(state, partial(self._reboot, state), is_local)
         app = _below(options, application(state, self.packs.values(), pack_server))
         if self._credentials is not None and not self._gateway:
             app.middlewares.append(_guard(self._credentials))

@@ -31,8 +31,8 @@ GROUPS = {
         *("pool-faults", "cluster", "cluster-setup", "security", "limits"),
     ],
     "Programs": [
-        *("service", "asyncio", "testing", "testing-faults", "fake-server", "node-packs"),
-        *("recording", "json", "monitoring"),
+        *("service", "asyncio", "testing", "testing-faults", "fake-server", "fake-manager"),
+        *("node-packs", "recording", "json", "monitoring"),
     ],
     "Project": [
         *("compatibility", "fidelity", "speed", "faults"),

@@ -1,11 +1,67 @@
-"""ComfyUI-Manager 4 as a pack of the embedded server."""
+"""ComfyUI-Manager 4 as a pack of the embedded server; what was recorded is in another file."""
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from types import SimpleNamespace
+from typing import Any
 
-from comfy_client.testing import ComfyServer
-from tests.helpers.bare import get
+import pytest
+import requests
+
+from comfy_client.testing import ComfyServer, ListedModel, ListedPack, Manager4, declare_node
+from comfy_client.testing.packs.manager4_params import task_of
+from comfy_client.testing.packs.manager4_queue import TaskQueue
+from comfy_client.testing.packs.manager_security import ActionNeed, SecurityLevel, allows
+from tests.helpers.bare import get, post
+from tests.helpers.clients import until
+
+INSTALL = {"version": "unknown", "selected_version": "unknown", "mode": "cache"}
+MINE = ListedPack(
+    name="my-pack",
+    url="https://git.example.com/my-pack",
+    classes={"Mine": {"output": ["INT"], "input": {"required": {"a": ["INT"]}}}},
+    update="newer",
+)
+
+
+@pytest.fixture
+def manager() -> Manager4:
+    return Manager4(packs=[MINE], reboot_seconds=60)
+
+
+@pytest.fixture
+def server(manager: Manager4) -> Iterator[ComfyServer]:
+    with ComfyServer(packs=[manager], speed=1000) as running:
+        yield running
+
+
+def work(server: ComfyServer, kind: str, **params: Any) -> str:
+    """The result of a task."""
+    ui_id = f"{kind} {params}"
+    body = {"ui_id": ui_id, "client_id": "me", "kind": kind, "params": params}
+    assert post(server, "/v2/manager/queue/task", body).status_code == 200
+    assert post(server, "/v2/manager/queue/start", None).status_code in (200, 201)
+
+    def result() -> Any:
+        asked = get(server, "/v2/manager/queue/history", params={"ui_id": ui_id})
+        return asked.json()["history"].get("result")
+
+    return str(until(result))
+
+
+def install(server: ComfyServer, name: str) -> str:
+    return work(server, "install", id=name, channel="default", **INSTALL)
+
+
+def classes(server: ComfyServer) -> set[str]:
+    return {*get(server, "/object_info").json()}
+
+
+def idle(server: ComfyServer) -> bool:
+    return not get(server, "/v2/manager/queue/status").json()["is_processing"]
 
 
 @pytest.mark.parametrize(
@@ -15,9 +71,242 @@ from tests.helpers.bare import get
         ("0.33", {"supports_v4": True, "supports_csrf_post": True}),
     ],
 )
-def test_features_say_less_of_manager_4_beside_an_old_comfyui(version: str, flags: object) -> None:
-    with ComfyServer(version=version, packs=["manager4"]) as server:  # type: ignore[arg-type]
+def test_features_say_less_of_manager_4_beside_an_old_comfyui(version: Any, flags: object) -> None:
+    with ComfyServer(version=version, packs=["manager4"]) as server:
         assert get(server, "/features").json()["extension"]["manager"] == flags
         assert get(server, "/v2/manager/version").text == "V4.3"
-        told = get(server, "/api/v2/manager/is_legacy_manager_ui").json()
-        assert told == {"is_legacy_manager_ui": False}
+
+
+def test_an_installed_pack_has_its_classes_after_the_reboot(
+    server: ComfyServer, manager: Manager4
+) -> None:
+    assert install(server, "my-pack") == "success"
+    assert manager.installed == {"my-pack": True}
+    assert get(server, "/v2/customnode/installed?mode=imported").json() == {}
+    assert "Mine" not in classes(server)
+    with pytest.raises(requests.ConnectionError):
+        post(server, "/v2/manager/reboot", None)
+    until(lambda: is_up(server))
+    assert "Mine" in classes(server)
+    assert get(server, "/v2/customnode/installed?mode=imported").json().keys() == {"my-pack"}
+    assert get(server, "/v2/manager/queue/history").json() == {"history": {}}
+    assert len(get(server, "/v2/manager/queue/history_list").json()["ids"]) <= 1
+
+
+def is_up(server: ComfyServer) -> bool:
+    try:
+        return get(server, "/prompt").status_code == 200
+    except requests.ConnectionError:
+        return False
+
+
+def test_a_disabled_pack_and_one_that_fails_to_import_bring_no_classes() -> None:
+    manager = Manager4(packs=[MINE], installed=["my-pack", "example-broken"])
+    with ComfyServer(packs=[manager], speed=1000) as server:
+        assert "Mine" in classes(server)
+        assert "ExampleBroken" not in classes(server)
+        url = {"url": "https://git.example.com/example-broken"}
+        told = post(server, "/v2/customnode/import_fail_info", url).json()
+        assert "No module named 'example_library'" in told["msg"]
+        assert work(server, "disable", node_name="my-pack", is_unknown=True) == "success"
+        server.restart()
+        assert "Mine" not in classes(server)
+        assert manager.installed == {"my-pack": False, "example-broken": True}
+
+
+def test_reset_uninstalls_what_came_later_and_a_user_s_class_stays(
+    server: ComfyServer, manager: Manager4
+) -> None:
+    server.add_node(declare_node("Mine", {"output": ["STRING"]}))
+    server.mark_start()
+    install(server, "my-pack")
+    server.restart()
+    assert get(server, "/object_info/Mine").json()["Mine"]["output"] == ["STRING"]
+    server.reset()
+    assert manager.installed == {}
+    assert get(server, "/v2/customnode/installed?mode=imported").json() == {}
+    install(server, "my-pack")
+    server.reset(keep=["nodes"])
+    assert manager.installed == {"my-pack": True}
+
+
+def test_a_snapshot_is_restored_at_the_next_start(server: ComfyServer, manager: Manager4) -> None:
+    post(server, "/v2/snapshot/save", None)
+    [name] = get(server, "/v2/snapshot/getlist").json()["items"]
+    install(server, "my-pack")
+    told = get(server, "/v2/snapshot/get_current").json()["git_custom_nodes"]
+    assert [pack["disabled"] for pack in told.values()] == [False]
+    post(server, f"/v2/snapshot/restore?target={name}", None)
+    assert manager.installed == {"my-pack": True}
+    server.restart()
+    assert manager.installed == {}
+    post(server, f"/v2/snapshot/remove?target={name}", None)
+    assert get(server, "/v2/snapshot/getlist").json() == {"items": []}
+
+
+def test_an_update_brings_the_newer_version_once(server: ComfyServer) -> None:
+    install(server, "my-pack")
+    assert work(server, "update", node_name="my-pack", node_ver="unknown") == "success"
+    assert get(server, "/v2/customnode/installed").json()["my-pack"]["ver"] == "newer"
+    assert work(server, "update", node_name="my-pack", node_ver="x") == "skip"
+
+
+def test_the_history_by_pages_begins_with_the_oldest(server: ComfyServer) -> None:
+    install(server, "my-pack")
+    work(server, "disable", node_name="my-pack", is_unknown=True)
+    pages = [
+        get(server, f"/v2/manager/queue/history?max_items=1&offset={at}").json()["history"]
+        for at in range(3)
+    ]
+    kinds = [[item["kind"] for item in page.values()] for page in pages]
+    assert kinds == [["install"], ["disable"], []]
+
+
+def test_a_batch_counts_its_operations(server: ComfyServer) -> None:
+    install(server, "my-pack")
+    install(server, "no-such-pack")
+    until(lambda: idle(server))
+    ids = get(server, "/v2/manager/queue/history_list").json()["ids"]
+    batches = [get(server, f"/v2/manager/queue/history?id={one}").json() for one in ids]
+    assert sum(batch["total_operations"] for batch in batches) == 2
+    assert sum(batch["failed_operations"] for batch in batches) == 1
+
+
+def test_a_registry_pack_is_installed_and_enabled_only_if_the_registry_answers() -> None:
+    latest = {"version": "latest", "selected_version": "latest", "mode": "cache"}
+    for online, told in ((True, "success"), (False, "Cannot resolve install target: ")):
+        manager = Manager4(online=online)
+        with ComfyServer(packs=[manager], speed=1000) as server:
+            done = work(server, "install", id="example-styles", channel="default", **latest)
+            assert done.startswith(told)
+            assert manager.installed == ({"example-styles": True} if online else {})
+            work(server, "disable", node_name="example-styles", is_unknown=False)
+            assert work(server, "enable", cnr_id="example-styles") == "success"
+            assert manager.installed == ({"example-styles": True} if online else {})
+
+
+# -- models -----------------------------------------------------------------------------
+
+
+def model(**params: Any) -> dict[str, Any]:
+    url = "https://models.example.com/a.safetensors"
+    return {"name": "A", "type": "lora", "url": url, "filename": "a.safetensors", **params}
+
+
+@pytest.mark.parametrize(
+    ("path", "folder"), [("default", "loras"), ("loras/XL", "loras"), ("vae", "vae")]
+)
+def test_a_model_goes_into_its_folder(server: ComfyServer, path: str, folder: str) -> None:
+    assert work(server, "install-model", **model(save_path=path)) == "success"
+    assert any("a.safetensors" in name for name in get(server, f"/models/{folder}").json())
+
+
+@pytest.mark.parametrize("path", ["../custom_nodes", "/tmp", "loras\0"])
+def test_a_model_does_not_leave_the_folder_of_models(server: ComfyServer, path: str) -> None:
+    told = work(server, "install-model", **model(save_path=path))
+    assert told == f"Model installation error: {model()['url']}"
+
+
+def test_a_model_without_save_path_kills_the_worker(server: ComfyServer) -> None:
+    """The result tells; the next task waits for another start."""
+    assert "TypeError" in work(server, "install-model", **model())
+    assert idle(server)
+    assert install(server, "my-pack") == "success"
+
+
+def test_a_model_of_the_user_is_listed() -> None:
+    listed = ListedModel(filename="b.safetensors", url="https://models.example.com/b")
+    assert listed in Manager4(models=[listed]).options.models
+
+
+# -- the worker -------------------------------------------------------------------------
+
+
+def test_a_task_that_comes_while_the_worker_closes_down_is_stranded() -> None:
+    """``start`` answers 201 then, as there still is a worker; the next one does the task."""
+    done: list[str] = []
+    sent: list[Any] = []
+
+    async def closing(seconds: float) -> None:
+        if seconds == 0.5 and len(done) == 1:
+            queue.add(task_of("late", "me", "enable", {"cnr_id": "x"}))
+
+    def pauses(seconds: float) -> Iterator[float]:
+        yield 0.001
+
+    def send(event: str, data: Any, client_id: str | None = None) -> None:
+        sent.append((event, data.get("ui_id", data.get("status"))))
+
+    def do(task: Any) -> str:
+        done.append(task.ui_id)
+        return "success"
+
+    clock = SimpleNamespace(pauses=pauses, local=lambda: datetime(2026, 12, 1))
+    ids = SimpleNamespace(new=lambda _: SimpleNamespace(hex="0123456789"))
+    options = SimpleNamespace(clock=clock, ids=ids)
+    parts: Any = SimpleNamespace(state=SimpleNamespace(options=options, send=send), sleep=closing)
+    queue = TaskQueue(parts, {}, do, dict, 0.0)
+
+    async def both() -> None:
+        queue.add(task_of("first", "me", "enable", {"cnr_id": "x"}))
+        await queue.process()
+        assert queue.status(None)["pending_count"] == 1
+        assert done == ["first"]
+        await queue.process()
+
+    asyncio.run(both())
+    assert done == ["first", "late"]
+    assert queue.history["late"]["batch_id"] is None
+    assert [told for event, told in sent if event == "cm-queue-status"] == ["all-done"] * 2
+
+
+# -- security ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("level", "need", "local", "public"),
+    [
+        ("strong", "none", True, True),
+        ("strong", "middle", False, False),
+        ("normal", "middle", True, True),
+        ("normal", "middle+", True, False),
+        ("normal", "high+", False, False),
+        ("normal-", "high+", True, False),
+        ("weak", "high+", True, False),
+    ],
+)
+def test_a_security_level_allows_less_to_others(
+    level: SecurityLevel, need: ActionNeed, local: bool, public: bool
+) -> None:
+    found = [allows(level, need, is_local=is_local) for is_local in (True, False)]
+    assert found == [local, public]
+
+
+def test_at_level_strong_little_is_done() -> None:
+    with ComfyServer(packs=[Manager4(security_level="strong")], speed=1000) as server:
+        assert install(server, "example-upscalers") == "failed"
+        assert work(server, "uninstall", node_name="x", is_unknown=True) == "failed"
+        assert work(server, "install-model", **model(save_path="default")) == "failed"
+        assert work(server, "enable", cnr_id="x") == "success"
+        for path in ("/manager/reboot", "/manager/db_mode", "/snapshot/remove?target=x"):
+            answer = post(server, f"/v2{path}", {"value": "local"})
+            assert (answer.status_code, answer.text) == (403, "")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (lambda: Manager4(security_level="none"), "security_level must be one of"),
+        (lambda: Manager4(installed=["x"]), "'x' is installed, but not in packs"),
+        (lambda: Manager4(seconds=-1), "0 or more"),
+        (lambda: ListedPack(name="a", url="b", classes={"C": {"input": 1}}), "definition of C"),
+    ],
+)
+def test_a_wrong_manager_is_refused(wrong: Callable[[], Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        wrong()
+
+
+def test_classes_in_one_text_are_refused() -> None:
+    with pytest.raises(TypeError, match="a list of names"):
+        ListedPack(name="a", url="b", classes="Mine")

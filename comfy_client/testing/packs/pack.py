@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import attrs
 from aiohttp import web
@@ -24,10 +24,12 @@ class PackServer:
         state: Its parts: sockets, node classes, folders and clock among them.
         reboot: What ends the server soon, without waiting for it, and starts it again on the same
             port after a number of simulated seconds.
+        is_local: Whether it listens on loopback only.
     """
 
     state: ServerState
     reboot: Callable[[float], None]
+    is_local: bool
 
     async def sleep(self, seconds: float) -> None:
         """Wait for simulated seconds."""
@@ -44,7 +46,7 @@ class Pack:
         name: The name by which ``packs`` has it.
     """
 
-    name: ClassVar[str]
+    name = ""
     _server: PackServer | None = None
 
     def __init__(self) -> None:

@@ -7,11 +7,15 @@ from typing import Any, Final
 
 from ...nearest import nearest
 from .crystools import Crystools
+from .manager3 import Manager3
 from .manager4 import Manager4
+from .manager4_legacy import Manager4Legacy
 from .pack import Pack
 
 #: What makes each pack with its defaults.
-KNOWN: Final[Mapping[str, Callable[[], Pack]]] = {one.name: one for one in (Manager4, Crystools)}
+KNOWN: Final[Mapping[str, Callable[[], Pack]]] = {
+    one.name: one for one in (Manager4, Manager4Legacy, Manager3, Crystools)
+}
 
 
 def packs_of(given: Iterable[str | Pack]) -> dict[str, Pack]:

@@ -1,0 +1,382 @@
+"""The common part of all Managers: packs, settings, snapshots, failed imports and reboot.
+
+Subclasses add how work is given to a Manager; their ``prefix`` is that of its routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+import attrs
+from aiohttp import web
+
+from ..active_faults import check_seconds
+from ..beginning import Kept
+from .installed import InstalledPack, InstalledPacks, answer_of
+from .listed import MODELS, PACKS, ListedModel, ListedPack
+from .manager_security import ActionNeed, SecurityLevel, allows, checked_level
+from .pack import Pack, PackRoutes, PackServer
+
+_CHANNELS: Final[Mapping[str, str]] = {
+    "default": "",
+    "recent": "/node_db/new",
+    "legacy": "/node_db/legacy",
+    "forked": "/node_db/forked",
+    "dev": "/node_db/dev",
+    "tutorial": "/node_db/tutorial",
+}
+CHANNELS: Final = tuple(_CHANNELS)
+SOURCES: Final = ("cache", "channel", "local", "remote")
+_POLICIES: Final = ("stable", "stable-comfyui", "nightly", "nightly-comfyui")
+_DEFAULTS: Final[Mapping[str, str]] = {
+    "db_mode": "cache",
+    "policy/update": "stable-comfyui",
+    "channel_url_list": "",
+}
+_NO_BODY: Final = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
+_REFUSED: Final = "Invalid Content-Type for this endpoint. Use application/json or omit body."
+
+
+@attrs.frozen(kw_only=True)
+class ManagerOptions:
+    """The arguments with which a Manager was made."""
+
+    security_level: SecurityLevel
+    allow_git_url: bool
+    allow_pip: bool
+    unreachable: frozenset[str]
+    seconds: float
+    reboot_seconds: float
+    models: Sequence[ListedModel]
+
+
+@attrs.frozen
+class ManagerState:
+    """The state of a Manager over restarts: installed packs, settings, and snapshots by name."""
+
+    installed: Mapping[str, InstalledPack]
+    settings: Mapping[str, str]
+    snapshots: Mapping[str, Mapping[str, InstalledPack]]
+
+
+class Manager(Pack):
+    """The base class of the Managers.
+
+    Attributes:
+        version: What it says of its version.
+        prefix: What is before the paths of its routes.
+        repository: Where its lists come from.
+        channel: The channel that is selected at first.
+    """
+
+    version = ""
+    prefix = ""
+    repository = ""
+    channel = "custom"
+
+    def __init__(
+        self,
+        *,
+        packs: Iterable[ListedPack] = (),
+        models: Iterable[ListedModel] = (),
+        installed: Iterable[str] = (),
+        security_level: SecurityLevel = "normal",
+        allow_git_url: bool = False,
+        allow_pip: bool = False,
+        online: bool = True,
+        unreachable: Iterable[str] = (),
+        seconds: float = 0.2,
+        reboot_seconds: float = 3.0,
+    ) -> None:
+        """Make a Manager; ``ComfyServer(packs=["manager4"])`` makes one with these defaults.
+
+        Args:
+            packs: Packs in its list, besides a few that are made up.
+            models: Models in its list, besides a few that are made up.
+            installed: The names of packs that are installed from the start.
+            security_level: What it allows: ``"strong"``, ``"normal"``, ``"normal-"``, ``"weak"``.
+            allow_git_url: Whether packs can be installed by the address of a repository.
+            allow_pip: Whether packages can be installed.
+            online: Whether it reaches the registry; without it, packs of the registry can neither
+                be installed nor enabled.
+            unreachable: The addresses of repositories and models that it does not reach.
+            seconds: How many simulated seconds each task takes.
+            reboot_seconds: How many simulated seconds the server is away in a reboot.
+
+        Raises:
+            ValueError: An unknown level, a number out of range, or an installed pack that the list
+                does not have.
+        """
+        super().__init__()
+        self._options = options = ManagerOptions(
+            security_level=checked_level(security_level),
+            allow_git_url=allow_git_url,
+            allow_pip=allow_pip,
+            unreachable=frozenset(unreachable),
+            seconds=check_seconds(seconds),
+            reboot_seconds=check_seconds(reboot_seconds),
+            models=(*MODELS, *models),
+        )
+        self._packs = InstalledPacks(
+            (*PACKS, *packs), installed, online=online, unreachable=options.unreachable
+        )
+        self._batches: dict[str, dict[str, Any]] = {}
+        self._settings: Mapping[str, str] = {**_DEFAULTS, "channel_url_list": self.channel}
+        self._snapshots: Mapping[str, Mapping[str, InstalledPack]] = {}
+        self._restoring: Mapping[str, InstalledPack] | None = None
+        #: The packs that the running process has imported, or failed to import.
+        self._imported: Mapping[str, InstalledPack] = {}
+        self._marked = self._first = self._state()
+
+    @property
+    def options(self) -> ManagerOptions:
+        """The arguments with which the Manager was made."""
+        return self._options
+
+    @property
+    def packs(self) -> InstalledPacks:
+        """The installed packs, and the list of those that can be installed."""
+        return self._packs
+
+    @property
+    def batches(self) -> dict[str, dict[str, Any]]:
+        """The batches that are kept as files, over restarts too; the oldest first."""
+        return self._batches
+
+    # -- for tests ----------------------------------------------------------------------
+
+    @property
+    def installed(self) -> dict[str, bool]:
+        """The names of the installed packs, and whether each is enabled."""
+        return {name: pack.enabled for name, pack in self.packs.now.items()}
+
+    # -- life ---------------------------------------------------------------------------
+
+    def start(self, server: PackServer) -> None:
+        """Begin with a process of the server: what was installed takes effect."""
+        super().start(server)
+        if self._restoring is not None:
+            self.packs.now, self._restoring = self._restoring, None
+        self._import()
+
+    def mark(self) -> None:
+        """Keep the state to which :meth:`reset` returns."""
+        self._marked = self._state()
+
+    def reset(self, keep: Collection[Kept]) -> None:
+        """Return to the state that was marked; ``"nodes"`` keeps the installed packs."""
+        super().reset(keep)
+        kept = self.packs.now if "nodes" in keep else None
+        self._return_to(self._marked)
+        self.packs.now = self.packs.now if kept is None else kept
+        self._import()
+
+    def forget(self) -> None:
+        """Return to the state of a new Manager."""
+        self._return_to(self._first)
+        self._marked = self._first
+
+    def _state(self) -> ManagerState:
+        return ManagerState(self.packs.now, self._settings, self._snapshots)
+
+    def _return_to(self, state: ManagerState) -> None:
+        self.packs.now, self._settings = state.installed, state.settings
+        self._snapshots, self._restoring = state.snapshots, None
+        self._batches.clear()
+
+    def _import(self) -> None:
+        """Have the node classes of the enabled packs, unless others have their names."""
+        self._imported = self.packs.now
+        nodes = self.server.state.nodes
+        for pack in self._imported.values():
+            for name, cls in pack.listed.node_types().items():
+                if pack.enabled and name not in nodes.classes:
+                    nodes.add(name, cls)
+
+    # -- routes -------------------------------------------------------------------------
+
+    def routes(self) -> PackRoutes:
+        """Return the routes that all Managers have."""
+        settings = [
+            (method, f"/manager/{name}", handler)
+            for name in _DEFAULTS
+            for method, handler in (("GET", self._setting), ("POST", self._set))
+        ]
+        routes: PackRoutes = (
+            ("GET", "/manager/version", self._version),
+            *settings,
+            ("GET", "/manager/share_option", self._share_option),
+            ("POST", "/manager/reboot", self._reboot),
+            ("GET", "/customnode/installed", self._installed),
+            ("GET", "/customnode/getmappings", self._mappings),
+            ("POST", "/customnode/import_fail_info", self._import_fail_info),
+            ("GET", "/snapshot/getlist", self._snapshot_list),
+            ("GET", "/snapshot/get_current", self._current_snapshot),
+            ("POST", "/snapshot/save", self._save_snapshot),
+            ("POST", "/snapshot/remove", self._remove_snapshot),
+            ("POST", "/snapshot/restore", self._restore_snapshot),
+        )
+        return [(method, f"{self.prefix}{path}", handler) for method, path, handler in routes]
+
+    def allows(self, need: ActionNeed) -> bool:
+        """Return whether the security level allows an action."""
+        return allows(self.options.security_level, need, is_local=self.server.is_local)
+
+    def refusal(self, request: web.Request, need: ActionNeed = "none") -> web.Response | None:
+        """Return the refusal of a request without a body; None if it is allowed."""
+        if request.headers.get("Content-Type", "").partition(";")[0].strip() in _NO_BODY:
+            return web.Response(status=400, text=_REFUSED)
+        return None if self.allows(need) else web.Response(status=403)
+
+    async def _version(self, request: web.Request) -> web.Response:
+        return web.Response(text=self.version)
+
+    async def _share_option(self, request: web.Request) -> web.Response:
+        return web.Response(text="all")
+
+    async def _setting(self, request: web.Request) -> web.Response:
+        name = request.path.partition("/manager/")[2]
+        if name != "channel_url_list":
+            return web.Response(text=self._settings[name])
+        channels = [f"{one}::{self.repository}{path}" for one, path in _CHANNELS.items()]
+        return web.json_response({"selected": self._settings[name], "list": channels})
+
+    async def _set(self, request: web.Request) -> web.Response:
+        if not self.allows("middle"):
+            return web.Response(status=403)
+        name = request.path.partition("/manager/")[2]
+        body = await json_of(request)
+        if not isinstance(body, dict) or "value" not in body:
+            return web.Response(status=400, text="Invalid request")
+        value = body["value"]
+        what, known = {
+            "db_mode": ("db_mode", SOURCES),
+            "policy/update": ("update_policy", _POLICIES),
+            "channel_url_list": ("channel name", sorted(CHANNELS)),
+        }[name]
+        if value not in known:
+            text = f"Invalid {what} {value!r}; must be one of {known}"
+            return web.Response(status=400, text=text)
+        self._settings = {**self._settings, name: value}
+        return web.Response()
+
+    async def _reboot(self, request: web.Request) -> web.Response:
+        refusal = self.refusal(request, "middle")
+        if refusal is None:
+            self.server.reboot(self.options.reboot_seconds)
+            await asyncio.Event().wait()  # there is no answer
+        return refusal or web.Response()
+
+    async def _installed(self, request: web.Request) -> web.Response:
+        is_old = request.query.get("mode") == "imported"
+        return web.json_response(answer_of(self._imported if is_old else self.packs.now))
+
+    async def _mappings(self, request: web.Request) -> web.Response:
+        _ = request.query["mode"]  # without it, the handler fails
+        return web.json_response(
+            {
+                one.url if one.version is None else one.name: [
+                    sorted(one.classes),
+                    {"title_aux": one.title or one.name},
+                ]
+                for one in self.packs.listed.values()
+            }
+        )
+
+    # -- failed imports -----------------------------------------------------------------
+
+    def failed(self, *, url: Any = None, cnr_id: Any = None) -> InstalledPack | None:
+        """Return the pack that has failed to import; one of a repository is found by its URL."""
+        for pack in self._imported.values():
+            listed = pack.listed
+            asked = listed.url == url if pack.is_git else listed.name == cnr_id
+            if asked and pack.enabled and listed.import_error:
+                return pack
+        return None
+
+    def traceback(self, pack: InstalledPack) -> str:
+        """Return the traceback of a failed import."""
+        file = f"{self._folder(pack)}/__init__.py"
+        where = f'  File "{file}", line 1, in <module>\n'
+        return f"Traceback (most recent call last):\n{where}ImportError: {pack.listed.import_error}"
+
+    def _folder(self, pack: InstalledPack) -> str:
+        return str(self.server.state.folders.root / "custom_nodes" / pack.listed.name)
+
+    async def _import_fail_info(self, request: web.Request) -> web.Response:
+        body = await json_of(request)
+        if not isinstance(body, dict) or not body.keys() & {"url", "cnr_id"}:
+            return self.without_pack()
+        pack = self.failed(url=body.get("url"), cnr_id=body.get("cnr_id"))
+        if pack is None:
+            return web.Response(status=400)
+        told = {"name": pack.listed.name, "path": self._folder(pack), "msg": self.traceback(pack)}
+        return web.json_response(told)
+
+    def without_pack(self) -> web.Response:
+        """Return the answer to the question for a failed import that names no pack."""
+        raise KeyError("url")  # the handler fails
+
+    # -- snapshots ----------------------------------------------------------------------
+
+    async def _snapshot_list(self, request: web.Request) -> web.Response:
+        return web.json_response({"items": sorted(self._snapshots, reverse=True)})
+
+    async def _current_snapshot(self, request: web.Request) -> web.Response:
+        packs = self.packs.now.values()
+        return web.json_response(
+            {
+                "comfyui": None,
+                "git_custom_nodes": {
+                    pack.listed.url: {"hash": pack.version, "disabled": not pack.enabled}
+                    for pack in packs
+                    if pack.is_git
+                },
+                "cnr_custom_nodes": {
+                    pack.listed.name: pack.version
+                    for pack in packs
+                    if pack.enabled and not pack.is_git
+                },
+                "file_custom_nodes": [],
+                "pips": {},
+            }
+        )
+
+    async def _save_snapshot(self, request: web.Request) -> web.Response:
+        refusal = self.refusal(request)
+        if refusal is None:
+            now = self.server.state.options.clock.local()
+            name = f"{now:%Y-%m-%d_%H-%M-%S}_snapshot"
+            self._snapshots = {**self._snapshots, name: self.packs.now}
+        return refusal or web.Response()
+
+    async def snapshot_target(self, request: web.Request) -> Any:
+        """Return the name of the snapshot that a request is about."""
+        return request.query.get("target")
+
+    async def _remove_snapshot(self, request: web.Request) -> web.Response:
+        if (refusal := self.refusal(request, "middle")) is not None:
+            return refusal
+        if not isinstance(target := await self.snapshot_target(request), str):
+            return web.Response(status=400)
+        self._snapshots = {one: kept for one, kept in self._snapshots.items() if one != target}
+        return web.Response()
+
+    async def _restore_snapshot(self, request: web.Request) -> web.Response:
+        if (refusal := self.refusal(request, "middle+")) is not None:
+            return refusal
+        target = await self.snapshot_target(request)
+        if not isinstance(target, str) or target not in self._snapshots:
+            return web.Response(status=400)
+        self._restoring = self._snapshots[target]  # at the next start
+        return web.Response()
+
+
+async def json_of(request: web.Request) -> Any:
+    """Return the JSON of a request's body, whatever its type; None if it is none."""
+    try:
+        return await request.json()
+    except (ValueError, RecursionError):
+        return None

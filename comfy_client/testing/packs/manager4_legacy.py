@@ -1,0 +1,173 @@
+"""ComfyUI-Manager 4 with its old page, which has batches in place of tasks."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+import attrs
+from aiohttp import web
+
+from ..beginning import Kept
+from .manager4 import Manager4Base
+from .manager_old import OldManager
+from .manager_security import ActionNeed
+from .pack import PackRoutes, PackServer
+
+#: The work that a batch may hold, as lists of packs or models, in the order in which it is done.
+_KINDS: Final = ("uninstall", "install", "reinstall", "update", "disable", "fix", "install_model")
+
+
+@attrs.define(eq=False)
+class _Batch:
+    """Work that is done together, and its results by ``ui_id``."""
+
+    batch_id: str
+    tasks: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
+    nodepack_result: dict[str, str] = attrs.field(factory=dict)
+    model_result: dict[str, str] = attrs.field(factory=dict)
+    total: int = 0
+
+    @property
+    def done(self) -> int:
+        """The number of results."""
+        return len(self.nodepack_result) + len(self.model_result)
+
+
+class Manager4Legacy(OldManager, Manager4Base):
+    """ComfyUI-Manager 4.3 with its old page, for ``ComfyServer(packs=...)``.
+
+    It is made as ``Manager4`` is.
+    """
+
+    name = "manager4-legacy"
+    is_legacy = True
+    reason = "reason"
+
+    def need(self, kind: str, params: Mapping[str, Any]) -> ActionNeed:
+        """Return what a kind of work on a pack needs."""
+        if kind == "reinstall":
+            return super().need("install", params)
+        return "high+" if kind == "fix" else super().need(kind, params)
+
+    def start(self, server: PackServer) -> None:
+        """Begin with a process of the server, which has nothing to do."""
+        super().start(server)
+        self._begin()
+
+    def reset(self, keep: Collection[Kept]) -> None:
+        """Return to the state that was marked."""
+        super().reset(keep)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._waiting: list[_Batch] = []
+        self._runs = self._has_worker = False
+
+    # -- worker -------------------------------------------------------------------------
+
+    async def _process(self) -> None:
+        """Do all batches, and tell everybody."""
+        while self._waiting:
+            batch = self._waiting[0]
+            while batch.tasks:
+                await self._next_task(batch)
+            told = {
+                "nodepack_result": batch.nodepack_result,
+                "model_result": batch.model_result,
+                "total_count": batch.total,
+                "done_count": batch.done,
+                "batch_id": batch.batch_id,
+            }
+            self.batches.pop(batch.batch_id, None)
+            self.batches[batch.batch_id] = told
+            left = {"remaining_batch_count": len(self._waiting)}
+            self._tell("batch-done", {**told, **left})
+            self._waiting.pop(0)
+        self._has_worker = False
+        self._tell("all-done", {})
+
+    async def _next_task(self, batch: _Batch) -> None:
+        kind, params = batch.tasks.pop(0)
+        self._runs = True
+        await self.server.sleep(self.options.seconds)
+        is_model = kind == "install_model"
+        results = batch.model_result if is_model else batch.nodepack_result
+        results[str(params.get("ui_id"))] = self.work(kind, params)
+        self._runs = False
+        told = {
+            "target": params.get("ui_id"),
+            "batch_id": batch.batch_id,
+            "ui_target": "model_manager" if is_model else "nodepack_manager",
+            "total_count": batch.total,
+            "done_count": batch.done,
+        }
+        self._tell("in_progress", told)
+
+    def _tell(self, status: str, told: Mapping[str, Any]) -> None:
+        self.server.state.send("cm-queue-status", {"status": status, **told})
+
+    # -- routes -------------------------------------------------------------------------
+
+    def routes(self) -> PackRoutes:
+        """Return the routes."""
+        return (
+            *super().routes(),
+            ("POST", "/v2/manager/queue/batch", self._add_batch),
+            ("POST", "/v2/manager/queue/reset", self._reset),
+            ("GET", "/v2/manager/queue/status", self._status),
+            ("GET", "/v2/manager/queue/history", self._history),
+            ("GET", "/v2/manager/queue/history_list", self._history_list),
+            ("GET", "/v2/customnode/fetch_updates", self._fetch_updates),
+        )
+
+    async def _add_batch(self, request: web.Request) -> web.Response:
+        body = await request.json()
+        number = self.server.state.options.ids.new("batch").hex
+        batch, failed = _Batch(str(body.get("batch_id") or number)), []
+        for kind in _KINDS:
+            for params in body.get(kind) or ():
+                if not self.allows(self.need(kind, params)):
+                    failed.append(params["id"])
+                elif kind == "reinstall":
+                    batch.tasks += [("uninstall", params), ("install", params)]
+                else:
+                    batch.tasks.append((kind, params))
+        if body.get("update_all") and self.allows("middle+"):
+            batch.tasks += [("update", pack) for pack in self.all_packs()]
+        batch.total = len(batch.tasks)
+        self._waiting.append(batch)
+        if not self._has_worker:
+            self._has_worker = True
+            self.run(self._process())
+        return web.json_response({"failed": failed})
+
+    async def _reset(self, request: web.Request) -> web.Response:
+        if (refusal := self.refusal(request)) is None:
+            del self._waiting[1:]
+            for batch in self._waiting:
+                batch.tasks.clear()
+        return refusal or web.Response()
+
+    async def _status(self, request: web.Request) -> web.Response:
+        told = {
+            "total_count": sum(batch.total for batch in self._waiting),
+            "done_count": sum(batch.done for batch in self._waiting),
+            "in_progress_count": int(self._runs),
+            "is_processing": self._has_worker,
+        }
+        return web.json_response(told)
+
+    async def _history(self, request: web.Request) -> web.Response:
+        batch_id = request.query.get("id")
+        if batch_id is not None and not re.fullmatch(r"[\w-]+", batch_id):
+            return web.Response(status=400, text="Invalid history id")
+        batch = self.batches.get(batch_id or "")
+        return web.json_response(batch) if batch else web.Response(status=400)
+
+    async def _history_list(self, request: web.Request) -> web.Response:
+        return web.json_response({"ids": [*reversed(self.batches)]})
+
+    async def _fetch_updates(self, request: web.Request) -> web.Response:
+        return web.Response(status=400)
