@@ -303,7 +303,7 @@ def message_of(error: BaseException) -> str:
         return f"prompt {error.prompt_id} {what}; {keeps_running('it', error.silent_for)}"
     if isinstance(error, ComfyError):
         return in_commands(str(error))  # printable; may have several lines
-    return one_line(re.sub(r"^\[Errno \d+\] ", "", str(error))) or type(error).__name__
+    return one_line(re.sub(r"^\[Errno -?\d+\] ", "", str(error))) or type(error).__name__
 
 
 def one_line(text: str) -> str:

@@ -14,7 +14,7 @@ import click
 
 from . import served_program
 from .decorators import complete_files, seconds_option
-from .exits import STOPPED
+from .exits import STOPPED, Mistake, message_of
 from .printing import command, emit, note
 from .serve_options import furnish, login_of, make, of_embedded_server
 from .serve_watch import Watch, parent_has_ended
@@ -133,7 +133,10 @@ def _holding(path: Path, port: int) -> Iterator[None]:
     """Context manager: let a file hold the port, which others find whole or not at all."""
     from ..transport.local_files import write_atomically
 
-    write_atomically(path, [f"{port}\n".encode()], if_exists="overwrite", through=True)
+    try:
+        write_atomically(path, [f"{port}\n".encode()], if_exists="overwrite", through=True)
+    except OSError as exc:
+        raise Mistake(f"--port-file: {message_of(exc)}") from exc
     try:
         yield
     finally:

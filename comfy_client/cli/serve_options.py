@@ -19,7 +19,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import click
 
 from .decorators import Decorator, Finite, complete_files, number_of_bytes, seconds_option
-from .exits import Mistake
+from .exits import Mistake, message_of
 from .fault_text import activate, parse_fault
 
 if TYPE_CHECKING:
@@ -45,6 +45,12 @@ _APART: Final = (
     *("login_env", "login_file", "tls_certfile", "tls_keyfile", "replay", "pace"),
     *("control", "control_port", "control_token_env"),
 )
+#: Other names of folders with models.
+_OTHER_FOLDERS: Final = {
+    "clip": "text_encoders",
+    "unet": "diffusion_models",
+    "t2i_adapter": "controlnet",
+}
 
 
 def _size(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
@@ -82,7 +88,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: Sequence[str]) -
 
 
 def _definitions(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not Path(value).exists():
+    if value is not None and not Path(value).is_file():
         from ..testing.definitions import SHIPPED
 
         if value not in SHIPPED:
@@ -280,13 +286,24 @@ def of_embedded_server(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def make(given: Mapping[str, Any], login: tuple[str, str] | str | None) -> ComfyServer:
     """Make the embedded server of these options, which is not running yet."""
+    control = _control(given)
+    if given["replay"] is None and given["pace"] is not None:
+        raise Mistake("--pace is for --replay")
+    try:
+        return (
+            _made(given, control, login) if given["replay"] is None else _replayed(given, control)
+        )
+    except (ValueError, OSError) as exc:  # an option has a wrong value, or names no such file
+        raise Mistake(message_of(exc)) from exc
+
+
+def _made(
+    given: Mapping[str, Any],
+    control: Mapping[str, Any],
+    login: tuple[str, str] | str | None,
+) -> ComfyServer:
     from ..testing import ComfyServer
 
-    control = _control(given)
-    if given["replay"] is not None:
-        return _replayed(given, control)
-    if given["pace"] is not None:
-        raise Mistake("--pace is for --replay")
     options = {name: value for name, value in given.items() if name not in _APART}
     options["credentials"] = login
     options["tls"] = _tls(given)
@@ -348,11 +365,12 @@ def _control(given: Mapping[str, Any]) -> dict[str, Any]:
 def furnish(server: ComfyServer, given: Mapping[str, Any]) -> None:
     """Give a running server the files and the faults of the options."""
     for name in given["checkpoint"]:
-        _touch(server.root / "models/checkpoints", name, "--checkpoint")
-    for name in given["model"]:
-        if "/" not in name.strip("/"):
-            raise Mistake(f"--model {name}: write FOLDER/NAME, such as loras/{name}")
-        _touch(server.root / "models", name, "--model")
+        _add_model(server, "--checkpoint", "checkpoints", name)
+    for text in given["model"]:
+        folder, slash, name = text.partition("/")
+        if not slash:
+            raise Mistake(f"--model {text!r}: write FOLDER/NAME, such as loras/detail.safetensors")
+        _add_model(server, "--model", _OTHER_FOLDERS.get(folder, folder), name)
     if given["input"] is not None:
         shutil.copytree(given["input"], server.root / "input", dirs_exist_ok=True)
     if given["output"] is not None:
@@ -362,16 +380,11 @@ def furnish(server: ComfyServer, given: Mapping[str, Any]) -> None:
     server.mark_start()
 
 
-def _touch(folder: Path, name: str, option: str) -> None:
-    """Create a model's file, unless it exists."""
-    from ..testing.folders import no_weights
-
-    path = Path(os.path.normpath(folder / name))
-    if not path.is_relative_to(folder) or path == folder or "\0" in name:
-        raise Mistake(f"{option} {name!r} is not the name of a file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        path.write_bytes(no_weights(name))
+def _add_model(server: ComfyServer, option: str, folder: str, name: str) -> None:
+    try:
+        server.add_models(folder, name)
+    except ValueError as exc:
+        raise Mistake(f"{option}: {exc}") from exc
 
 
 def _link(path: Path, target: Path) -> None:

@@ -164,7 +164,7 @@ class ServerClock:
         if threading.get_ident() == self._worker:
             raise RuntimeError("a node cannot wait for the end of its own step")
         if not self._paused:
-            raise RuntimeError("the server is not paused: pause() it first")
+            raise RuntimeError("the server is not paused; pause it first")
         if not self._until_stopped(is_coming, timeout):
             return False
         self._change(steps=True, stands=False)
@@ -204,7 +204,8 @@ def checked_speed(value: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"speed must be a number, not {value!r:.100}")
     if not 0 < value <= _FASTEST:  # a float of more seconds would lose the fractions of one
-        raise ValueError(f"speed must be above 0, and 1e9 at most, not {value!r:.100}; see pause()")
+        hint = "; to stop time, pause it" if value == 0 else ""
+        raise ValueError(f"speed must be above 0, and 1e9 at most, not {value!r:.100}{hint}")
     return float(value)
 
 

@@ -317,13 +317,32 @@ def test_a_recording_is_repeated(command_line: CommandLine) -> None:
         (["--fault", "?"], "write NAME"),
         (["--fault", "cut(method=POST, /prompt)"], "after an argument with a name"),
         (["--model", "detail.safetensors"], "write FOLDER/NAME"),
-        (["--model", "../../a/b"], "is not the name of a file"),
-        (["--checkpoint", "../../../a"], "is not the name of a file"),
+        (["--model", "lora/a.safetensors"], "a folder of models is one of checkpoints, "),
+        (["--model", "loras/../../a.ckpt"], "not the name of a file below loras: '../../a.ckpt'"),
+        (["--checkpoint", "../../../a"], "not the name of a file below checkpoints"),
+        (["--checkpoint", ""], "not the name of a file below checkpoints"),
+        (["--checkpoint", "sd15"], "'sd15' has none of .bin, .ckpt, "),
         (["--max-upload-size", "big"], "not a number of bytes"),
         (["--setting", "dark"], "write NAME=VALUE"),
         (["--node-seconds", "VAELoader=soon"], "seconds are a number, 0 or more"),
         (["--node-seconds", "VAELoader=-1"], "seconds are a number, 0 or more"),
         (["--object-info", "0.28"], "no file '0.28'; the versions are 0.3.75, 0.28.1, 0.33.0"),
+        (["--object-info", "."], "no file '.'"),
+        (["--object-info", "no.json"], "no.json contains no JSON"),
+        (["--object-info", "list.json"], "must contain an object of node definitions"),
+        (["--prefix", "comfy"], "a prefix looks like '/comfy'"),
+        (["--allowed-host", "a/b"], "a host looks like"),
+        (["--cors", "evil"], "an origin looks like"),
+        (["--clock", "yesterday"], "clock must be like"),
+        (["--frontend", "."], "has no index.html"),
+        (["--tls-certfile", "no.json"], "no certificate and key in no.json"),
+        (["--tls-certfile", "missing.pem"], "no certificate and key in missing.pem"),
+        (["--port-file", ""], "--port-file: "),
+        (["--port-file", "no.json/port"], "--port-file: "),
+        (["--nodes", "missing.py"], "--nodes: missing.py: there is no such file"),
+        (["--replay", "missing.jsonl"], "No such file or directory: 'missing.jsonl'"),
+        (["--replay", "no.json"], "so this is not a recording"),
+        (["--replay", "."], "Is a directory"),
         (["--pace", "1"], "--pace is for --replay"),
         (["--replay", "r.jsonl", "--checkpoint", "a"], "leave out --checkpoint"),
         (["--control-port", "0"], "--control-port is for --control"),
@@ -335,11 +354,42 @@ def test_a_recording_is_repeated(command_line: CommandLine) -> None:
 def test_options_that_cannot_be_used_are_wrong_usage(
     command_line: CommandLine, options: list[str], words: str
 ) -> None:
-    """Before anything is printed on stdout."""
+    """Before anything is printed on stdout; the error is a line, below that on the usage if any."""
+    (command_line.home / "no.json").write_text("no JSON")
+    (command_line.home / "list.json").write_text("[]")
     ended = command_line("serve", "--port", 0, *options)
     assert ended.status == 2, ended
-    assert words in ended.err
+    *usage, error = ended.err.splitlines()
+    assert words in error
+    assert error.startswith("Error: ")
+    assert not usage or (usage[0].startswith("Usage: ") and len(usage) == 3)
     assert ended.out == ""
+
+
+def test_models_may_be_in_folders_of_other_names(command_line: CommandLine) -> None:
+    options = ("--model", "clip/a.safetensors", "--model", "unet/b.safetensors")
+    with serving(command_line, *options) as (ready, _), ComfyApi(ready["url"]) as api:
+        assert list(api.get_models("text_encoders")) == ["a.safetensors"]
+        assert list(api.get_models("diffusion_models")) == ["b.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("PORT", "abc", "'--port': 'abc'"),
+        ("CONTROL", "maybe", "'--control': 'maybe'"),
+        ("FAULT", "cutt", "no 'cutt'"),
+        ("MODEL", "loras/a.safetensors detail", "'detail': write FOLDER/NAME"),
+        ("CLOCK", "yesterday", "clock must be like"),
+    ],
+)
+def test_wrong_variables_are_wrong_usage(
+    command_line: CommandLine, name: str, value: str, words: str
+) -> None:
+    variables = {"COMFY_SERVE_PORT": "0", f"COMFY_SERVE_{name}": value}
+    ended = command_line("serve", **variables)
+    assert (ended.status, ended.out) == (2, ""), ended
+    assert words in ended.err.splitlines()[-1]
 
 
 def test_a_folder_of_outputs_does_not_hide_another(command_line: CommandLine) -> None:

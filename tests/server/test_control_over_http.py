@@ -380,7 +380,7 @@ def test_no_route_of_the_control_answers_a_foreign_origin(
 
 def test_the_guide_lists_every_route_of_the_control() -> None:
     section = section_of("fake-server", "All routes of the control")
-    rows = re.findall(r"^``(/\S+)`` +([A-Z, ]+?)(?:  |$)", section, re.MULTILINE)
+    rows = re.findall(r"^``(/\S*)`` +([A-Z, ]+?)(?:  |$)", section, re.MULTILINE)
     listed = {
         (method, re.sub(r"\b(ID|CLASS)\b", "1", path))
         for path, methods in rows
@@ -391,6 +391,31 @@ def test_the_guide_lists_every_route_of_the_control() -> None:
 
 def test_the_routes_of_the_control_are_more_than_those_for_faults() -> None:
     assert {("POST", "/faults"), ("POST", "/reset"), ("POST", "/answers")} < {*ROUTES}
+
+
+@pytest.mark.parametrize("path", ["", "/"])
+def test_the_root_of_the_control_lists_its_routes(server: ComfyServer, path: str) -> None:
+    status, told = call(server, "GET", path)
+    prefix = "/embedded/v1"
+    listed = {(method, at) for at, methods in told["routes"].items() for method in methods}
+    assert status == 200
+    assert listed == {
+        (method, f"{prefix}{path}") for method, path, _ in ControlService(server).routes
+    }
+
+
+def test_tools_that_wait_for_a_server_may_ask_for_the_head_alone(server: ComfyServer) -> None:
+    for status in (200, 503):
+        answer = requests.head(f"{server.control_url}/health", timeout=LIMIT)
+        assert (answer.status_code, answer.content) == (status, b"")
+        server.kill()
+
+
+def test_a_foreign_host_name_is_not_told_of_options_of_the_server(server: ComfyServer) -> None:
+    """They do not concern its control."""
+    status, told = call(server, "GET", "/health", Host="evil.example")
+    assert (status, told["error"]["type"]) == (403, "forbidden")
+    assert "allowed" not in told["error"]["message"]
 
 
 def test_a_token_is_asked_of_each_call() -> None:

@@ -52,6 +52,7 @@ class ControlService:
         self._life = Life(server)
         #: Method, path and function of each route, without what is common to all paths.
         self.routes: ControlRoutes = (
+            ("GET", "/", self._list),
             *self._life.routes(),
             *TIME_ROUTES,
             *self._faults.routes(),
@@ -129,9 +130,15 @@ class ControlService:
         app.router.add_route("*", "/{path:.*}", handle)
         return app
 
+    def _list(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
+        call.only()
+        paths = dict.fromkeys(pattern for _, pattern, _ in self.routes)
+        verbs = {path: [verb for verb, other, _ in self.routes if other == path] for path in paths}
+        return 200, {"routes": {PREFIX + path: found for path, found in verbs.items()}}
+
     def _check(self, request: web.Request, names: frozenset[str] | None) -> None:
         """Raise ControlError unless the client may ask."""
-        reason = host_refusal(request.headers, names)
+        reason = (host_refusal(request.headers, names) or "").partition(";")[0]
         for origin in request.headers.getall("Origin", []):
             if origin.lower() != f"http://{request.headers.get('Host', '').lower()}":
                 reason = reason or f"a page of {origin[:100]!r} may not ask"
@@ -145,7 +152,8 @@ class ControlService:
 
     async def _answer(self, request: web.Request) -> tuple[int, Any]:
         path = request.rel_url.raw_path
-        route, names = _find(self.routes, request.method, path.removeprefix(PREFIX), path)
+        method = "GET" if request.method == "HEAD" else request.method
+        route, names = _find(self.routes, method, path.removeprefix(PREFIX), path)
         call = ControlCall(names, dict(request.query), await request.read())
         return await asyncio.to_thread(_called, route, self._server, call)
 
