@@ -565,7 +565,7 @@ class Faults(AnswerFaults):
         *,
         times: int | None = None,
     ) -> Fault:
-        """Have nodes raise an error in place of running, which fails their prompt.
+        """Make nodes raise an error instead of running, which fails their prompt.
 
         Meanwhile, outputs of these nodes that were cached before do not count.
 
@@ -581,7 +581,7 @@ class Faults(AnswerFaults):
         return self._faults.add("node_fails", node_fault(node, error), times=times)
 
     def out_of_memory(self, node: str, *, times: int | None = None) -> Fault:
-        """Have nodes run out of CUDA memory, as :meth:`node_fails` has them fail.
+        """Make nodes run out of CUDA memory, as :meth:`node_fails` makes them fail.
 
         ``node`` is the class of the nodes or the id of one.  The sizes in the message are those of
         :meth:`vram`.
@@ -596,7 +596,7 @@ class Faults(AnswerFaults):
         return self._faults.add("out_of_memory", node_fault(node, error), times=times)
 
     def slow_node(self, node: str, seconds: float, *, times: int | None = None) -> Fault:
-        """Have nodes take some seconds more; ``node`` is their class or the id of one.
+        """Make nodes take some seconds longer; ``node`` is their class or the id of one.
 
         An interrupt ends them sooner.
         """
@@ -604,7 +604,7 @@ class Faults(AnswerFaults):
         return self._faults.add("slow_node", slow, times=times)
 
     def vram(self, free: int, total: int | None = None) -> Fault:
-        """Have ``GET /system_stats`` tell of a CUDA device with so many bytes of memory.
+        """Let ``GET /system_stats`` report a CUDA device with so many bytes of memory.
 
         Nothing uses or frees this memory.
 

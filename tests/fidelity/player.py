@@ -36,12 +36,12 @@ LOST = {
     r"headers (POST /upload/image|GET /(view\?filename=pr|history).*)": "the files are not there",
     r"internal GET /view.*": "another file",
 }
-#: Node ids that a prompt without a client found cached, of which no event told.
 #: Sockets open or close in these while a prompt runs, so which messages they get is a race.
 _RACES = {
     *("old_socket_closes", "reconnect", "reconnect_feature_flags", "reconnect_flags_forgotten"),
     "second_socket",
 }
+#: Node ids that a prompt without a client found cached, of which no event told.
 _CACHED = {"no_client_id": ["4", "5", "6", "7"]}
 _STEP = 0.02
 _PATIENCE = 3.0  # seconds until what has not come is said to differ

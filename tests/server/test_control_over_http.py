@@ -215,6 +215,8 @@ def test_a_thousand_faults_are_active_at_most(server: ComfyServer) -> None:
 
 def test_the_catalogue_has_every_fault_with_a_schema_of_its_arguments(server: ComfyServer) -> None:
     kinds = {each["name"]: each for each in call(server, "GET", "/faults/catalogue")[1]["faults"]}
+    assert all(re.fullmatch(r"[A-Z][^`:]+.*\.", each["description"]) for each in kinds.values())
+    assert not any("`" in each["description"] for each in kinds.values())
     methods = {name for name in dir(Faults) if not name.startswith("_")}
     assert kinds.keys() == methods - {"active", "clear"}
     for kind in kinds.values():
@@ -405,10 +407,11 @@ def test_the_root_of_the_control_lists_its_routes(server: ComfyServer, path: str
 
 
 def test_tools_that_wait_for_a_server_may_ask_for_the_head_alone(server: ComfyServer) -> None:
-    for status in (200, 503):
-        answer = requests.head(f"{server.control_url}/health", timeout=LIMIT)
-        assert (answer.status_code, answer.content) == (status, b"")
-        server.kill()
+    health = f"{server.control_url}/health"
+    answer = requests.head(health, timeout=LIMIT)
+    assert (answer.status_code, answer.content) == (200, b"")
+    server.kill()
+    assert requests.head(health, timeout=LIMIT).status_code == 503
 
 
 def test_a_foreign_host_name_is_not_told_of_options_of_the_server(server: ComfyServer) -> None:

@@ -6,6 +6,7 @@ import collections.abc
 import inspect
 import itertools
 import json
+import re
 import threading
 import types
 from collections.abc import Callable, Mapping
@@ -126,7 +127,8 @@ def _kind(name: str) -> _Kind:
                 schema = {**schema, "default": parameter.default}
         shown, convert = (data.name, data.convert) if data else (python, _unchanged)
         arguments[python] = _Argument(shown, schema, required, convert)
-    summary = (inspect.getdoc(method) or "").partition("\n\n")[0].replace("\n", " ")
+    marked = (inspect.getdoc(method) or "").partition("\n\n")[0].replace("\n", " ")
+    summary = re.sub(r":\w+:(?=`)|`", "", marked)
     return _Kind(name, summary, hints["return"] is not type(None), arguments, several)
 
 
