@@ -42,6 +42,7 @@ from tests.helpers.clients import LIMIT, quickly, until
 from tests.helpers.gates import GATES, Gated, Gates, Hold, held, saves, shows
 from tests.helpers.graphs import txt2img
 from tests.helpers.long import few
+from tests.helpers.scripted import QUEUE_ROUTES
 
 #: On machines that are busy, a process of Dask takes long to start.
 START = 60.0
@@ -788,9 +789,8 @@ def test_a_prompt_that_is_found_when_nobody_wants_it_any_more_is_stopped(
     until(lambda: not client.futures, LIMIT)
 
     def searched() -> int:
-        return sum(
-            "/history" in one.path or "/queue" in one.path for one in servers[number].requests
-        )
+        paths = [one.path for one in servers[number].requests]
+        return sum(path in QUEUE_ROUTES or path.startswith("/history") for path in paths)
 
     with servers[number].faults.bad_gateway():
         before = searched()

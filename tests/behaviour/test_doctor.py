@@ -90,7 +90,7 @@ def test_with_run_it_asks_the_history_of_its_own_prompt_only(server: ComfyServer
     (ran,) = server.ran
     paths = {r.path.removeprefix("/api") for r in server.requests}
     assert f"/history/{ran.prompt_id}" in paths
-    assert not paths & {"/history", "/object_info", "/queue"}
+    assert not paths & {"/history", "/object_info", "/queue", "/jobs"}
 
 
 def test_doctor_leaves_no_connection_open(server: ComfyServer) -> None:
