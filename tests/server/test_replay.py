@@ -558,7 +558,7 @@ def test_transcripts_of_failures_play(version: str) -> None:
 
 def test_every_transcript_can_be_read() -> None:
     """Also those that nobody plays."""
-    files = list(RECORDINGS.glob("*/*.jsonl"))
+    files = list(RECORDINGS.glob("[0-9]*/*.jsonl"))  # in the folders of versions
     assert len(files) > 30
     for file in files:
         ComfyServer.replay(file)
