@@ -151,13 +151,14 @@ def _send(
     state.client_id = connection.client_id
     body = {**body, "client_id": state.client_id}
     state.generation = tracker.link
-    state.posted_at = runtime.monotonic()
     try:
         tracker.add(prompt, posting=True)
         if tracker.closed:  # now, as close() waits for what it finds there
             raise ClientClosed
+        state.posted_at = runtime.monotonic()
         tracker.accept(prompt, poller.post(prompt, body, deadline, resubmit=resubmit))
     except Throttled:  # nothing runs, so it may be sent again
+        state.posted_at = 0.0
         tracker.remove(prompt)
         raise
     except (ComfyError, ValueError) as exc:

@@ -596,8 +596,9 @@ class Http:
     def stream(self, route: str, *, headers: Mapping[str, str], idle: float) -> Iterator[Download]:
         """Context manager: yield an endless answer, with its chunks as soon as they arrive.
 
-        It ends in :class:`RequestTimeout` if the server is silent for ``idle`` seconds, and is
-        never requested again.
+        It ends in :class:`RequestTimeout` if the server is silent for ``idle`` seconds.  An answer
+        that has begun is not requested again.  If the connection is lost before, the request is
+        sent once more, as any GET is.
         """
         request, deadline = OutgoingRequest("GET", route, headers=as_sent(headers)), Deadline()
         with self._sender.exchange(request, Transfer(deadline, read_timeout=idle)) as response:

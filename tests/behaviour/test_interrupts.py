@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import logging
 import signal
 import threading
 import time
@@ -69,11 +70,21 @@ def test_ctrl_c_leaves_at_once(
     check_once(comfy, told, fast.run(saves(7), timeout=LIMIT))
 
 
+def _asked_about_prompts(server: ComfyServer) -> list[Request]:
+    """Return the requests that look for prompts, or stop them."""
+    return [
+        request
+        for request in server.requests
+        if request.path.startswith(("/queue", "/history", "/interrupt", "/api/jobs"))
+    ]
+
+
 @pytest.mark.timing(dial=10 * LIMIT, settle=10 * LIMIT)
-def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
-    comfy: ComfyServer, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("policy", ["leave", "cancel"])
+def test_ctrl_c_before_the_submission_leaves_nothing_to_attach_to_or_to_cancel(
+    comfy: ComfyServer, caplog: pytest.LogCaptureFixture, policy: Any
 ) -> None:
-    """It waited for the socket: the server has nothing to attach to."""
+    """It waited for the socket: the server has never heard of the prompt."""
 
     def press(request: Request) -> None:
         press_ctrl_c()
@@ -81,9 +92,48 @@ def test_ctrl_c_before_the_submission_names_no_prompt_that_goes_on(
 
     comfy.on("GET", "/ws", press)
     with contextlib.closing(Fast(comfy.url)) as api, pytest.raises(KeyboardInterrupt):
-        api.run(saves(7), timeout=LIMIT)
-    assert "keeps running" not in caplog.text
+        api.run(saves(7), timeout=LIMIT, on_interrupt=policy)
+    assert not caplog.records
+    assert not _asked_about_prompts(comfy)
     assert not comfy.ran
+
+
+@pytest.mark.parametrize("policy", ["leave", "cancel"])
+def test_ctrl_c_while_the_server_takes_no_prompts_cancels_none(
+    comfy: ComfyServer,
+    fast: ComfyApi,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    policy: Any,
+) -> None:
+    """It comes with the line that says what the client waits for."""
+    comfy.on("POST", "/prompt", (429, {"Retry-After": "5"}, None))
+
+    def press(record: logging.LogRecord) -> bool:
+        waits.append(record.getMessage())
+        press_ctrl_c()
+        return False
+
+    waits: list[str] = []
+    before = len(_asked_about_prompts(comfy))
+    monkeypatch.setattr(caplog.handler, "filters", [press])
+    with pytest.raises(KeyboardInterrupt):
+        fast.run(saves(7), timeout=LIMIT, on_interrupt=policy)
+    [said] = waits
+    assert said.startswith("waiting until the server takes more requests")
+    assert len(_asked_about_prompts(comfy)) == before
+
+
+def test_ctrl_c_while_a_submission_waits_for_its_answer_cancels_the_prompt(
+    comfy: ComfyServer, fast: ComfyApi, caplog: pytest.LogCaptureFixture
+) -> None:
+    """With ``on_interrupt="cancel"``, as the server may have the prompt."""
+    press_ctrl_c_in_submissions(comfy, arrives=True)
+    with pytest.raises(KeyboardInterrupt):
+        fast.run(held("a"), timeout=LIMIT, on_interrupt="cancel")
+    [ran] = comfy.ran
+    comfy.until(lambda: ran.status == "error", LIMIT)
+    assert "may keep running" not in caplog.text
 
 
 def test_a_job_whose_submission_ctrl_c_ended_goes_on_for_others(
