@@ -36,7 +36,13 @@ from ..log_records import Tags, prompt_facts
 from ..reading import reading_until
 from ..routes import Routes
 from ..routes.definitions import NodeDefinitions
-from ..routes.prompts import PromptOptions, make_prompt, post_prompt, with_files_sent
+from ..routes.prompts import (
+    PromptOptions,
+    check_before_upload,
+    make_prompt,
+    post_prompt,
+    with_files_sent,
+)
 from ..showing.screen import is_watched, surface
 from ..signals import Receivers
 from ..timing import Timing
@@ -44,6 +50,7 @@ from ..transport.deadline import Backoff, Deadline, limited_silence
 from ..transport.failures import is_away
 from ..transport.http import MAX_TRANSFER, Http, segment
 from ..transport.websocket import Connection
+from ..values import is_uuid
 from ..workflow.address import Inputs
 from ..workflow.edit import AnyWorkflow, Workflow, as_workflow, graph_of, with_inputs
 from ..workflow.graph import files_in
@@ -175,6 +182,7 @@ def _read(
     options: PromptOptions,
     *,
     check: bool,
+    strict: bool,
     deadline: Deadline,
     waits: bool = True,
 ) -> Workflow:
@@ -193,6 +201,7 @@ def _read(
             known.check(source, targets=targets).raise_for_errors()
         if not files_in(graph_of(known)):
             return known
+        check_before_upload(parts.http, known, strict=strict, **options)
         send_files = partial(with_files_sent, routes, known, deadline)
         return when_free(parts.poller, deadline, send_files) if waits else send_files()
     except ComfyError as exc:
@@ -220,7 +229,14 @@ def run_workflow(
     screen = surface(False if progress is None and callbacks else progress)
     parts.check_open()
     workflow = _read(
-        routes, parts, workflow, inputs, options, check=check, deadline=limits.deadline
+        routes,
+        parts,
+        workflow,
+        inputs,
+        options,
+        check=check,
+        strict=strict,
+        deadline=limits.deadline,
     )
     shows_previews = callbacks.on_preview is not None or screen == "notebook"
 
@@ -269,12 +285,24 @@ def submit_workflow(
     that takes no requests at the moment.
     """
     parts.check_open()
+    if prompt_id is not None and not is_uuid(prompt_id):
+        raise ValueError(
+            f"prompt_id must be a canonical UUID, as str(uuid.uuid4()) returns it: {prompt_id!r}"
+        )
     wants_previews = wants_previews or ("IPython" in sys.modules and is_watched())
     try:
         if prompt_id is not None:  # a user's own, so others may know it
             parts.tracker.announced.add(prompt_id)
         workflow = _read(
-            routes, parts, workflow, inputs, options, check=check, deadline=deadline, waits=waits
+            routes,
+            parts,
+            workflow,
+            inputs,
+            options,
+            check=check,
+            strict=strict,
+            deadline=deadline,
+            waits=waits,
         )
         return submit(
             routes,
@@ -306,7 +334,10 @@ def queue_workflow(
     """Submit a workflow by one ``POST /prompt``, without a job that follows the prompt."""
     try:
         source = ServerDefinitions(routes, parts.definitions)
-        workflow = with_files_sent(routes, as_workflow(workflow, source), Deadline())
+        workflow = as_workflow(workflow, source)
+        if files_in(graph_of(workflow)):
+            check_before_upload(parts.http, workflow, **options)
+            workflow = with_files_sent(routes, workflow, Deadline())
         prompt = make_prompt(
             parts.http,
             workflow,

@@ -17,7 +17,7 @@ from ..routes.prompts import PromptOptions, make_prompt
 from ..transport.deadline import Backoff, Deadline
 from ..transport.http import Http, segment
 from ..transport.websocket import State
-from ..values import T, is_uuid
+from ..values import T
 from ..workflow import Workflow
 from .handle import SLICE, JobHandle
 from .job import Job
@@ -114,7 +114,7 @@ def prepare(
 
     Draws the random seeds, and has the secrets in the body masked from now on.
     """
-    prompt_id = str(uuid.uuid4()) if prompt_id is None else _canonical(prompt_id)
+    prompt_id = str(uuid.uuid4()) if prompt_id is None else prompt_id
     made = make_prompt(
         tracker.http,
         workflow,
@@ -249,15 +249,6 @@ def attach(
             tracker.timing.question,
         )
     return job
-
-
-def _canonical(prompt_id: str) -> str:
-    """Return ``prompt_id`` if it is a canonical UUID; raise ValueError if it is not."""
-    if not is_uuid(prompt_id):
-        raise ValueError(
-            f"prompt_id must be a canonical UUID, as str(uuid.uuid4()) returns it: {prompt_id!r}"
-        )
-    return prompt_id
 
 
 def warn_or_refuse(job: Job, http: Http, *, strict: bool) -> None:

@@ -210,6 +210,30 @@ def _checked(
         raise exc.with_traceback(None) from None  # its frames hold the keys of the workflow
 
 
+def check_before_upload(
+    http: Http, workflow: Workflow, *, strict: bool = False, **options: Unpack[PromptOptions]
+) -> None:
+    """Check a workflow with files and its options, so that a mistake costs no upload.
+
+    What is wrong with a submission is noticed in this order, and nothing later is sent:
+
+    1. the options: their names and tags (:func:`seal`), and that the client is open;
+    2. a ``prompt_id`` of the caller's own;
+    3. the workflow, as it is read, and its inputs;
+    4. with ``check``, the nodes, by the server's definitions;
+    5. what :func:`make_prompt` refuses: graph, ``extra_data``, ``workflow_ui`` and targets;
+    6. the files, as they are uploaded;
+    7. the prompt with the names of the files, again by :func:`make_prompt`;
+    8. that no prompt with this id is outstanding (:meth:`Tracker.add`);
+    9. what the server refuses of ``POST /prompt``.
+
+    Step 5 is this function.  Without files, it is the same as step 7.
+    """
+    trial = workflow.copy()
+    trial.set(dict.fromkeys(files_in(graph_of(workflow)), ""), force=True)
+    make_prompt(http, trial, client_id="", strict=strict, **options)
+
+
 def with_files_sent(files: FileRoutes, workflow: Workflow, deadline: Deadline) -> Workflow:
     """Upload a workflow's files; return a copy that names them, or the workflow if it has none.
 

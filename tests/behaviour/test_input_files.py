@@ -6,6 +6,7 @@ import io
 import os
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,51 @@ def test_a_file_is_sent_with_the_workflow_that_wants_it(comfy: ComfyServer, fast
         assert result.graph["1"]["inputs"]["image"].endswith(".png")
     assert workflow == before
     assert sent(comfy) == 1
+
+
+_MISTAKES: list[dict[str, Any]] = [
+    {"extra_data": {"place": 1j}},
+    {"extra_data": {"extra_pnginfo": "text"}},
+    {"workflow_ui": ["text"]},
+    {"partial_execution_targets": ["99"]},
+    {"partial_execution_targets": "2"},
+]
+
+
+@pytest.mark.parametrize("method", ["run", "submit", "queue", "map", "sweep"])
+@pytest.mark.parametrize("wrong", _MISTAKES, ids=str)
+def test_a_mistake_in_the_options_costs_no_upload(
+    comfy: ComfyServer, fast: ComfyApi, method: str, wrong: dict[str, Any]
+) -> None:
+    """A large file would take minutes, for nothing."""
+    workflow = loads(PIXELS)
+    calls: dict[str, Callable[[], object]] = {
+        "run": lambda: fast.run(workflow, **wrong),
+        "submit": lambda: fast.submit(workflow, **wrong),
+        "queue": lambda: fast.queue_prompt(None, workflow, **wrong),
+        "map": lambda: [*fast.map([workflow], timeout=LIMIT, **wrong)],
+        "sweep": lambda: [*fast.sweep(workflow, {"SaveImage.filename_prefix": ["x"]}, **wrong)],
+    }
+    with pytest.raises((TypeError, WorkflowError), match=r"extra_data|workflow_ui|targets"):
+        calls[method]()
+    assert sent(comfy) == 0
+
+
+def test_a_mistake_in_the_graph_or_the_id_costs_no_upload(
+    comfy: ComfyServer, fast: ComfyApi
+) -> None:
+    """With ``strict``, a link to a missing node is one, although other outputs would run."""
+    with pytest.raises(ValueError, match="canonical UUID"):
+        fast.submit(loads(PIXELS), prompt_id="mine")
+    more = {"class_type": "SaveImage", "inputs": {"images": ["9", 0], "filename_prefix": "y"}}
+    graph = {**loads(PIXELS).to_dict(), "3": more}
+    with pytest.raises(WorkflowError, match="which does not exist"):
+        fast.run(graph, strict=True)
+    graph["3"]["inputs"]["images"] = ["3", 0]
+    for call in (fast.run, fast.submit):
+        with pytest.raises(WorkflowError, match="itself"):
+            call(graph)
+    assert sent(comfy) == 0
 
 
 def test_the_name_that_the_server_answers_is_used(comfy: ComfyServer, fast: ComfyApi) -> None:

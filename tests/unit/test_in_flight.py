@@ -28,7 +28,7 @@ def test_of_prompts_whose_time_is_up_the_one_that_runs_is_given_up(limit: str) -
         tracker = job.handle.poller.tracker
         job.handle.poller.cancel = cancel
         job.handle.poller.stops = SimpleNamespace(has=lambda _: False)
-        one.state.running_since = 1.0 if name == "runs" else None
+        one.state.posted_at, one.state.running_since = 1.0, 1.0 if name == "runs" else None
         flight.put(name, job)
     key, error = flight.look() or ("", None)
     assert isinstance(error, JobTimeout)
