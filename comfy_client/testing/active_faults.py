@@ -169,12 +169,14 @@ class ActiveFaults:
         """End all faults but these, the newest first; they have not occurred yet then."""
         with self._lock:
             others = [fault for fault in self._faults if fault not in faults]
-        for fault in others:
-            fault.end()
-        with self._lock:
             self._faults = [*faults]
             for fault in faults:
                 fault.hits = 0
+                if fault.name == "withhold":
+                    fault.settings[1].clear()
+        for fault in others:
+            if fault.undo:
+                fault.undo()
 
     # -- about messages -----------------------------------------------------------------
 
@@ -206,6 +208,8 @@ class ActiveFaults:
         return parts.settings if parts else 1, pause.settings if pause else 0.0
 
 
+#: Faults that end with the sockets, the thread or the server that they affect.
+OF_ONE_LIFE = ("deaf", "go_dark", "freeze", "crash")
 _ABOUT_MESSAGES = ("lose", "withhold", "junk", "foreign_traffic", "fragments", "pause_in_frames")
 
 
@@ -234,10 +238,20 @@ def check_count(name: str, value: Any, least: int = 0, most: int | None = None) 
 
 
 def check_seconds(value: float, subject: str = "seconds are") -> float:
-    """Return the value unchanged; raise ValueError unless it is a number of 0 or more."""
+    """Return the value unchanged; raise ValueError unless it is a number that a wait can take."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-        raise ValueError(f"{subject} 0 or more, not {value!r}")
+        raise ValueError(f"{subject} 0 or more, not {shown(value)}")
+    if value > threading.TIMEOUT_MAX:
+        raise ValueError(f"{subject} {threading.TIMEOUT_MAX:.0f} at most, not {shown(value)}")
     return value
+
+
+def shown(value: object) -> str:
+    """Return the beginning of a value's ``repr()``, for an error."""
+    try:
+        return f"{value!r:.100}"
+    except ValueError:  # Python writes no more than some thousand digits
+        return "a number of very many digits"
 
 
 def check_header(name: Any, value: Any) -> None:

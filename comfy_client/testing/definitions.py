@@ -20,6 +20,7 @@ import attrs
 from ..workflow.input_specs import Autogrow, InputSpec, walk
 from ..workflow.model_files import folder_of
 from ..workflow.rules import file_input
+from .active_faults import check_seconds
 from .folders import MODEL_ENDINGS, Folders
 
 #: The definitions of a version, a path of a JSON file (or ``.json.gz``), or the definitions.
@@ -93,8 +94,7 @@ def _checked_seconds(seconds: Mapping[str, float]) -> dict[str, float]:
     for name, value in seconds.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise TypeError(f"node_seconds[{name!r}] must be a number, not {value!r}")
-        if not 0 <= value < float("inf"):
-            raise ValueError(f"node_seconds[{name!r}] must be 0 or more, and finite: {value!r}")
+        check_seconds(value, f"node_seconds[{name!r}] must be")
     return dict(seconds)
 
 

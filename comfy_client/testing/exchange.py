@@ -109,7 +109,8 @@ class Exchange:
             except OSError:
                 pass  # the client has left
             except BaseException as exc:  # noqa: BLE001  raised at the end of the server
-                self.state.keep_error(exc)
+                if not done.cancelled():  # by a reset
+                    self.state.keep_error(exc)
             with contextlib.suppress(RuntimeError):  # the loop has ended
                 loop.call_soon_threadsafe(finish, result)
 

@@ -45,10 +45,8 @@ from .node_faults import error_class, node_fault
 from .server_state import MEMORY, ServerState
 from .wire import Answer, EventSocket, Handler, frame, unknown_route
 
-__all__ = ["FOREIGN", "JUNK", "OF_ONE_LIFE", "Fault", "Faults"]
+__all__ = ["FOREIGN", "JUNK", "Fault", "Faults"]
 
-#: Faults that end with the sockets, the thread or the server that they affect.
-OF_ONE_LIFE = ("deaf", "go_dark", "freeze", "crash")
 _OTHERS = ("active", "clear")
 _METHODS = ("*", "GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT")
 _PAGE = "<!DOCTYPE html><html><head><title>{0}</title></head><body><h1>{0}</h1></body></html>"
@@ -395,10 +393,11 @@ class Faults(AnswerFaults):
         self,
         active: ActiveFaults,
         running: Callable[[], ServerState],
-        kill: Callable[[], None],
+        crash: Callable[[Fault], None],
     ) -> None:
         super().__init__(active, running)
-        self._kill = kill
+        #: Kills the server, unless the fault has ended.
+        self._crash = crash
 
     if not TYPE_CHECKING:
 
@@ -628,11 +627,9 @@ class Faults(AnswerFaults):
 
         def die() -> None:
             with contextlib.suppress(RuntimeError):  # somebody else has stopped it
-                self._kill()
+                self._crash(fault)
 
-        if check_seconds(after, "after is") > threading.TIMEOUT_MAX:
-            raise ValueError(f"after must be {threading.TIMEOUT_MAX:.0f} s at most, not {after}")
-        timer = threading.Timer(after, die)
+        timer = threading.Timer(check_seconds(after, "after is"), die)
         timer.daemon = True
         fault = self._faults.add("crash", undo=timer.cancel)
         timer.start()

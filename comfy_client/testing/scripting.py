@@ -113,7 +113,8 @@ class PromptHooks:
             steps, timeout = script.settings
             play(state, steps, item, timeout)
         except BaseException as exc:  # noqa: BLE001  raised at the end of the server
-            state.keep_error(exc)
+            if not self._queue.closed:
+                state.keep_error(exc)
         return True
 
     def before_step(self) -> None:
@@ -131,9 +132,9 @@ class PromptHooks:
             if seconds is not None and time.monotonic() >= start + seconds:
                 break
             time.sleep(_POLL)
-        keep = not state.faults.first("no_history")
-        record_end(state, prompt_id, status)
-        return keep
+        if not self._queue.closed:  # by a reset
+            record_end(state, prompt_id, status)
+        return not state.faults.first("no_history")
 
 
 def record_end(state: ServerState, prompt_id: str, status: str | None) -> None:
@@ -268,13 +269,12 @@ class ScriptedServer:
         self.messages: list[Any] = self._records.messages
         self.ran: list[Ran] = self._records.ran
         self.errors: list[BaseException] = self._records.errors
-        self.faults: Faults = Faults(self._active, self._running, self.kill)
+        self.faults: Faults = Faults(self._active, self._running, self._crash)
 
     def _running(self) -> ServerState:
         raise NotImplementedError
 
-    def kill(self) -> None:
-        """Crash the server."""
+    def _crash(self, fault: Fault | None = None) -> None:
         raise NotImplementedError
 
     def _flush(self) -> None:

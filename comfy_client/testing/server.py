@@ -25,11 +25,11 @@ from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
+from .active_faults import OF_ONE_LIFE, Fault, check_seconds
 from .beginning import Beginning, Kept, checked_kept
 from .control.control_service import ControlService
 from .definitions import InputFiles, KnownNodes, ModelNames, NodeSettings, ObjectInfo
 from .exchange import Rule, fault_middleware, note_status
-from .faults import OF_ONE_LIFE
 from .folders import Folders
 from .hosted.gateway import Gateway
 from .hosted.traps import HostedKind, HostedTraps
@@ -230,6 +230,7 @@ class ComfyServer(ScriptedServer):
         _check_number("port", port, 65535)
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
+        check_seconds(step_seconds, "step_seconds must be")
         _check_credentials(credentials)
         timing = ServerClock(speed, lead, clock)
         super().__init__(timing)
@@ -469,6 +470,8 @@ class ComfyServer(ScriptedServer):
         listener = self._own.port.listen(again=again)
         try:
             state, app = self._built(listener.getsockname()[0])
+            if self._beginning is None:
+                self._mark(state)
         except BaseException:
             listener.close()
             raise
@@ -480,8 +483,6 @@ class ComfyServer(ScriptedServer):
         self._state = state
         for thread in self._threads:
             thread.start()
-        if self._beginning is None:
-            self.mark_start()
         try:
             started.result()
             if self._gateway:
@@ -584,7 +585,10 @@ class ComfyServer(ScriptedServer):
 
         Without it, they are those of the start.
         """
-        root = self._running().folders.root
+        self._mark(self._running())
+
+    def _mark(self, state: ServerState) -> None:
+        root = state.folders.root
         self._beginning = Beginning.of(root, self._added, self._packs, self._active)
         for pack in self.packs.values():
             pack.mark()
@@ -595,7 +599,8 @@ class ComfyServer(ScriptedServer):
         Queue, history, outputs, uploads, files and settings of users, the log, faults, answers,
         scripts and all records are forgotten, numbers begin again, and time passes as it did then.
         Files that are newer than the start are deleted; those that were changed since stay so, and
-        so does what is behind a link.  A killed server is started again.
+        so does what is behind a link, or in a folder that could not be read at the start.  A killed
+        server is started again.
 
         Sockets stay open, as do idle connections.  A client sees ``status`` with an empty queue,
         and no further event of its prompts, which are neither in queue nor history any more.
@@ -607,10 +612,10 @@ class ComfyServer(ScriptedServer):
 
         Raises:
             ValueError: ``keep`` names something else.
-            RuntimeError: The server is not running, or a node or a script of it calls this.  Or a
-                node does not end within 10 seconds; it can still write files then.
-            BaseException: The first one of ``errors``, as at the end of the ``with`` block; all
-                else is done before.
+            RuntimeError: The server is not running, or a node or a script of it calls this.
+            BaseException: All else is done before: RuntimeError if a node does not end within 10
+                seconds, which can still write files; OSError if a file cannot be deleted; or the
+                first one of ``errors``, as at the end of the ``with`` block.
         """
         kept = checked_kept(keep)
         with self._alone():
@@ -618,22 +623,25 @@ class ComfyServer(ScriptedServer):
                 raise RuntimeError("a node or a script cannot reset its own server")
             if self._state is None and self._own.port.is_reserved:  # it was killed
                 self._start()
-            state, errors = self._running(), [*self.errors]
-            with state.sockets.quiet():
-                has_ended = self._begin_again(state, kept)
-            state.send("status", {"status": state.queue_info()})
-        if not has_ended:
-            raise RuntimeError("a node of a prompt before the reset still runs")
+            state = self._running()
+            try:
+                with state.sockets.quiet():
+                    errors = self._begin_again(state, kept)
+            finally:
+                state.send("status", {"status": state.queue_info()})
+                self._threads[1:] = [_worker(state)]
+                self._threads[1].start()
         if errors:
             raise errors[0]
 
-    def _begin_again(self, state: ServerState, keep: Collection[Kept]) -> bool:
-        """Reset all parts of a running server; return whether the last prompt has ended."""
-        beginning = cast(Beginning, self._beginning)
+    def _begin_again(self, state: ServerState, keep: Collection[Kept]) -> list[BaseException]:
+        """Reset all parts of a running server; return the errors to raise, the gravest first."""
+        beginning, failures = cast(Beginning, self._beginning), list[BaseException]()
         self._active.restore(beginning.faults)
-        self._options.clock.reset()
+        if not state.end_work(_STOP_TIMEOUT):
+            failures.append(RuntimeError("a node of a prompt before the reset still runs"))
+        self._options.clock.reset()  # not before, as the work took its time
         self._options.ids.reset()
-        has_ended = state.end_work(_STOP_TIMEOUT)
         state.forget()
         state.begin()
         if "nodes" not in keep:
@@ -649,12 +657,11 @@ class ComfyServer(ScriptedServer):
             self._gateway.reset()
         if self._control:
             self._control.reset()
+        told = [*self.errors]
         self._records.clear()
-        self._threads[1:] = [_worker(state)]
-        self._threads[1].start()
-        beginning.clean(keep)
+        failures += beginning.clean(keep)
         state.folders.make()
-        return has_ended
+        return failures + told
 
     def kill(self) -> None:
         """Crash the server: reset connections and cut off answers; :meth:`start` starts it again.
@@ -662,21 +669,25 @@ class ComfyServer(ScriptedServer):
         Queue and history are lost; files and port are kept.  Until the next start, the port refuses
         connections.
         """
+        self._crash()
+
+    def _crash(self, fault: Fault | None = None) -> None:
         with self._alone():
             self._running()
-            self._halt(reset=True, reserve=True)
+            if fault is None or fault.active:  # it may have ended while another call was under way
+                self._halt(reset=True, reserve=True)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[None]:
         """Context manager: allow one start or stop at a time.
 
-        A stop waits for the server's threads.  A thread of the server cannot wait for the stop in
-        turn, and gets a RuntimeError.
+        A stop or a reset waits for the server's threads.  A thread of the server cannot wait for it
+        in turn, and gets a RuntimeError.
         """
         is_ours = threading.current_thread() in self._threads
         while not self._lock.acquire(timeout=_POLL if is_ours else -1):
-            if self._state is None:
-                raise RuntimeError("another thread stops the server")
+            if self._state is None or self._state.queue.closed:
+                raise RuntimeError("another thread stops or resets the server")
         try:
             yield
         finally:

@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, get_args
 
 from .. import runtime
-from .active_faults import check_seconds
+from .active_faults import check_seconds, shown
 
 #: Ends a wait of the worker by a true result or an exception; called again and again.
 WaitCheck = Callable[[], object]
@@ -27,6 +27,8 @@ IdKind = Literal["random", "counter"]
 _POLL = 0.005  # seconds between two checks
 _PAUSE = 0.05  # the longest one that others sleep
 _FASTEST = 1e9  # times as fast
+_FIRST_YEAR, _LAST_YEAR = 1970, 8999  # in which the time of day can begin
+_MOST_WAITED = 900 * 365 * 86_400.0  # simulated seconds that the time of day can go on
 
 
 class ServerClock:
@@ -44,11 +46,11 @@ class ServerClock:
                 ``None``: it is that of the machine.
         """
         #: How many simulated seconds a prompt takes to begin.
-        self.lead: float = min(check_seconds(lead, "lead is"), threading.TIMEOUT_MAX)
+        self.lead: float = check_seconds(lead, "lead is")
         self._start = None if start is None else _moment(start)
-        self._waited = 0.0  # simulated seconds of all waits
+        self._news = threading.Condition()  # guards the rest; re-entrant
+        self._waited = 0.0  # simulated seconds of all waits that were not cut short
         self._told = itertools.count(1)  # milliseconds that have been told
-        self._news = threading.Condition()  # guards the rest
         self._speed = self._first_speed = checked_speed(speed)
         self._paused = False
         self._steps = False  # whether a step is being made
@@ -66,7 +68,9 @@ class ServerClock:
 
     def end(self) -> None:
         """Note that the worker has no prompt, which ends a step."""
-        self._change(busy=False, steps=False, worker=0)
+        with self._news:
+            if self._worker == threading.get_ident():  # there may be a newer one
+                self._change(busy=False, steps=False, worker=0)
 
     def seconds(self) -> float:
         """Return how many simulated seconds have passed."""
@@ -76,14 +80,17 @@ class ServerClock:
     def wait(self, seconds: float, check: WaitCheck) -> None:
         """Wait for simulated seconds; a step passes over them."""
         end = self.seconds() + seconds
-        while (left := end - self.seconds()) > 0 and not check():
+        while (left := end - self.seconds()) > 0:
+            if check():
+                return
             with self._news:
                 if self._steps:
                     self._seconds += left
                 elif not self._paused:
                     self._news.wait(min(left / self._speed, _POLL))
             self.stand(check, ends_step=False)
-        self._waited += seconds
+        with self._news:
+            self._waited = min(self._waited + seconds, _MOST_WAITED)
 
     def stand(self, check: WaitCheck, *, ends_step: bool = True) -> None:
         """Wait while the server is paused, until a step is made; it ends the step before."""
@@ -149,8 +156,10 @@ class ServerClock:
 
     def reset(self) -> None:
         """Let time pass as it did at first, from the same time of day."""
-        self._waited, self._told = 0.0, itertools.count(1)
-        self._change(paused=False, steps=False, speed=self._first_speed)
+        with self._news:
+            self._change(paused=False, steps=False, speed=self._first_speed)
+            self._seconds = self._waited = 0.0
+            self._told = itertools.count(1)
 
     def step(self, is_coming: Callable[[], bool], timeout: float) -> bool:
         """Let the worker go on to where it stops next; return False if it has nothing to do.
@@ -165,19 +174,22 @@ class ServerClock:
             raise RuntimeError("a node cannot wait for the end of its own step")
         if not self._paused:
             raise RuntimeError("the server is not paused; pause it first")
-        if not self._until_stopped(is_coming, timeout):
+        if not self._until_stopped(is_coming, timeout, begin_step=True):
             return False
-        self._change(steps=True, stands=False)
         self._until_stopped(is_coming, timeout)
         return True
 
-    def _until_stopped(self, is_coming: Callable[[], bool], timeout: float) -> bool:
+    def _until_stopped(
+        self, is_coming: Callable[[], bool], timeout: float, *, begin_step: bool = False
+    ) -> bool:
         """Wait until the worker stands, or has nothing to do; return whether it stands."""
         end = runtime.monotonic() + check_seconds(timeout, "timeout is")
         # In this order: it is busy before none is coming.
         while self._paused and (is_coming() or self._busy):
             with self._news:
-                if self._stands and not self._steps:
+                if self._stands and self._paused and not self._steps:
+                    if begin_step:
+                        self._change(steps=True, stands=False)
                     return True
                 self._news.wait(_POLL)
             if runtime.monotonic() > end:
@@ -202,10 +214,10 @@ class ServerClock:
 def checked_speed(value: float) -> float:
     """Return a speed; raise TypeError or ValueError unless it is above 0 and at most 1e9."""
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"speed must be a number, not {value!r:.100}")
+        raise TypeError(f"speed must be a number, not {shown(value)}")
     if not 0 < value <= _FASTEST:  # a float of more seconds would lose the fractions of one
         hint = "; to stop time, pause it" if value == 0 else ""
-        raise ValueError(f"speed must be above 0, and 1e9 at most, not {value!r:.100}{hint}")
+        raise ValueError(f"speed must be above 0, and 1e9 at most, not {shown(value)}{hint}")
     return float(value)
 
 
@@ -217,8 +229,10 @@ def _moment(value: Any) -> datetime:
         found = datetime.fromisoformat(value) if isinstance(value, str) else value
     except ValueError:
         raise ValueError(f"clock must be like '2026-12-01T09:30:00Z', not {value!r}") from None
-    if found.tzinfo is None:
+    if found.utcoffset() is None:
         raise ValueError(f"clock must have a time zone, as 2026-12-01T09:30:00Z has, not {value}")
+    if not _FIRST_YEAR <= found.year <= _LAST_YEAR:
+        raise ValueError(f"clock must be of the years {_FIRST_YEAR} to {_LAST_YEAR}, not {value}")
     return found
 
 

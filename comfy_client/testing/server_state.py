@@ -322,7 +322,7 @@ class ServerState:
             self.nodes,
             self.queue,
             self.faults,
-            self,
+            QueueMessages(self, self.queue),
             self.options.clock,
             newer=self.options.since("0.28"),
         )
@@ -387,15 +387,11 @@ class ServerState:
         else:
             fault.hits += 1
 
-    # -- the executor's messages ----------------------------------------------------------
+    # -- messages -----------------------------------------------------------------------
 
     def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
         """Queue a message for one client, or for all if ``client_id`` is None; from any thread."""
         self.sockets.send(event, data, client_id)
-
-    def knows_metadata(self, client_id: str | None) -> bool:
-        """Return whether a client wants previews with metadata."""
-        return self.sockets.knows_metadata(client_id)
 
     def log(self, text: str) -> None:
         """Add a line to the log, from any thread."""
@@ -423,6 +419,36 @@ class ServerState:
         logger = logging.Logger("comfy_client.testing")
         logger.addHandler(_LogHandler(self))
         return logger
+
+
+class QueueMessages:
+    """The messages about prompts of a queue; none is sent once the queue is closed.
+
+    Otherwise a node that runs on after a reset would be heard by the next test.
+    """
+
+    def __init__(self, state: ServerState, queue: PromptQueue) -> None:
+        self._state = state
+        self._queue = queue
+
+    def send(self, event: str | int, data: Any, client_id: str | None = None) -> None:
+        """Queue a message for one client, or for all if ``client_id`` is None."""
+        if not self._queue.closed:
+            self._state.send(event, data, client_id)
+
+    def knows_metadata(self, client_id: str | None) -> bool:
+        """Return whether a client wants previews with metadata."""
+        return self._state.sockets.knows_metadata(client_id)
+
+    def log(self, text: str) -> None:
+        """Add a line to the log."""
+        if not self._queue.closed:
+            self._state.log(text)
+
+    def keep_error(self, error: BaseException) -> None:
+        """Record an error to raise at the end of the ``with`` block."""
+        if not self._queue.closed:
+            self._state.keep_error(error)
 
 
 class _LogHandler(logging.Handler):

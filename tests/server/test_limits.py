@@ -187,7 +187,7 @@ def test_a_node_cannot_hold_up_the_end_by_wanting_it_too():
         graph = {"1": {"class_type": "Ending", "inputs": {"text": ""}}}
         requests.post(f"{server.url}/prompt", json={"prompt": graph}, timeout=LIMIT)
         assert runs.wait(LIMIT)
-    assert told == ["another thread stops the server"]  # before that one gave up
+    assert told == ["another thread stops or resets the server"]  # before that one gave up
 
 
 def test_a_slow_sampler_notices_that_it_is_to_end():

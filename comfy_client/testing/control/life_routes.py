@@ -63,10 +63,13 @@ class Life:
         return 200, {"status": "ready", "url": server.url}
 
     def _reset(self, server: ControlledServer, call: ControlCall) -> tuple[int, Any]:
-        keep = call.fields(("keep",)).get("keep") or ()
+        keep = call.fields(("keep",)).get("keep")
         errors = [*server.errors]
-        server.errors.clear()
-        server.reset(keep)
+        try:
+            server.reset(() if keep is None else keep)
+        except BaseException as exc:
+            if not any(exc is error for error in errors):
+                raise
         told = [f"{type(error).__name__}: {error}" for error in errors]
         return 200, {"status": "ready", "url": server.url, "errors": told}
 
