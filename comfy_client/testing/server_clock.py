@@ -109,9 +109,12 @@ class ServerClock:
 
     def pauses(self, seconds: float) -> Iterator[float]:
         """Yield real seconds to sleep, until simulated ones have passed; not for the worker."""
-        end = self.seconds() + seconds
-        while (left := end - self.seconds()) > 0:
+        left, before = seconds, self.seconds()
+        while left > 0:
             yield min(left / self._speed, _PAUSE)
+            now = self.seconds()
+            left -= max(now - before, 0.0)  # a reset sets it back
+            before = now
 
     # -- time of day --------------------------------------------------------------------
 

@@ -260,6 +260,8 @@ WRONG = [
     ({"step_seconds": -0.1}, ValueError, "step_seconds must be 0 or more, not -0.1"),
     ({"step_seconds": float("nan")}, ValueError, "step_seconds must be 0 or more, not nan"),
     ({"step_seconds": float("inf")}, ValueError, "step_seconds must be finite, not inf"),
+    ({"step_seconds": 10**400}, ValueError, "step_seconds must be 9223372036 at most, not 1000"),
+    ({"node_seconds": {"A": 10**400}}, ValueError, "node_seconds['A'] must be 9223372036 at most"),
     ({"step_seconds": "fast"}, TypeError, "step_seconds must be a number, not 'fast'"),
     ({"version": "0.1"}, ValueError, "version must be one of 0.3.75, 0.28, 0.33, not '0.1'"),
     (

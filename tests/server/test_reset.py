@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,10 +16,22 @@ import pytest
 import requests
 
 from comfy_client import ComfyApi, HostedApi, JobLost, Workflow
-from comfy_client.testing import ComfyServer, HostedTraps
-from tests.helpers.bare import LIMIT, ended, get, heard, post, submit, upload
+from comfy_client.testing import ComfyServer, HostedTraps, check_interrupted, send_event
+from tests.helpers.bare import (
+    LIMIT,
+    Socket,
+    asking,
+    ended,
+    get,
+    heard,
+    post,
+    raw,
+    submit,
+    upload,
+)
 from tests.helpers.control import call
 from tests.helpers.graphs import picture, txt2img
+from tests.helpers.patches import denied
 from tests.helpers.work import lines
 from tests.server.conftest import Dial
 
@@ -32,6 +49,7 @@ class Deaf:
     FUNCTION = "run"
     OUTPUT_NODE = True
     begun, go_on = threading.Event(), threading.Event()
+    error: BaseException | None = None
 
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
@@ -40,6 +58,8 @@ class Deaf:
     def run(self) -> dict[str, Any]:
         self.begun.set()
         self.go_on.wait(LIMIT)
+        if self.error:
+            raise self.error
         return {}
 
 
@@ -90,11 +110,20 @@ def test_models_and_node_classes_can_be_kept(server: ComfyServer) -> None:
     assert get(server, "/models/loras").json() == []
 
 
-@pytest.mark.parametrize("keep", ["models", ["model"], 5], ids=repr)
+WRONG = ["models", ["model"], 5, 0, "", False, [[]], [{}], [None], {"models": True}]
+
+
+@pytest.mark.parametrize("keep", WRONG, ids=repr)
 def test_keep_names_models_and_nodes_only(server: ComfyServer, keep: Any) -> None:
+    """Errors are still to be told after a call that is refused."""
+    server.errors.append(LookupError("of a handler"))
     with pytest.raises(ValueError, match="models and nodes"):
         server.reset(keep)
-    assert call(server, "POST", "/reset", {"keep": keep})[0] == 400
+    status, answer = call(server, "POST", "/reset", {"keep": keep})
+    assert (status, answer["error"]["type"]) == (400, "invalid")
+    assert "keep is a list of models and nodes" in answer["error"]["message"]
+    told = call(server, "POST", "/reset", {"keep": None})
+    assert (told[0], told[1]["errors"]) == (200, ["LookupError: of a handler"])
 
 
 def test_the_start_is_where_a_test_marks_it(server: ComfyServer) -> None:
@@ -114,6 +143,30 @@ def test_the_start_is_where_a_test_marks_it(server: ComfyServer) -> None:
     assert [get(server, "/queue").status_code for _ in range(3)] == [502, 502, 200]
 
 
+def test_events_are_withheld_from_the_start_on_again() -> None:
+    """Those of before the reset are forgotten, as all that was sent."""
+
+    class Telling(Deaf):
+        def run(self) -> dict[str, Any]:
+            send_event("mine", told.pop())
+            return {}
+
+    told = [2, 1]
+    server = ComfyServer()
+    server.add_node(Telling)
+    withheld = server.faults.withhold("mine")
+    with server, Socket(server, "me") as ws:
+        for number in (1, 2):
+            graph = {"1": {"class_type": "Telling", "inputs": {}}}
+            ended(server, post(server, "/prompt", {"prompt": graph}).json()["prompt_id"])
+            server.until(lambda: withheld.hits == 1, LIMIT)
+            if number == 1:
+                server.reset()
+                assert (server.faults.active(), withheld.hits) == ([withheld], 0)
+        withheld.end()
+        assert [one["data"] for one in ws.until("mine") if one["type"] == "mine"] == [2]
+
+
 def test_files_and_faults_from_before_the_start_belong_to_it(tmp_path: Path) -> None:
     (tmp_path / "output").mkdir()
     for name in ("output/mine.png", "notes.txt"):
@@ -130,6 +183,60 @@ def test_files_and_faults_from_before_the_start_belong_to_it(tmp_path: Path) -> 
         assert {"notes.txt", "later.txt"} <= {path.name for path in tmp_path.iterdir()}
         assert get(server, "/object_info/Deaf").json()
         assert get(server, "/queue").status_code == 404
+
+
+def test_a_folder_that_cannot_be_read_at_the_start_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if it can be read later.  The others are not, and the server starts."""
+    for name in ("input/a/locked/mine.png", "output/mine.png"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    scan = os.scandir
+
+    def locked(path: Any) -> Any:
+        if os.fspath(path).endswith("locked"):
+            raise denied(path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with ComfyServer(root=tmp_path) as server:
+        ended(server, submit(server))
+        server.reset()
+        monkeypatch.undo()
+        upload(server, b"x")
+        (tmp_path / "input/a/locked/theirs.png").touch()
+        server.reset()
+        assert [path.name for path in (tmp_path / "output").iterdir()] == ["mine.png"]
+        assert [path.name for path in (tmp_path / "input").iterdir()] == ["a"]
+        locked_names = {path.name for path in (tmp_path / "input/a/locked").iterdir()}
+        assert locked_names == {"mine.png", "theirs.png"}
+
+
+def test_a_file_that_cannot_be_deleted_is_an_error_after_all_else(
+    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = os.unlink
+
+    def stuck(path: Any) -> None:
+        if os.fspath(path).endswith("stuck.png"):
+            raise denied(path)
+        unlink(path)
+
+    for name in ("a.png", "stuck.png", "z.png"):
+        upload(server, b"x", name)
+    ended(server, submit(server))
+    monkeypatch.setattr(os, "unlink", stuck)
+    with pytest.raises(PermissionError, match=r"stuck\.png"):
+        server.reset()
+    status, answer = call(server, "POST", "/reset")
+    assert (status, answer["error"]["type"]) == (409, "not_possible_now")
+    monkeypatch.undo()
+    assert [path.name for path in (server.root / "input").iterdir()] == ["stuck.png"]
+    assert server.history == {}
+    ended(server, submit(server))
+    server.reset()
+    assert [*(server.root / "input").iterdir()] == []
 
 
 def test_files_behind_links_are_left_alone(server: ComfyServer, tmp_path: Path) -> None:
@@ -210,15 +317,67 @@ def test_a_fault_that_was_to_end_later_ends_none_of_the_next_test(server: ComfyS
 
 
 @pytest.mark.long
-def test_a_node_that_notices_no_interrupt_is_reported(server: ComfyServer) -> None:
-    """After ten seconds; the next prompts do not wait for it."""
+def test_a_node_that_notices_no_interrupt_is_reported(server: ComfyServer, dial: Dial) -> None:
+    """After ten seconds; the next prompts do not wait for it, and nobody hears how it ends.
+
+    Nor does it end a step of theirs.
+    """
+    ws = dial()
     server.add_node(Deaf)
-    post(server, "/prompt", {"prompt": DEAF})
+    post(server, "/prompt", {"prompt": DEAF, "client_id": "me"})
     assert Deaf.begun.wait(LIMIT)
+    [worker] = [one for one in threading.enumerate() if one.name == "ComfyServer worker"]
     with pytest.raises(RuntimeError, match="still runs"):
         server.reset()
     ended(server, submit(server))
+    server.pause()
+    sampled = post(server, "/prompt", {"prompt": txt2img(steps=9)}).json()["prompt_id"]
+    assert server.step(5) == 5
+    Deaf.error = pytest.fail.Exception("too late")
     Deaf.go_on.set()
+    worker.join(LIMIT)
+    assert server.step() == 1
+    assert [item[1] for item in server.running] == [sampled]
+    server.push({"type": "after it", "data": {}})
+    names = heard(ws, "after it")
+    assert names.count("executing null") == 1
+    assert "execution_error" not in names
+    assert server.errors == []
+
+
+def test_an_error_of_a_handler_from_before_a_reset_is_none_of_the_next_test(
+    server: ComfyServer,
+) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    threads: list[threading.Thread] = []
+
+    def late(request: object) -> None:
+        threads.append(threading.current_thread())
+        begun.set()
+        go_on.wait(LIMIT)
+        raise LookupError
+
+    server.on("GET", "/queue", late)
+    with raw(server, asking("/queue")):
+        assert begun.wait(LIMIT)
+        server.reset()
+    go_on.set()
+    threads[0].join(LIMIT)
+    assert server.errors == []
+
+
+def test_a_handler_of_a_route_may_reset_its_server(server: ComfyServer) -> None:
+    done = threading.Event()
+
+    def again(request: object) -> None:
+        server.reset()
+        done.set()
+
+    server.on("GET", "/queue", again)
+    with pytest.raises(requests.ConnectionError):
+        get(server, "/queue")
+    assert done.wait(LIMIT)
+    assert (get(server, "/queue").status_code, server.errors) == (200, [])
 
 
 def test_a_node_or_a_script_cannot_reset_its_own_server(server: ComfyServer) -> None:
@@ -227,6 +386,64 @@ def test_a_node_or_a_script_cannot_reset_its_own_server(server: ComfyServer) -> 
     server.until(lambda: server.errors)
     with pytest.raises(RuntimeError, match="cannot reset its own server"):
         server.reset()
+
+
+def test_a_node_cannot_wait_for_the_reset_that_waits_for_it(server: ComfyServer) -> None:
+    """It is told at once, whatever it calls, so that the reset goes on."""
+    begun, told = threading.Event(), list[str]()
+
+    class Calling(Deaf):
+        def run(self) -> dict[str, Any]:
+            begun.set()
+            with contextlib.suppress(BaseException):
+                while not time.sleep(0.005):
+                    check_interrupted()
+            for method in (server.reset, server.restart, server.kill, server.stop):
+                try:
+                    method()
+                except RuntimeError as exc:
+                    told.append(str(exc))
+            return {}
+
+    server.add_node(Calling)
+    post(server, "/prompt", {"prompt": {"1": {"class_type": "Calling", "inputs": {}}}})
+    assert begun.wait(LIMIT)
+    server.reset()
+    assert told == ["another thread stops or resets the server"] * 4
+    ended(server, submit(server))
+
+
+def functions_of(thread: threading.Thread) -> list[str]:
+    """The functions that a thread is in."""
+    frame = sys._current_frames().get(thread.ident or 0)
+    return [one.f_code.co_name for one, _ in traceback.walk_stack(frame)] if frame else []
+
+
+def test_a_crash_that_has_ended_does_not_follow_another_call(server: ComfyServer) -> None:
+    """Though its time came while a reset waited for a node."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Deaf):
+        def run(self) -> dict[str, Any]:
+            begun.set()
+            go_on.wait(LIMIT)
+            return {}
+
+    server.add_node(Slow)
+    post(server, "/prompt", {"prompt": {"1": {"class_type": "Slow", "inputs": {}}}})
+    assert begun.wait(LIMIT)
+    before = server.faults.no_history()
+    resetting = threading.Thread(target=server.reset)
+    resetting.start()
+    server.until(lambda: not before.active, LIMIT)
+    crash = server.faults.crash()
+    [timer] = [one for one in threading.enumerate() if isinstance(one, threading.Timer)]
+    server.until(lambda: "die" in functions_of(timer), LIMIT)
+    crash.end()
+    go_on.set()
+    resetting.join(LIMIT)
+    timer.join(LIMIT)
+    assert get(server, "/queue").status_code == 200
 
 
 def test_users_are_forgotten() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 import pytest
@@ -13,9 +13,11 @@ import requests
 
 from comfy_client import ComfyApi, JobFailed, JobInterrupted, JobLost
 from comfy_client.testing import PROMPT_ID, ComfyServer, Fail, Finish, ProgressBar
+from comfy_client.testing.server_clock import ServerClock
 from tests.helpers.bare import LIMIT, Socket, post, submit
 from tests.helpers.control import call
 from tests.helpers.graphs import picture, txt2img
+from tests.helpers.patches import tell_time
 
 
 @pytest.fixture
@@ -346,6 +348,67 @@ def test_a_reset_begins_to_count_again() -> None:
         assert submit(server, client_id=None) != first  # a client may still wait for that one
 
 
+class Nowhere(tzinfo):
+    """A time zone that does not know how far it is from UTC."""
+
+    def utcoffset(self, when: datetime | None) -> None:
+        return None
+
+
+def created(server: ComfyServer, prompt_id: str) -> int:
+    """When a prompt was submitted, in milliseconds after the start of the clock."""
+    server.until(lambda: not server.pending, LIMIT)
+    [item] = [*server.running, *(entry["prompt"] for entry in server.history.values())]
+    assert item[1] == prompt_id
+    return int(item[3]["create_time"] - datetime.fromisoformat(START).timestamp() * 1000)
+
+
+START = "2026-12-01T00:00:00Z"
+
+
+def test_a_wait_that_is_cut_short_takes_no_time_of_day() -> None:
+    """By an interrupt, or by a reset, after which the first prompt is as early as ever."""
+    with ComfyServer(clock=START, lead=600) as server:
+        for _ in range(2):
+            assert created(server, submit(server)) == 1
+            requests.post(f"{server.url}/interrupt", timeout=LIMIT)
+            server.until(lambda: server.history)
+            server.faults.evict()
+            assert 1 < created(server, submit(server)) < 1000
+            server.reset()
+
+
+def test_time_of_day_goes_on_for_900_years_at_most() -> None:
+    """What takes longer still ends, and files have names."""
+    slow = {"EmptyImage": 9e9, "SaveImage": 9e9}
+    with ComfyServer(clock="8999-12-31T23:59:59-12:00", node_seconds=slow) as server:
+        server.pause()
+        for color in (1, 2):
+            post(server, "/prompt", {"prompt": picture(color, prefix="%year%")})
+        assert server.step(10) == 4
+        assert len(server.history) == 2
+        assert {path.name for path in (server.root / "output").glob("*.png")} == {
+            "9570_00001_.png",
+            "9899_00001_.png",
+        }
+
+
+def test_a_reset_sets_simulated_time_back_and_lengthens_no_sleep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = slept = 1000.0
+    tell_time(monkeypatch, lambda: now)
+    clock = ServerClock()
+    now += 1000
+    for number, pause in enumerate(clock.pauses(1.0)):
+        now, slept = now + pause, slept + pause
+        if number == 3:
+            assert clock.seconds() > 1000
+            clock.reset()
+            assert clock.seconds() == 0.0
+    assert 1001 <= slept < 1001.1
+
+
 @pytest.mark.parametrize(
     ("option", "value", "error"),
     [
@@ -353,7 +416,13 @@ def test_a_reset_begins_to_count_again() -> None:
         ("clock", "2026-12-01T09:30:00", ValueError),
         ("clock", datetime(2026, 12, 1), ValueError),
         ("clock", 5, TypeError),
+        ("clock", "1969-12-31T23:59:59Z", ValueError),
+        ("clock", "0001-01-01T00:00:00+14:00", ValueError),
+        ("clock", "9999-12-31T23:59:59Z", ValueError),
+        ("clock", datetime(2026, 12, 1, tzinfo=Nowhere()), ValueError),
         ("lead", -1, ValueError),
+        ("lead", float("inf"), ValueError),
+        pytest.param("lead", 10**400, ValueError, id="lead-huge"),
         ("lead", "1", ValueError),
         ("ids", "words", ValueError),
     ],

@@ -164,7 +164,7 @@ def _called(route: Route, server: ControlledServer, call: ControlCall) -> tuple[
         return route(server, call)
     except (ValueError, TypeError) as exc:
         raise ControlError(400, "invalid", str(exc)) from exc
-    except RuntimeError as exc:  # it is not running, or frozen
+    except (RuntimeError, OSError) as exc:  # it is not running, or frozen; or of a file or a port
         raise ControlError(409, "not_possible_now", str(exc)) from exc
 
 
