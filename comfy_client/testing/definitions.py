@@ -81,7 +81,7 @@ class NodeSettings:
         chosen: dict[str, Any] = {name: word for name, word, _ in words}
         return cls(
             previews=previews,
-            step_seconds=step_seconds,
+            step_seconds=check_seconds(step_seconds, "step_seconds must be"),
             definitions=read_definitions(object_info) if object_info is not None else {},
             seconds=_checked_seconds(node_seconds or {}),
             **chosen,

@@ -25,7 +25,7 @@ from typing import Any, TypeVar, cast
 
 from aiohttp import web
 
-from .active_faults import OF_ONE_LIFE, Fault, check_seconds
+from .active_faults import OF_ONE_LIFE, Fault
 from .beginning import Beginning, Kept, checked_kept
 from .control.control_service import ControlService
 from .definitions import InputFiles, KnownNodes, ModelNames, NodeSettings, ObjectInfo
@@ -230,7 +230,6 @@ class ComfyServer(ScriptedServer):
         _check_number("port", port, 65535)
         _check_number("max_upload_size", max_upload_size)
         _check_number("step_seconds", step_seconds, whole=False)
-        check_seconds(step_seconds, "step_seconds must be")
         _check_credentials(credentials)
         timing = ServerClock(speed, lead, clock)
         super().__init__(timing)
@@ -588,8 +587,7 @@ class ComfyServer(ScriptedServer):
         self._mark(self._running())
 
     def _mark(self, state: ServerState) -> None:
-        root = state.folders.root
-        self._beginning = Beginning.of(root, self._added, self._packs, self._active)
+        self._beginning = Beginning.of(state.folders.root, self._added, self._packs, self._active)
         for pack in self.packs.values():
             pack.mark()
 
@@ -628,6 +626,7 @@ class ComfyServer(ScriptedServer):
                 with state.sockets.quiet():
                     errors = self._begin_again(state, kept)
             finally:
+                state.begin()
                 state.send("status", {"status": state.queue_info()})
                 self._threads[1:] = [_worker(state)]
                 self._threads[1].start()
@@ -643,7 +642,6 @@ class ComfyServer(ScriptedServer):
         self._options.clock.reset()  # not before, as the work took its time
         self._options.ids.reset()
         state.forget()
-        state.begin()
         if "nodes" not in keep:
             self._added = {**beginning.nodes}
             state.nodes.restore(self._added)
@@ -657,11 +655,10 @@ class ComfyServer(ScriptedServer):
             self._gateway.reset()
         if self._control:
             self._control.reset()
-        told = [*self.errors]
+        failures += [*beginning.clean(keep), *self.errors]
         self._records.clear()
-        failures += beginning.clean(keep)
         state.folders.make()
-        return failures + told
+        return failures
 
     def kill(self) -> None:
         """Crash the server: reset connections and cut off answers; :meth:`start` starts it again.

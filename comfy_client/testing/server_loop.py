@@ -12,6 +12,7 @@ import logging
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..values import T
 from .wire import Request, exchange, hang_up
 
 _FREEZE_TIMEOUT = 10.0  # seconds that the loop gets to reach its block
+_POLL = 0.02  # seconds between two checks whether the server stops
 
 
 class ServerLoop:
@@ -89,15 +91,19 @@ class ServerLoop:
             frozen.set()
             thaw.wait()
 
-        self.later(sleep)
-        if not self._thaws:  # otherwise it runs when the other ends
-            frozen.wait(_FREEZE_TIMEOUT)
-        self._thaws.add(thaw)
-
         def wake() -> None:
             self._thaws.discard(thaw)
             thaw.set()
 
+        is_first = not self._thaws  # otherwise it runs when the other ends
+        self._thaws.add(thaw)  # before it sleeps, as the server may stop at any time
+        self.later(sleep)
+        if is_first:
+            end = time.monotonic() + _FREEZE_TIMEOUT
+            while not (self.is_stopping or frozen.wait(_POLL) or time.monotonic() > end):
+                pass
+        if self.is_stopping:
+            wake()
         return wake
 
 

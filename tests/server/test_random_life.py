@@ -119,8 +119,11 @@ def clear(server: ComfyServer, order: random.Random) -> None:
 
 
 def reset(server: ComfyServer, order: random.Random) -> None:
-    """As new: it is empty, and the next prompt is the first one, at the first time of day."""
     server.reset()
+
+
+def check_new(server: ComfyServer) -> None:
+    """It is empty, and the next prompt is the first one, at the first time of day."""
     assert (server.running, server.pending, server.history, server.ran) == ([], [], {}, [])
     assert (server.paused, server.speed, server.faults.active()) == (False, 1.0, [])
     with server.faults.hang_worker():
@@ -167,6 +170,7 @@ def test_a_reset_leads_back_to_the_start_from_anywhere(
     for _ in range(4):
         for action in order.choices(ACTIONS, k=8):
             action(server, order)
-        reset(server, order)
+        server.reset()
+        check_new(server)
         assert ours() == before
     assert failures == []
