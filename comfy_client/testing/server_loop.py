@@ -59,10 +59,11 @@ class ServerLoop:
             if self._loop is not None:
                 self._loop.call_soon_threadsafe(callback, *args)
 
-    def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def wait(self, coroutine: Coroutine[Any, Any, T], *, outlasts_freeze: bool = True) -> T:
         """Run a coroutine in the loop and return its result.
 
-        Raise RuntimeError if the server is frozen, or stops before the coroutine has ended.
+        Raise RuntimeError if the server is frozen, or stops before the coroutine has ended; unless
+        ``outlasts_freeze``, also if it freezes before.
         """
         if self._loop is None or self._loop.is_closed() or self._thaws:
             coroutine.close()
@@ -74,6 +75,8 @@ class ServerLoop:
             except TimeoutError:
                 if self.is_stopping:
                     raise RuntimeError("the server has stopped") from None
+                if self._thaws and not outlasts_freeze:
+                    raise RuntimeError("the server is frozen") from None
 
     def call(self, function: Callable[..., object], *args: Any) -> None:
         """Call a function in the loop and wait until it has returned."""
@@ -81,7 +84,7 @@ class ServerLoop:
         async def calling() -> None:
             function(*args)
 
-        self.wait(calling())
+        self.wait(calling(), outlasts_freeze=False)
 
     def freeze(self) -> Callable[[], None]:
         """Block the loop; return a function that unblocks it."""

@@ -339,7 +339,7 @@ class ServerState:
                 await port.cut_off()
 
         self.queue.close()
-        self.loop.wait(cut_off())
+        self.loop.wait(cut_off(), outlasts_freeze=False)
         return self.executor.has_ended(timeout)
 
     def forget(self) -> None:
