@@ -79,7 +79,8 @@ def checked_kept(keep: Any) -> Collection[Kept]:
     is_list = isinstance(keep, Collection) and not isinstance(keep, str | Mapping)
     if not is_list or not all(name in known for name in keep):
         raise ValueError(f"keep is a list of {' and '.join(known)}, not {keep!r:.100}")
-    return keep
+    found: Collection[Kept] = keep
+    return found
 
 
 def _entries(root: Path, left_out: Collection[str] = ()) -> tuple[list[str], list[str]]:
