@@ -473,6 +473,7 @@ def test_a_prompt_that_was_attached_costs_no_work_afterwards(
 def test_a_job_of_a_closed_client_is_not_cancelled(api: ComfyApi, tracker: Tracker) -> None:
     """It says so, and asks nobody."""
     one, job = posted(api, tracker, "ours")
+    one.state.posted_at = 1.0
     tracker.accept(one, QueuedPrompt("ours"))
     api.close()
     assert job.done()
