@@ -34,12 +34,17 @@ class ServerLoop:
         #: Set when the server is to end; for the loop itself.
         self.ended: asyncio.Event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._early: list[tuple[Callable[..., object], tuple[Any, ...]]] = []  # calls before it
+        self._lock = threading.Lock()  # guards these two
         self._thaws: set[threading.Event] = set()
 
     def begin(self) -> asyncio.AbstractEventLoop:
         """Use the loop that is running, and return it; called once, in the server's thread."""
-        self._loop = asyncio.get_running_loop()
-        return self._loop
+        with self._lock:
+            self._loop = loop = asyncio.get_running_loop()
+            for callback, args in self._early:
+                loop.call_soon(callback, *args)
+        return loop
 
     def stop(self) -> None:
         """Make the server end its loop soon, even while it is frozen; any thread may call it."""
@@ -55,8 +60,10 @@ class ServerLoop:
 
     def later(self, callback: Callable[..., object], *args: Any) -> None:
         """Call a function in the loop without waiting; do nothing if the loop has ended."""
-        with contextlib.suppress(RuntimeError):
-            if self._loop is not None:
+        with contextlib.suppress(RuntimeError), self._lock:
+            if self._loop is None:
+                self._early.append((callback, args))
+            else:
                 self._loop.call_soon_threadsafe(callback, *args)
 
     def wait(self, coroutine: Coroutine[Any, Any, T], *, outlasts_freeze: bool = True) -> T:

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+import requests
 
 from comfy_client.testing import PROMPT_ID, ComfyServer, Fail, Finish
 from tests.helpers.bare import LIMIT, post, submit
@@ -156,6 +157,13 @@ def server() -> Iterator[ComfyServer]:
         yield running
 
 
+def act(server: ComfyServer, order: random.Random) -> None:
+    """Act without care for others, who may have killed or reset the server meanwhile."""
+    for action in order.choices(ACTIONS, k=12):
+        with contextlib.suppress(RuntimeError, AssertionError, requests.RequestException):
+            action(server, order)
+
+
 def ours() -> list[str]:
     return sorted(t.name for t in threading.enumerate() if t.name.startswith("ComfyServer"))
 
@@ -173,4 +181,23 @@ def test_a_reset_leads_back_to_the_start_from_anywhere(
         server.reset()
         check_new(server)
         assert ours() == before
+    assert failures == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_reset_leads_back_to_the_start_whatever_several_threads_did(
+    server: ComfyServer, failures: list[Any], seed: int
+) -> None:
+    before = ours()
+    actors = [
+        threading.Thread(target=act, args=(server, random.Random(f"{seed} {number}")))
+        for number in range(3)
+    ]
+    for actor in actors:
+        actor.start()
+    for actor in actors:
+        actor.join(LIMIT)
+    server.reset()
+    check_new(server)
+    assert ours() == before
     assert failures == []
