@@ -70,6 +70,7 @@ class Asked(ComfyApi):
         """A prompt that the server has taken, and its job."""
         tracker = self.parts.poller.tracker
         one = tracker.new(prompt_id, {})
+        one.state.posted_at = time.monotonic()
         job = Job(JobHandle(one, self, self.parts.poller))
         tracker.add(one, posting=True)
         tracker.accept(one, QueuedPrompt(prompt_id))
