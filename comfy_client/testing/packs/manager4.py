@@ -71,8 +71,9 @@ class Manager4(Manager4Base):
         from comfy_client.testing import ComfyServer, ListedPack, Manager4
 
         pack = ListedPack(name="my-pack", url="https://git.example.com/my-pack", classes=["Mine"])
-        with ComfyServer(packs=[Manager4(packs=[pack], installed=["my-pack"])]) as server:
-            assert server.packs["manager4"].installed == {"my-pack": True}
+        manager = Manager4(packs=[pack], installed=["my-pack"])
+        with ComfyServer(packs=[manager]):
+            assert manager.installed == {"my-pack": True}
     """
 
     name = "manager4"
