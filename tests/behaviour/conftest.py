@@ -181,8 +181,11 @@ def gate() -> Iterator[Gates]:
 
 
 @pytest.fixture
-def comfy(comfy: ComfyServer, gate: Gates) -> ComfyServer:
-    """An embedded server that has the nodes with gates."""
+def comfy(comfy: ComfyServer, comfy_version: object, gate: Gates) -> ComfyServer:
+    """An embedded server that has the nodes with gates.
+
+    ``comfy_version`` is named here, as pytest 8 does not find it behind a fixture of this name.
+    """
     comfy.add_node(Hold)
     comfy.add_node(Gated)
     return comfy

@@ -146,8 +146,11 @@ def test_errors_in_the_work_of_a_pack_are_raised_at_the_end() -> None:
         async def work(self) -> None:
             raise LookupError("the pack is wrong")
 
-    with pytest.raises(LookupError, match="the pack is wrong"), ComfyServer(packs=[Failing()]):
-        pass
+    with (
+        pytest.raises(LookupError, match="the pack is wrong"),
+        ComfyServer(packs=[Failing()]) as server,
+    ):
+        until(lambda: server.errors)
 
 
 @pytest.mark.parametrize(
