@@ -358,8 +358,7 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs_or_leaves_it_to_the_journal(comfy_c
         if journal:
             assert api.get_queue().running
         else:
-            server.until(lambda: not server.running, LIMIT)
-            assert server.ran[-1].status == "error"
+            server.until(lambda: server.ran[-1].status == "error", LIMIT)
         api.interrupt()
 
 

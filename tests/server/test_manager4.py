@@ -40,16 +40,27 @@ def server(manager: Manager4) -> Iterator[ComfyServer]:
 
 def work(server: ComfyServer, kind: str, **params: Any) -> str:
     """The result of a task."""
-    ui_id = f"{kind} {params}"
-    body = {"ui_id": ui_id, "client_id": "me", "kind": kind, "params": params}
-    assert post(server, "/v2/manager/queue/task", body).status_code == 200
-    assert post(server, "/v2/manager/queue/start", None).status_code in (200, 201)
+    ui_id = add(server, kind, **params)
 
     def result() -> Any:
+        if idle(server):  # at first, or because the last worker was closing down
+            start(server)
         asked = get(server, "/v2/manager/queue/history", params={"ui_id": ui_id})
         return asked.json()["history"].get("result")
 
     return str(until(result))
+
+
+def add(server: ComfyServer, kind: str, **params: Any) -> str:
+    """The id of a new task, which waits."""
+    ui_id = f"{kind} {params}"
+    body = {"ui_id": ui_id, "client_id": "me", "kind": kind, "params": params}
+    assert post(server, "/v2/manager/queue/task", body).status_code == 200
+    return ui_id
+
+
+def start(server: ComfyServer) -> None:
+    assert post(server, "/v2/manager/queue/start", None).status_code in (200, 201)
 
 
 def install(server: ComfyServer, name: str) -> str:
@@ -163,8 +174,9 @@ def test_the_history_by_pages_begins_with_the_oldest(server: ComfyServer) -> Non
 
 
 def test_a_batch_counts_its_operations(server: ComfyServer) -> None:
-    install(server, "my-pack")
-    install(server, "no-such-pack")
+    for name in ("my-pack", "no-such-pack"):
+        add(server, "install", id=name, channel="default", **INSTALL)
+    start(server)
     until(lambda: idle(server))
     ids = get(server, "/v2/manager/queue/history_list").json()["ids"]
     batches = [get(server, f"/v2/manager/queue/history?id={one}").json() for one in ids]
