@@ -35,6 +35,8 @@ KnownNodes = Literal["known", "any"]
 #: Versions whose definitions the package contains.
 SHIPPED = ("0.3.75", "0.28.1", "0.33.0")
 _ENDINGS = (*MODEL_ENDINGS, ".gguf", ".onnx", ".yaml")
+#: Choices among the names of models that a ComfyUI offers though they are no files.
+_WITHOUT_FILE = ("pixel_space",)
 _GROUPS = ("required", "optional")
 _GZIP = b"\x1f\x8b"
 
@@ -234,12 +236,16 @@ class FileChoices:
     _media: str = ""  # image, video or audio; empty: any file
 
     def listed(self, folders: Folders, models: ModelNames) -> list[Any]:
-        """Return the names of the files; ``"any"`` keeps the recorded ones of models, too."""
+        """Return the names of the files; ``"any"`` keeps the recorded ones of models, too.
+
+        What a ComfyUI offers without a file is always among them.
+        """
         if self._folder is None:
             return list(folders.inputs(self._media))
         if models == "recorded":
             return self.spec.choices or []
-        more = (self.spec.choices or []) if models == "any" else []
+        recorded = self.spec.choices or []
+        more = [one for one in recorded if models == "any" or one in _WITHOUT_FILE]
         return list(dict.fromkeys([*folders.model_names(self._folder), *more]))
 
 

@@ -183,6 +183,15 @@ def test_models_of_any_name_are_accepted_or_those_of_the_folders() -> None:
         assert inputs["lora_name"][0] == ["mine.safetensors"]
 
 
+@pytest.mark.parametrize("definitions", SHIPPED)
+def test_a_vae_without_a_file_is_offered_with_the_files(definitions: str) -> None:
+    """``pixel_space``, as ComfyUI offers it; an approximation such as ``taesd`` needs its files."""
+    with ComfyServer(object_info=definitions, models="touched") as server:
+        (server.root / "models/vae/mine.safetensors").touch()
+        shown = bare.get(server, "/object_info/VAELoader").json()["VAELoader"]
+    assert shown["input"]["required"]["vae_name"][0] == ["mine.safetensors", "pixel_space"]
+
+
 def test_recorded_choices_of_models_are_those_of_the_definitions() -> None:
     lora = {"input": {"required": {"lora_name": [["a.safetensors"]]}}, "output": ["MODEL"]}
     given = {"Lora": {**lora, "output_node": True}}
