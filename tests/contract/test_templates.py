@@ -129,7 +129,7 @@ def cause(how: str, done: Conversion) -> str:
 
 def in_the_guide(version: str) -> dict[str, int]:
     """What the guide says of the templates with the definitions of a version."""
-    with (GUIDE / "fake-server.rst").open(encoding="utf-8") as lines:
+    with (GUIDE / "testing.rst").open(encoding="utf-8") as lines:
         rows = [re.split("  +", line.strip()) for line in lines]
     [start] = [at for at, row in enumerate(rows) if row[0] == "templates"]
     column = rows[start].index(version)
