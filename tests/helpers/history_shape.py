@@ -120,7 +120,8 @@ def shape(entry: Mapping[str, Any]) -> Any:
         "keys": list(entry),
         "prompt": [type_of(number), type_of(prompt_id), graph, type_of(extra), sorted(outputs)],
         "outputs": [[node_id, output_of(shown)] for node_id, shown in entry["outputs"].items()],
-        "status": {**status, "messages": [message(*one) for one in status["messages"]]},
+        "status": [(key, str(status[key])) for key in status if key != "messages"],
+        "messages": [message(*one) for one in status["messages"]],
         "meta": entry["meta"],
     }
 
