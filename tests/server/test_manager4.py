@@ -219,6 +219,14 @@ def test_a_model_does_not_leave_the_folder_of_models(server: ComfyServer, path: 
     assert told == f"Model installation error: {model()['url']}"
 
 
+def test_a_model_that_is_there_stays_as_it_is(server: ComfyServer) -> None:
+    file = server.root / "models" / "loras" / "a.safetensors"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"weights")
+    assert work(server, "install-model", **model(save_path="loras")) == "success"
+    assert file.read_bytes() == b"weights"
+
+
 def test_a_model_without_save_path_kills_the_worker(server: ComfyServer) -> None:
     """The result tells; the next task waits for another start."""
     assert "TypeError" in work(server, "install-model", **model())

@@ -40,8 +40,14 @@ def install_model(params: Mapping[str, Any], folders: Folders, unreachable: Coll
     usable = len(params["filename"]) <= _LONGEST and is_inside(path, below) and path != below
     if params["url"] in unreachable or not usable:
         return f"Model installation error: {params['url']}"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(no_weights(path.name))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(no_weights(path.name))
+    except FileExistsError:
+        pass  # as it is: a kept root may hold real models
+    except OSError:
+        return f"Model installation error: {params['url']}"
     return SUCCESS
 
 
