@@ -232,8 +232,8 @@ class JobHandle:
 
     def cancel(self, *, force: bool = False) -> bool:
         """Cancel the job, and no other; see :meth:`Job.cancel`."""
-        if not self.state.posted_at:
-            return False  # no server has heard of it
+        if not (self.state.posted_at or self._tracker.is_posting(self.source.prompt)):
+            return False  # no server has heard of it, nor is about to
         if self.is_done and (self.status != "unknown" or isinstance(self.error, ClientClosed)):
             return False
         if self.is_done:  # only the waiting has ended

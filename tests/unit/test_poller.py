@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -129,6 +130,25 @@ def test_a_server_that_wants_to_be_left_alone_for_hours_is_asked_within_seconds(
     limit = time.monotonic() + LONGEST_PAUSE
     assert poller.tracker.not_before <= limit
     assert one.state.check_at <= limit
+
+
+@pytest.mark.timing(look_up=LIMIT)
+def test_a_cancel_right_before_the_submission_waits_for_it(api: Asked) -> None:
+    """Another thread may have attached to the prompt by its id."""
+    tracker = api.parts.poller.tracker
+    one = tracker.new("ours", {})
+    job = Job(JobHandle(one, api, api.parts.poller))
+    tracker.add(one, posting=True)
+    api.cancelled, api.queue, api.history = lambda _: True, lambda: EMPTY, lambda _: None
+    told: list[bool] = []
+    thread = threading.Thread(target=lambda: told.append(job.cancel()))
+    thread.start()
+    one.state.posted_at = time.monotonic()
+    tracker.accept(one, QueuedPrompt("ours"))
+    tracker.answered(one)
+    api.ask(one)
+    thread.join(LIMIT)
+    assert told == [True]
 
 
 @pytest.mark.timing(look_up=0.2)
