@@ -1037,7 +1037,7 @@ class ComfyApi(KnownAttributes, Routes):
 
     @property
     def ext(self) -> Extensions:
-        """What node packs add to the server: ``api.ext.monitor``, how busy its machine is."""
+        """The extensions of node packs, such as ``api.ext.monitor``: how busy the machine is."""
         from .ext import Extensions  # few programs use it
 
         return Extensions(self, self.parts)

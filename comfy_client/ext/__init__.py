@@ -1,4 +1,4 @@
-"""What node packs add to a server, as ``api.ext`` has it.
+"""Extensions that node packs give a server: ``api.ext``.
 
 Modules:
     monitor: :class:`Monitor`, for Crystools.
@@ -17,7 +17,7 @@ __all__ = ["Extensions", "Monitor"]
 
 
 class Extensions(KnownAttributes):
-    """What node packs add to a server: ``api.ext``.
+    """The extensions that node packs give a server, as ``api.ext``.
 
     Nothing is asked of the server until a method is called.  If the server lacks the pack, the
     method raises :class:`NotSupported`, which says how to get it.

@@ -180,7 +180,7 @@ class NodeCache:
 
 @attrs.define(eq=False)
 class _Ancestry:
-    """What a node depends on, as an extension of what one of its sources depends on.
+    """All nodes on which a node depends: those of one of its sources, and the others.
 
     Most nodes add little to their largest source, so that all ancestries of a chain share one dict.
     """

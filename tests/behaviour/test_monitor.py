@@ -214,6 +214,7 @@ def test_a_real_kernel_updates_the_figures_below_their_cell(
         "api.ext.monitor",
         "import time\nfor _ in range(3): api.wait_for('monitor', timeout=30)\ntime.sleep(0.5)",
     ]
+    # The calls that lack types are those of nbformat.
     cells = [nbformat.v4.new_code_cell(source) for source in sources]  # type: ignore[no-untyped-call]
     written = nbformat.v4.new_notebook(cells=cells)  # type: ignore[no-untyped-call]
     execute(written, resources={"metadata": {"path": str(tmp_path)}})

@@ -200,7 +200,7 @@ class Manager4(Manager4Base):
         if (refusal := self.refusal(request)) is not None:
             return refusal
         if self._tasks_now.has_worker:
-            return web.Response(status=201)  # no promise: it may be closing down
+            return web.Response(status=201)  # also while it closes down, and takes no task
         self._tasks_now.has_worker = True
         self.run(self._tasks_now.process())
         return web.Response()

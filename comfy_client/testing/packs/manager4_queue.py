@@ -69,7 +69,10 @@ class TaskQueue:
 
     def status(self, client_id: str | None) -> dict[str, Any]:
         """Return the state of the queue, or of one client's tasks."""
-        is_own: Callable[[str], bool] = lambda one: client_id in (None, one)  # noqa: E731
+
+        def is_own(one: str) -> bool:
+            return client_id in (None, one)
+
         pending = sum(is_own(task.client_id) for task in self._pending)
         running = int(self._running is not None and is_own(self._running.client_id))
         told = {

@@ -198,7 +198,7 @@ class VideoFromFile(VideoInput):
 
 
 class ComfyAPI:
-    """What a node may ask of the server, as coroutines."""
+    """The server as a node sees it, with coroutines."""
 
     VERSION: str = "latest"
     STABLE: bool = False
@@ -207,7 +207,7 @@ class ComfyAPI:
 
 
 class ComfyAPISync(ComfyAPI):
-    """What a node may ask of the server, as functions."""
+    """The server as a node sees it, with functions."""
 
     execution: Any = _ExecutionSync()
     node_replacement: Any = _NodeReplacementSync()
