@@ -30,7 +30,7 @@ LARGEST_WHEEL = 1_650_000
 FOLDERS = (".ci", ".github", "comfy_client", "tests")
 #: Files of the package that are no modules, and that the wheel has.
 DATA = re.compile(
-    r"comfy_client/(py\.typed|\w+\.json|\w+\.ipynb|guide/[\w-]+\.rst"
+    r"comfy_client/(py\.typed|\w+\.json|\w+\.ipynb|\w+\.md|guide/[\w-]+\.rst"
     r"|testing/[\w.]+\.json(\.gz)?|testing/README\.rst|testing/Dockerfile)"
 )
 #: What stands beside the package in a wheel.

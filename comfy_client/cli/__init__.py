@@ -16,6 +16,7 @@ Modules:
     bug_report: The file that ``doctor --report`` writes.
     workflow_commands: ``inputs``, ``check``, ``convert``, ``example`` and ``stubs``.
     raw_commands: ``api`` and ``object-info``.
+    skill_command: ``skill``: how agents use the other commands.
     server_options: The options that name servers, and the clients they stand for.
     decorators: Types of options that several commands share.
     target: Resolution of options, environment and profiles to a server and its credentials.

@@ -18,6 +18,7 @@ from . import (
     run_command,
     serve_command,
     server_commands,
+    skill_command,
     sweep_command,
     watch_command,
     workflow_commands,
@@ -106,6 +107,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         workflow_commands.stubs,
         raw_commands.object_info,
         schema,
+        skill_command.skill,
         show_help,
     ),
 }
