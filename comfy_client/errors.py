@@ -568,6 +568,60 @@ class VramTimeout(ComfyError, TimeoutError):
 # -- local errors -----------------------------------------------------------------------
 
 
+class ManagerRefused(ComfyError):
+    """The Manager's security settings forbid the work: the message says what to set, and where.
+
+    Attributes:
+        kind: The work, such as ``"install"`` or ``"fix"``.
+        name: The pack or the file; empty: the work is about neither.
+    """
+
+    kind: str
+    name: str
+    _hint = "Change the Manager's settings on the server as the message says, and restart it."
+
+    def __init__(self, message: str, *, kind: str, name: str = "") -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.name = name
+
+
+class TaskFailed(ComfyError):
+    """The Manager could not do its work, or says that it did and the server shows otherwise.
+
+    Attributes:
+        task_id: The id of the task.
+        kind: The work, such as ``"install"``.
+        name: The pack or the file; empty: the work is about neither.
+    """
+
+    task_id: str
+    kind: str
+    name: str
+    _hint = "Read the message and the terminal of the server (api.get_logs())."
+
+    def __init__(self, message: str, *, task_id: str, kind: str, name: str) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+        self.kind = kind
+        self.name = name
+
+
+class TaskTimeout(ComfyError, TimeoutError):
+    """The caller's time ran out, but the Manager keeps working: wait again.
+
+    Attributes:
+        task_id: The id of the task; ``api.ext.manager.task(task_id)`` finds it again.
+    """
+
+    task_id: str
+    _hint = "Wait again with task.result(timeout), or find the task by its id later."
+
+    def __init__(self, message: str, *, task_id: str) -> None:
+        super().__init__(message)
+        self.task_id = task_id
+
+
 class WorkflowError(ComfyError):
     """The workflow itself is wrong: unknown name, UI format, bad link, NaN.
 

@@ -8,10 +8,15 @@ Modules:
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from ..attributes import KnownAttributes
 from ..jobs.execute import Parts
 from ..routes import Routes
 from .monitor import Monitor
+
+if TYPE_CHECKING:
+    from .manager import Manager
 
 __all__ = ["Extensions", "Monitor"]
 
@@ -31,3 +36,10 @@ class Extensions(KnownAttributes):
     def monitor(self) -> Monitor:
         """How busy the machine of the server is, by the node pack Crystools."""
         return Monitor(self._owner, self._parts)
+
+    @property
+    def manager(self) -> Manager:
+        """Node packs, models and the life of the server, by ComfyUI-Manager."""
+        from .manager import Manager
+
+        return Manager(self._owner, self._parts)

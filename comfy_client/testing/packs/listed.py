@@ -23,7 +23,7 @@ def _definitions(
     return dict.fromkeys(classes)
 
 
-@attrs.frozen(kw_only=True)
+@attrs.frozen(kw_only=True, eq=False)
 class ListedPack:
     """A node pack in the list of a Manager, which the Manager can install.
 

@@ -1,0 +1,348 @@
+"""The routes of Manager 4, of its legacy page, and of Manager 3, behind one interface.
+
+A dialect knows how work is asked for and where its result is told.  It decides nothing: see
+:mod:`.outcomes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import attrs
+
+from ..errors import ApiError, AuthenticationError, NotFound, NotSupported
+from ..models.packs import ImportFailure, InstalledPack, KnownPack
+from ..transport.http import SMALL, Http
+from ..transport.response import Response
+from ..values import flag, list_at, mapping, table_at, text, whole
+
+#: Where the Manager looks for packs and models: its cache, which it renews by itself.
+_MODE: Final = "cache"
+_CHANNEL: Final = "default"
+_UNKNOWN: Final = "unknown"
+#: How to get an extension that the server lacks.
+MISSING: Final = (
+    "this server has no ComfyUI-Manager: install it there (pip install comfyui-manager), and start "
+    "ComfyUI 0.4 or newer with --enable-manager"
+)
+#: The most characters of the result of a task.
+_MOST_RESULT: Final = 2000
+
+
+@attrs.frozen
+class Work:
+    """One piece of work for the Manager.
+
+    Attributes:
+        id: The id of the task.
+        kind: ``install``, ``uninstall``, ``enable``, ``disable``, ``update``, ``fix``,
+            ``install-model`` or ``update-comfyui``.
+        name: The pack's id, or the file name of a model; empty for ComfyUI itself.
+        version: The version to install; ``None``: the newest.
+        url: Where a git repository or a model is; ``None``: the registry has the pack.
+        folder: The folder of a model, such as ``loras``; empty for packs.
+        base: The base model of a model, such as ``SDXL``; empty: unknown.
+        is_git: Whether the pack is a git repository that the registry lacks.
+        stable: Whether ComfyUI is updated to its newest release, not to the newest commit.
+    """
+
+    id: str
+    kind: str
+    name: str
+    version: str | None = None
+    url: str | None = None
+    folder: str = ""
+    base: str = ""
+    is_git: bool = False
+    stable: bool = True
+
+
+@attrs.frozen
+class WorkQueue:
+    """The state of the Manager's queue.
+
+    Attributes:
+        waiting: How many tasks wait.
+        running: How many tasks run.
+        is_processing: Whether its worker is alive.
+    """
+
+    waiting: int
+    running: int
+    is_processing: bool
+
+
+class Dialect:
+    """The routes that all Managers have, below a prefix.
+
+    Attributes:
+        version: The Manager's version, such as ``"V4.3"``.
+        name: ``"manager4"``, ``"manager4-legacy"`` or ``"manager3"``.
+    """
+
+    name: str
+    prefix: str
+
+    def __init__(self, http: Http, version: str, client_id: Callable[[], str]) -> None:
+        self.version = version
+        self._http = http
+        self._client_id = client_id
+
+    # -- reading -------------------------------------------------------------------------
+
+    def installed(self, *, at_start: bool = False) -> dict[str, InstalledPack]:
+        """Return the installed packs by id, now or as they were when the server started."""
+        params = {"mode": "imported"} if at_start else None
+        found = self.get("/customnode/installed", params)
+        packs = [
+            InstalledPack.from_json(key, data)
+            for key, data in mapping(found, "GET /customnode/installed").items()
+        ]
+        # Of a pack that is there twice, the enabled one counts.
+        return {pack.id: pack for pack in sorted(packs, key=lambda pack: pack.enabled)}
+
+    def mappings(self, mode: str) -> dict[str, KnownPack]:
+        """Return all packs that the Manager knows, with their node classes."""
+        found = self.get("/customnode/getmappings", {"mode": mode})
+        known = mapping(found, "GET /customnode/getmappings").items()
+        return {key: KnownPack.from_json(key, data) for key, data in known}
+
+    def queue(self) -> WorkQueue:
+        """Return the state of the queue."""
+        found = mapping(self.get("/manager/queue/status"), "GET /manager/queue/status")
+        running = whole(found.get("in_progress_count")) or 0
+        if "pending_count" in found:
+            waiting = whole(found["pending_count"]) or 0
+        else:
+            done = whole(found.get("done_count")) or 0
+            waiting = max(0, (whole(found.get("total_count")) or 0) - done - running)
+        return WorkQueue(waiting, running, flag(found.get("is_processing")) is True)
+
+    def result(self, work: Work) -> str | None:
+        """Return the result that a route tells of a task; None: none yet, or none is kept."""
+        return None
+
+    def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
+        """Return which packs failed to import; the keys are ids of the registry and URLs."""
+        urls = [key for key in by_key if "://" in key]
+        ids = [key for key in by_key if "://" not in key]
+        found = self.post(
+            "/customnode/import_fail_info_bulk", json={"cnr_ids": ids, "urls": urls}
+        ).json()
+        told = {key: table_at(found, key) for key in by_key}
+        return [
+            ImportFailure(by_key[key].id, text(about.get("error") or about.get("msg")) or "")
+            for key, about in told.items()
+            if about
+        ]
+
+    # -- work ----------------------------------------------------------------------------
+
+    def send(self, work: Work) -> None:
+        """Queue a task, and start the worker."""
+        raise NotImplementedError
+
+    def start(self) -> None:
+        """Start the worker, unless it runs."""
+        self.post("/manager/queue/start")
+
+    # -- requests ------------------------------------------------------------------------
+
+    def get(self, route: str, params: Mapping[str, str] | None = None) -> Any:
+        """Request JSON below the prefix."""
+        return self._http.json("GET", self.prefix + route, params=params)
+
+    def text(self, route: str) -> str:
+        """Request a text below the prefix."""
+        return self._http.request("GET", self.prefix + route, max_bytes=SMALL).text.strip()
+
+    def post(self, route: str, *, params: Mapping[str, str] | None = None, **body: Any) -> Response:
+        """Send a command below the prefix, and return the answer."""
+        return self._http.request(
+            "POST", self.prefix + route, params=params, max_bytes=SMALL, **body
+        )
+
+
+class Manager4(Dialect):
+    """The package ``comfyui-manager``, with its new page."""
+
+    name = "manager4"
+    prefix = "/v2"
+
+    def result(self, work: Work) -> str | None:
+        """Return the result in the history, which a restart of the server empties."""
+        found = self.get("/manager/queue/history", {"ui_id": work.id})
+        item = table_at(found, "history")
+        return as_result(item["result"]) if item.get("ui_id") == work.id else None
+
+    def send(self, work: Work) -> None:
+        """Queue a task with complete parameters: an incomplete one ends the server's worker."""
+        body = {"ui_id": work.id, "client_id": self._client_id(), "kind": work.kind}
+        self.post("/manager/queue/task", json={**body, "params": _params(work)})
+        self.start()
+
+
+def _version_of(work: Work) -> str:
+    """Return the version of a pack as the Manager wants it; a repository has none."""
+    return _UNKNOWN if work.is_git else work.version or "latest"
+
+
+def _params(work: Work) -> dict[str, Any]:
+    """Return all parameters of a task, also those that the Manager calls optional."""
+    match work.kind:
+        case "install":
+            version = _version_of(work)
+            return {
+                "id": work.name,
+                "version": version,
+                "selected_version": version,
+                "mode": _MODE,
+                "channel": _CHANNEL,
+                "repository": work.url,
+                "pip": [],
+                "skip_post_install": False,
+            }
+        case "enable":
+            return {"cnr_id": work.name}
+        case "update" | "fix":
+            return {"node_name": work.name, "node_ver": _version_of(work)}
+        case "uninstall" | "disable":
+            return {"node_name": work.name, "is_unknown": work.is_git}
+        case "install-model":
+            return _model(work)
+        case _:
+            return {"is_stable": work.stable, "target_version": work.version}
+
+
+def _model(work: Work) -> dict[str, Any]:
+    return {
+        "name": work.name,
+        "type": work.folder,
+        "base": work.base,
+        "save_path": work.folder,
+        "url": work.url,
+        "filename": work.name,
+        "ui_id": work.id,
+    }
+
+
+class _Listed(Dialect):
+    """The Managers that want whole entries of their lists."""
+
+    def listing(self, work: Work) -> dict[str, Any]:
+        """Return a pack as the Manager's own page sends it."""
+        version = _version_of(work)
+        # The last part of a URL is the folder of a repository; that alone will do, too.
+        return {
+            "id": work.name,
+            "version": version,
+            "selected_version": version,
+            "files": [work.url or work.name] if work.is_git else [],
+            "repository": work.url or "",
+            "channel": _CHANNEL,
+            "mode": _MODE,
+            "ui_id": work.id,
+            "install_type": "git-clone",
+            "title": work.name,
+            "skip_post_install": False,
+        }
+
+    def model(self, work: Work) -> dict[str, Any]:
+        """Return the entry of the Manager's list for the URL of a model, if it has one."""
+        found = self.get("/externalmodel/getlist", {"mode": _MODE})
+        for entry in list_at(found, "models"):
+            if isinstance(entry, dict) and entry.get("url") == work.url:
+                return {**entry, "ui_id": work.id}
+        return _model(work)
+
+
+class LegacyManager4(_Listed):
+    """The package ``comfyui-manager`` with ``--enable-manager-legacy-ui``."""
+
+    name = "manager4-legacy"
+    prefix = "/v2"
+
+    def send(self, work: Work) -> None:
+        """Queue a batch of one task; the worker starts by itself."""
+        if work.kind == "install-model":
+            key, entry = "install_model", self.model(work)
+        elif work.kind == "update-comfyui":
+            key, entry = "update_comfyui", {"ui_id": work.id, "stable": work.stable}
+        else:  # a pack that is disabled is enabled by installing it
+            key, entry = "install" if work.kind == "enable" else work.kind, self.listing(work)
+        body = {key: [entry] if key != "update_comfyui" else True, "batch_id": work.id}
+        answer = self.post("/manager/queue/batch", json=body)
+        if work.name in list_at(answer.json(), "failed"):
+            raise AuthenticationError(
+                f"POST /v2/manager/queue/batch: the Manager refused {work.kind} {work.name}",
+                method="POST",
+                path="/v2/manager/queue/batch",
+                status=403,
+            )
+
+
+class Manager3(_Listed):
+    """ComfyUI-Manager 3, a folder of ``custom_nodes``."""
+
+    name = "manager3"
+    prefix = ""
+
+    def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
+        """Return which packs failed to import, asking about each."""
+        found = []
+        for key, pack in by_key.items():
+            try:
+                name = "url" if "://" in key else "cnr_id"
+                answer = self.post("/customnode/import_fail_info", json={name: key})
+            except ApiError as exc:
+                if exc.status != 400:  # it did not fail, or is unknown
+                    raise
+                continue
+            found.append(ImportFailure(pack.id, text(table_at(answer.json()).get("msg")) or ""))
+        return found
+
+    def send(self, work: Work) -> None:
+        """Queue a task, and start the worker."""
+        if work.kind == "install-model":
+            self.post("/manager/queue/install_model", json=self.model(work))
+        elif work.kind == "update-comfyui":
+            self.post("/manager/queue/update_comfyui")
+        else:
+            kind = "install" if work.kind == "enable" else work.kind
+            self.post(f"/manager/queue/{kind}", json=self.listing(work))
+        self.start()
+
+
+def results_in(data: object) -> dict[str, str]:
+    """Return the results by task in the data of a ``cm-queue-status`` event."""
+    told = {**table_at(data, "nodepack_result"), **table_at(data, "model_result")}
+    return {id: as_result(result) for id, result in told.items()}
+
+
+def as_result(value: object) -> str:
+    """Return the result of a task as a text of limited length."""
+    if isinstance(value, Mapping):  # Manager 3 tells more of an update
+        value = value.get("msg") or value.get("result")
+    return text(value, _MOST_RESULT) or ""
+
+
+def find(http: Http, client_id: Callable[[], str]) -> Dialect:
+    """Ask the server which Manager it has; raise NotSupported if it has none."""
+    version = _version(http, "/v2")
+    if version is not None:
+        found = http.json("GET", "/v2/manager/is_legacy_manager_ui", max_bytes=SMALL)
+        is_legacy = table_at(found).get("is_legacy_manager_ui") is True
+        return (LegacyManager4 if is_legacy else Manager4)(http, version, client_id)
+    version = _version(http, "")
+    if version is not None:
+        return Manager3(http, version, client_id)
+    raise NotSupported(f"GET /v2/manager/version: {MISSING}")
+
+
+def _version(http: Http, prefix: str) -> str | None:
+    try:
+        answer = http.request("GET", f"{prefix}/manager/version", max_bytes=SMALL)
+    except (NotFound, NotSupported):
+        return None
+    return None if answer.is_page else answer.text.strip()[:100]

@@ -1,0 +1,498 @@
+"""``api.ext.manager``: node packs, models and the life of the server, by ComfyUI-Manager."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import PurePosixPath
+from typing import Any, Final, Literal
+from urllib.parse import unquote, urlsplit
+
+import attrs
+
+from .. import runtime
+from ..connecting import wait_until_ready
+from ..errors import (
+    ApiError,
+    ComfyError,
+    NotFound,
+    NotSupported,
+    RequestTimeout,
+    TransportError,
+)
+from ..jobs.execute import Parts
+from ..models.packs import ComfyUIVersions, ImportFailure, InstalledPack, KnownPack
+from ..routes import Routes
+from ..subscriptions import call_back
+from ..transport.deadline import Deadline
+from ..transport.failures import is_away
+from ..transport.http import segment
+from ..values import T, list_at, table_at, text, texts
+from .dialects import Dialect, Manager4, Work, find
+from .outcomes import refusal
+from .snapshots import Snapshots
+from .tasks import Task, TaskWatcher, new_id, parts_of
+
+#: A pack by its id or URL, or as one of the Manager's answers.
+Pack = str | InstalledPack | KnownPack
+#: Seconds that the Manager may take for work without a task.
+_DIRECT: Final = 600.0
+#: Seconds after which a server that goes on answering has not begun to restart.
+_BEGINS: Final = 10.0
+#: The pause between two questions whether a server is back.
+_PAUSE: Final = 0.5
+#: What may make a regular expression of the server slow.
+#: The name among what the parts of a client remember.
+_NAME: Final = "ComfyUI-Manager"
+_REPEATS: Final = re.compile(r"(?<!\\)[*+?{]")
+#: The events that tell of tasks.
+_EVENTS: Final = ("cm-queue-status", "cm-task-completed")
+
+
+@attrs.define(eq=False)
+class _Known:
+    """What the parts of a client remember of the Manager; it does not keep the client alive."""
+
+    parts: Parts
+    dialect: Dialect | None = None
+    tasks: TaskWatcher = attrs.field(init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self.tasks = TaskWatcher(self.find, self._has_model, self._subscribe)
+
+    def find(self) -> Dialect:
+        """Return the routes of this server's Manager; ask which it is the first time."""
+        found = self.dialect
+        if found is None:
+            connection = self.parts.connection
+            self.dialect = found = find(self.parts.http, lambda: connection.client_id)
+        return found
+
+    def _has_model(self, work: Work) -> bool:
+        route = f"/models/{segment(work.folder)}"
+        return work.name in texts(self.parts.http.json("GET", route), f"GET {route}")
+
+    def _subscribe(self, callback: Callable[[Any], object]) -> Callable[[], None]:
+        ends = [call_back(self.parts, name, callback, once=False) for name in _EVENTS]
+
+        def unsubscribe() -> None:
+            for end in ends:
+                end()
+
+        return unsubscribe
+
+
+class Manager:
+    """ComfyUI-Manager on the server: version 4 with either page, or version 3.
+
+    Install the package ``comfyui-manager`` on the server, and start ComfyUI 0.4 or newer with
+    ``--enable-manager``.  The first call asks which Manager there is; without one, every method
+    raises :class:`NotSupported`.
+
+    Work on packs and models returns a :class:`Task` immediately.  A new or changed pack takes
+    effect once the server has restarted: see :meth:`reboot`.
+
+    Example::
+
+        from comfy_client import ComfyApi
+
+        with ComfyApi("http://127.0.0.1:8188") as api:
+            manager = api.ext.manager
+            pack = manager.pack_of("ImpactWildcardProcessor")
+            manager.install(pack).result(timeout=600)
+            manager.reboot()
+
+    Attributes:
+        snapshots: Snapshots of all packs: list, save, restore and remove them.
+    """
+
+    snapshots: Snapshots
+
+    def __init__(self, owner: Routes, parts: Parts) -> None:
+        self._owner = owner
+        self._parts = parts
+        self._known: _Known = parts.remembered.setdefault(_NAME, _Known(parts))
+        self.snapshots = Snapshots(self._dialect)
+
+    def _dialect(self) -> Dialect:
+        return self._known.find()
+
+    # -- reading -------------------------------------------------------------------------
+
+    @property
+    def version(self) -> str:
+        """The Manager's version, such as ``"V4.3"``; asks the server the first time.
+
+        ``GET /v2/manager/version``, or ``GET /manager/version`` of Manager 3.
+        """
+        return self._dialect().version
+
+    @property
+    def dialect(self) -> str:
+        """``"manager4"``, ``"manager4-legacy"`` or ``"manager3"``; asks the server at first."""
+        return self._dialect().name
+
+    def installed(self, *, at_start: bool = False) -> dict[str, InstalledPack]:
+        """Return the installed packs by id, disabled ones too.
+
+        ``GET /v2/customnode/installed``; Manager 3: ``/customnode/installed``.  A folder that is
+        neither a git repository nor from the registry is not listed.
+
+        Args:
+            at_start: Whether to list what was installed when the server started, instead of now.
+        """
+        return self._dialect().installed(at_start=at_start)
+
+    def mappings(self, mode: Literal["cache", "local", "remote"] = "cache") -> dict[str, KnownPack]:
+        """Return all packs that the Manager knows, with their node classes, by id or URL.
+
+        ``GET /v2/customnode/getmappings``; Manager 3: ``/customnode/getmappings``.  About 5,600
+        entries.
+
+        Args:
+            mode: ``cache`` for lists of the last day, ``local`` for those that came with the
+                Manager, ``remote`` to download them now.
+        """
+        return self._dialect().mappings(mode)
+
+    def packs_of(self, class_type: str) -> list[KnownPack]:
+        """Return the packs that have a node class, those that name it first; may be empty."""
+        return packs_with(class_type, self.mappings().values())
+
+    def pack_of(self, class_type: str) -> KnownPack | None:
+        """Return a pack that has a node class, or None: see :meth:`packs_of` for all."""
+        return next(iter(self.packs_of(class_type)), None)
+
+    def failed_imports(self) -> list[ImportFailure]:
+        """Return the installed packs that the server could not import when it started.
+
+        ``POST /v2/customnode/import_fail_info_bulk``; one by one with
+        ``POST /customnode/import_fail_info`` of Manager 3.  The Manager knows a pack from a git
+        repository by its URL only, so one that its lists lack is left out.
+        """
+        dialect = self._dialect()
+        packs = [pack for pack in dialect.installed().values() if pack.enabled]
+        by_key = {pack.cnr_id: pack for pack in packs if pack.cnr_id}
+        if any(pack.is_git for pack in packs):
+            urls = {folder_of(url): url for url in dialect.mappings("cache") if "://" in url}
+            by_key.update(
+                {urls[pack.id]: pack for pack in packs if pack.is_git and pack.id in urls}
+            )
+        return dialect.failed_imports(by_key)
+
+    def comfyui_versions(self) -> ComfyUIVersions:
+        """Return the versions of ComfyUI that the Manager can switch to.
+
+        ``GET /v2/comfyui_manager/comfyui_versions``; Manager 3: without ``/v2``.
+
+        Raises:
+            ApiError: ComfyUI is no git repository there (400), or there is no network (500).
+        """
+        found = table_at(self._dialect().get("/comfyui_manager/comfyui_versions"))
+        versions = tuple(name for item in list_at(found, "versions") if (name := text(item)))
+        return ComfyUIVersions(versions, text(found.get("current")))
+
+    # -- settings ------------------------------------------------------------------------
+
+    def channels(self) -> dict[str, str]:
+        """Return the URLs of the channels, which are lists of packs, by name.
+
+        ``GET /v2/manager/channel_url_list``; Manager 3: without ``/v2``.
+        """
+        listed = texts(self._channels().get("list"), "GET /manager/channel_url_list")
+        return {name: url for name, _, url in (entry.partition("::") for entry in listed)}
+
+    def _channels(self) -> Mapping[str, Any]:
+        return table_at(self._dialect().get("/manager/channel_url_list"))
+
+    def settings(self) -> dict[str, str]:
+        """Return the settings ``db_mode``, ``update_policy`` and ``channel``.
+
+        ``GET /v2/manager/db_mode``, ``policy/update`` and ``channel_url_list``; Manager 3: without
+        ``/v2``.
+        """
+        dialect = self._dialect()
+        return {
+            "db_mode": dialect.text("/manager/db_mode"),
+            "update_policy": dialect.text("/manager/policy/update"),
+            "channel": text(self._channels().get("selected")) or "",
+        }
+
+    def set(
+        self,
+        *,
+        db_mode: str | None = None,
+        update_policy: str | None = None,
+        channel: str | None = None,
+    ) -> None:
+        """Change settings of the Manager, for everybody; ``None`` leaves one as it is.
+
+        ``POST`` to the routes of :meth:`settings`.
+
+        Args:
+            db_mode: Where lists come from: ``cache``, ``channel``, ``local`` or ``remote``.
+            update_policy: ``stable``, ``stable-comfyui``, ``nightly`` or ``nightly-comfyui``.
+            channel: The name of a channel.
+
+        Raises:
+            ApiError: The server has no such value (400); the message lists those that it has.
+            ManagerRefused: The security settings forbid it.
+        """
+        given = {
+            "/manager/db_mode": db_mode,
+            "/manager/policy/update": update_policy,
+            "/manager/channel_url_list": channel,
+        }
+        for route, value in given.items():
+            if value is not None:
+                self._ask("set", "", partial(self._dialect().post, route, json={"value": value}))
+
+    # -- work ----------------------------------------------------------------------------
+
+    def install(self, pack: Pack, version: str | None = None) -> Task:
+        """Install a pack, or enable it if it is disabled.
+
+        Args:
+            pack: Its id in the registry, the URL of its git repository, or an answer of
+                :meth:`pack_of` or :meth:`installed`.  The Manager installs repositories of its own
+                lists only; for others, see :meth:`install_git`.
+            version: A version in the registry, ``"latest"`` or ``"nightly"``; ``None``: the
+                newest.
+
+        Raises:
+            ManagerRefused: The security settings forbid it; the task may also raise this.
+        """
+        known = pack.id if isinstance(pack, InstalledPack | KnownPack) else pack
+        is_git = "://" in known
+        work = self._work("install", folder_of(known) if is_git else known, version=version)
+        if isinstance(pack, InstalledPack):
+            is_git = pack.is_git
+        return self._start(attrs.evolve(work, url=known if "://" in known else None, is_git=is_git))
+
+    def uninstall(self, pack: Pack) -> Task:
+        """Remove a pack and its folder.  Raises :class:`NotFound` if it is not installed."""
+        return self._change("uninstall", pack)
+
+    def enable(self, pack: Pack) -> Task:
+        """Enable a disabled pack.  Raises :class:`NotFound` if it is not installed."""
+        return self._change("enable", pack)
+
+    def disable(self, pack: Pack) -> Task:
+        """Disable a pack; its folder stays.  Raises :class:`NotFound` if it is not installed."""
+        return self._change("disable", pack)
+
+    def update(self, pack: Pack) -> Task:
+        """Update a pack to its newest version.  Raises :class:`NotFound` if it is not installed."""
+        return self._change("update", pack)
+
+    def update_all(self) -> list[Task]:
+        """Update all enabled packs; return a task for each."""
+        packs = [pack for pack in self.installed().values() if pack.enabled]
+        return [self._change("update", pack) for pack in packs]
+
+    def fix(self, pack: Pack) -> Task:
+        """Install a pack's requirements again.  Raises :class:`NotFound` without the pack."""
+        return self._change("fix", pack)
+
+    def install_model(
+        self, url: str, folder: str, filename: str | None = None, *, base: str = ""
+    ) -> Task:
+        """Download a model file to the server.
+
+        Manager 3 downloads only models of its own list.
+
+        Args:
+            url: Where the file is; the server downloads it.
+            folder: The folder of models, such as ``"loras"``: see
+                :meth:`ComfyApi.get_model_folders`.
+            filename: The name of the file there; ``None``: the last part of the URL.
+            base: The base model, such as ``"SDXL"``; the Manager only notes it.
+        """
+        name = filename or PurePosixPath(unquote(urlsplit(url).path)).name
+        if not name:
+            raise ValueError(f"the URL has no file name; give filename=: {url!r:.200}")
+        return self._start(self._work("install-model", name, url=url, folder=folder, base=base))
+
+    def update_comfyui(self, version: str | None = None, *, stable: bool = True) -> Task:
+        """Update ComfyUI itself, which must be a git repository there.
+
+        Args:
+            version: A version of :meth:`comfyui_versions`, with Manager 4; ``None``: the newest.
+            stable: Whether the newest release is meant, not the newest commit.
+        """
+        return self._start(self._work("update-comfyui", "", version=version, stable=stable))
+
+    def install_git(self, url: str, *, timeout: float = _DIRECT) -> InstalledPack:
+        """Install a pack from any git repository; return it.
+
+        ``POST /customnode/install/git_url`` of Manager 3, ``/v2/customnode/install/git_url`` of
+        Manager 4's legacy page.  Needs ``allow_git_url_install = true`` in the Manager's
+        ``config.ini``, and answers once the repository is there.
+
+        Raises:
+            NotSupported: Manager 4 with its new page, which installs packs of its lists only.
+            ManagerRefused: The security settings forbid it.
+            ApiError: The repository cannot be cloned.
+        """
+        self._post_direct("/customnode/install/git_url", "git", url, timeout)
+        name = folder_of(url)
+        pack = self.installed().get(name)
+        if pack is None:
+            from ..errors import TaskFailed
+
+            raise TaskFailed(
+                f"install {name}: the Manager says that it is done, but the pack is not installed",
+                task_id="",
+                kind="install",
+                name=name,
+            )
+        return pack
+
+    def install_pip(self, *packages: str, timeout: float = _DIRECT) -> None:
+        """Install Python packages on the server.
+
+        ``POST /customnode/install/pip`` of Manager 3, ``/v2/customnode/install/pip`` of Manager
+        4's legacy page.  Needs ``allow_pip_install = true`` in the Manager's ``config.ini``.
+
+        Raises:
+            NotSupported: Manager 4 with its new page.
+            ManagerRefused: The security settings forbid it.
+        """
+        self._post_direct("/customnode/install/pip", "pip", " ".join(packages), timeout)
+
+    def _post_direct(self, route: str, kind: str, body: str, timeout: float) -> None:
+        dialect = self._dialect()
+        if isinstance(dialect, Manager4):
+            raise NotSupported(
+                f"POST {route}: Manager 4 has it on its legacy page only: start the server with "
+                "--enable-manager-legacy-ui"
+            )
+        self._ask(kind, body, lambda: dialect.post(route, data=body.encode(), timeout=timeout))
+
+    def task(self, task_id: str) -> Task:
+        """Return a task by its id, in any process, also after a restart of the server.
+
+        Where the Manager has forgotten the task, what is installed tells its result.
+
+        Raises:
+            ValueError: It is not the id of a task of this library.
+        """
+        kind, name = parts_of(task_id)
+        dialect = self._dialect()
+        pack = dialect.installed().get(name)
+        folder, _, rest = name.partition("/") if kind == "install-model" else ("", "", name)
+        work = Work(task_id, kind, rest, folder=folder, is_git=pack is not None and pack.is_git)
+        return self._watch(work)
+
+    def _change(self, kind: str, pack: Pack) -> Task:
+        """Start work on a pack that must be installed."""
+        name = pack.id if isinstance(pack, InstalledPack | KnownPack) else pack
+        name = folder_of(name) if "://" in name else name
+        installed = self.installed()
+        found = installed.get(name)
+        if found is None:
+            there = ", ".join(sorted(installed)) or "none"
+            raise NotFound(f"{kind}: no pack {name!r} is installed; there are: {there:.1000}")
+        work = self._work(kind, name, version=found.ver, is_git=found.is_git)
+        return self._start(work)
+
+    def _work(self, kind: str, name: str, **facts: Any) -> Work:
+        folder = facts.get("folder")
+        id = new_id(kind, f"{folder}/{name}" if folder else name)
+        return Work(id, kind, name, **facts)
+
+    def _start(self, work: Work) -> Task:
+        send = self._dialect().send
+        return self._ask(work.kind, work.name, lambda: self._watch(work, lambda: send(work)))
+
+    def _watch(self, work: Work, send: Callable[[], object] = lambda: None) -> Task:
+        task = self._known.tasks.watch(work, send)
+        task.owner = self._owner  # or a client that nobody refers to would be closed
+        return task
+
+    def _ask(self, kind: str, name: str, ask: Callable[[], T]) -> T:
+        """Return what ``ask`` does; a 403 of the Manager is an error that says what to set."""
+        try:
+            return ask()
+        except ApiError as exc:
+            if exc.status != 403:
+                raise
+            refused = refusal(kind, name)
+        raise refused
+
+    # -- the server ----------------------------------------------------------------------
+
+    def reboot(self, wait: float = 120.0) -> None:
+        """Restart the server, and wait until it can run prompts again.
+
+        ``POST /v2/manager/reboot``; Manager 3: ``/manager/reboot``.  The server ends the
+        connection without an answer.  Prompts that waited or ran are lost: their jobs end in
+        :class:`JobLost`.  Node definitions are asked for again.
+
+        Args:
+            wait: Seconds to wait until the server is back; 0: do not wait.
+
+        Raises:
+            ManagerRefused: The security settings forbid it; nothing was restarted.
+            RequestTimeout: The server does not answer in time.  It may be back later.
+        """
+        deadline = Deadline.after(wait)
+        dialect = self._dialect()
+        try:
+            self._ask("restart the server", "", lambda: dialect.post("/manager/reboot"))
+            has_ended = False
+        except TransportError:
+            has_ended = True  # the good case
+        self._known.dialect = None
+        if not wait:
+            return
+        begins = Deadline.after(min(_BEGINS, wait))
+        while not has_ended and not begins.expired:
+            has_ended = not self._answers()
+            runtime.sleep(begins.left(_PAUSE))
+        wait_until_ready(self._owner, self._parts, deadline.left())
+        while not self._answers():
+            if deadline.expired:
+                raise RequestTimeout(
+                    f"the server is back, but its Manager did not answer within {wait:g} s"
+                )
+            runtime.sleep(deadline.left(_PAUSE))
+
+    def _answers(self) -> bool:
+        """Return whether the server has a Manager now; its routes may come late."""
+        try:
+            self._dialect()
+        except (NotSupported, NotFound):
+            return False
+        except ComfyError as exc:
+            if not is_away(exc):
+                raise
+            return False
+        return True
+
+
+def folder_of(url: str) -> str:
+    """Return the folder that a git repository gets: the last part of its URL."""
+    return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
+
+
+def packs_with(class_type: str, packs: Any) -> list[KnownPack]:
+    """Return the packs that have a node class: by name first, then by their patterns."""
+    named = [pack for pack in packs if class_type in pack.classes]
+    # A pattern of the server may only be one that cannot take long.
+    fitting = [
+        pack
+        for pack in packs
+        if pack.pattern and pack not in named and _fits(pack.pattern, class_type)
+    ]
+    return [*named, *fitting]
+
+
+def _fits(pattern: str, class_type: str) -> bool:
+    if _REPEATS.search(pattern):
+        return False
+    try:
+        return re.search(pattern, class_type) is not None
+    except re.error:
+        return False

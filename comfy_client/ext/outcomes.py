@@ -1,0 +1,168 @@
+"""Decisions about tasks of the Manager, from what it tells and what is installed.
+
+Everything here is a pure function.  A result of the Manager is a claim: it says ``success`` of
+packs that do not exist, so what is installed afterwards decides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final, Literal
+
+import attrs
+
+from ..errors import ComfyError, ManagerRefused, TaskFailed
+from ..models.packs import InstalledPack
+from .dialects import Work, WorkQueue
+
+#: Seconds for which a task may wait while no worker is alive.
+_WORKER: Final = 3.0
+#: How often the worker is started again for a task.
+_STARTS: Final = 2
+#: Seconds with an empty queue and without a result after which a task counts as forgotten.
+_FORGOTTEN: Final = 3.0
+
+#: What the Manager says of work that it has done, or that was done already.
+_DONE: Final = ("success", "skip")
+#: What it says when its security level forbids the work.
+_REFUSED: Final = "failed"
+
+#: The lowest security levels that allow each kind of work, in the words of ``config.ini``.
+_NEEDS: Final[Mapping[str, str]] = {
+    "install": "security_level = normal, and for git repositories also a server that listens on "
+    "loopback only, or network_mode = personal_cloud",
+    "install-model": "security_level = normal, and a server that listens on loopback only, or "
+    "network_mode = personal_cloud",
+    "fix": "security_level = normal- and a server that listens on loopback only, or "
+    "security_level = weak",
+    "git": "allow_git_url_install = true",
+    "pip": "allow_pip_install = true",
+}
+_USUAL: Final = "security_level = normal"
+_WHERE: Final = (
+    "in config.ini of the Manager on the server (user/__manager/config.ini; before Manager 3.38 "
+    "user/default/ComfyUI-Manager/config.ini), then restart the server"
+)
+
+
+def refusal(kind: str, name: str) -> ManagerRefused:
+    """Return the error for work that the security level forbids."""
+    about = f"{kind} {name}" if name else kind
+    needs = _NEEDS.get(kind, _USUAL)
+    return ManagerRefused(
+        f"the Manager refused to {about}: its security settings forbid it; set {needs} {_WHERE}",
+        kind=kind,
+        name=name,
+    )
+
+
+@attrs.define
+class Evidence:
+    """What is known of a task that has not ended.
+
+    Attributes:
+        result: What the Manager said; None: nothing yet.
+        starts: How often the worker was started again for it.
+        idle_at: Since when the queue is empty, in seconds of the monotonic clock; None: it is not.
+        dead_at: Since when tasks wait without a worker; None: they do not.
+    """
+
+    result: str | None = None
+    starts: int = 0
+    idle_at: float | None = None
+    dead_at: float | None = None
+
+    def step(self, queue: WorkQueue, now: float) -> Literal["wait", "start", "end", "dead"]:
+        """Note the state of the queue; return what follows for the task.
+
+        ``start`` asks for a new worker: it dies of incomplete tasks of others, and leaves behind
+        a task that comes while it closes down.  ``end`` means that there is a result, or that the
+        Manager has forgotten the task; ``dead`` that new workers did not help.
+        """
+        is_idle = not queue.waiting and not queue.running
+        is_dead = bool(queue.waiting) and not queue.running and not queue.is_processing
+        self.idle_at = (self.idle_at or now) if is_idle else None
+        self.dead_at = (self.dead_at or now) if is_dead else None
+        if self.result is not None:
+            return "end"
+        if self.idle_at is not None:
+            return "end" if now - self.idle_at >= _FORGOTTEN else "wait"
+        if self.dead_at is None or now - self.dead_at < _WORKER:
+            return "wait"
+        self.dead_at = None
+        self.starts += 1
+        return "start" if self.starts <= _STARTS else "dead"
+
+
+def stopped(work: Work) -> TaskFailed:
+    """Return the error for a task that waits although the worker was started again."""
+    return _failed(work, "the Manager's worker stops again and again; restart the server")
+
+
+def outcome(
+    work: Work, result: str | None, installed: Mapping[str, InstalledPack], has_model: bool
+) -> InstalledPack | ComfyError | None:
+    """Return how a task ended: the pack, None where there is none, or the error.
+
+    Args:
+        work: The task.
+        result: What the Manager said; None: it has forgotten the task, as after a restart.
+        installed: The packs that are installed now.
+        has_model: Whether the server lists the model, if the task is about one.
+    """
+    if result == _REFUSED:
+        return refusal(work.kind, work.name)
+    if result is not None and result not in _DONE:
+        return _failed(work, f"the Manager says: {result or 'no reason'}")
+    pack = installed.get(work.name) or _by_repository(work, installed)
+    claim = "the Manager has forgotten this task" if result is None else f"it says {result!r}"
+    match work.kind:
+        case "install" | "enable":
+            if pack is None:
+                return _failed(work, f"{claim}, but the pack is not installed")
+            if not pack.enabled:
+                return _failed(work, f"{claim}, but the pack is still disabled")
+            wanted = work.version
+            if wanted and not work.is_git and wanted != pack.ver and _is_release(wanted):
+                return _failed(work, f"{claim}, but version {pack.ver} is installed")
+        case "uninstall":
+            if pack is not None:
+                return _failed(work, f"{claim}, but the pack is still installed")
+        case "disable":
+            if pack is None:
+                return _failed(work, f"{claim}, but the pack is not installed")
+            if pack.enabled:
+                return _failed(work, f"{claim}, but the pack is still enabled")
+        case "update" | "fix":
+            if pack is None:
+                return _failed(work, f"{claim}, but the pack is not installed")
+            if result is None:
+                return _failed(work, f"{claim}, so it is unknown whether it was done")
+        case "install-model":
+            if not has_model:
+                return _failed(work, f"{claim}, but {work.folder} lacks the file")
+        case _:
+            if result is None:
+                return _failed(work, f"{claim}, so it is unknown whether it was done")
+    return pack
+
+
+def _failed(work: Work, why: str) -> TaskFailed:
+    about = f"{work.kind} {work.name}".strip()
+    return TaskFailed(f"{about}: {why}", task_id=work.id, kind=work.kind, name=work.name)
+
+
+def _is_release(version: str) -> bool:
+    return version[:1].isdigit()
+
+
+def _by_repository(work: Work, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
+    """Return the pack of a git repository that the registry knows by another id."""
+    if not work.is_git:
+        return None
+    wanted = work.name.casefold()
+    for pack in installed.values():
+        names = (pack.id, (pack.aux_id or "").rpartition("/")[2])
+        if wanted in (name.casefold() for name in names):
+            return pack
+    return None

@@ -1,0 +1,258 @@
+"""Tasks of the Manager as futures, and the thread that watches them."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any, Final, Literal
+
+import attrs
+
+from .. import runtime
+from ..errors import ComfyError, NotFound, NotSupported, TaskTimeout
+from ..models.packs import InstalledPack
+from ..transport.deadline import check_timeout
+from ..transport.failures import is_away
+from .dialects import Dialect, Work, results_in
+from .outcomes import Evidence, outcome, stopped
+
+#: Seconds between two looks at the Manager's queue; an event ends the pause.
+_PAUSE: Final = 0.5
+#: Seconds for which the Manager's routes may be missing, as after a restart.
+_ROUTES: Final = 120.0
+
+
+#: How a task ended.
+_Ended = InstalledPack | ComfyError | None
+
+
+@attrs.define(eq=False)
+class _Watch:
+    """A task that has not ended, and what is known of it."""
+
+    task: Task
+    work: Work
+    evidence: Evidence
+    is_sent: bool = False
+
+
+class Task(Future["InstalledPack | None"]):
+    """Work of the Manager: a :class:`concurrent.futures.Future` of the pack, as it is afterwards.
+
+    The result is ``None`` where there is no pack: after ``uninstall``, ``install_model``,
+    ``install_pip`` and ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
+    returns False.  ``wait`` and ``as_completed`` of :mod:`concurrent.futures` work with it.
+
+    Attributes:
+        id: The id of the task; ``api.ext.manager.task(id)`` finds it again, also in another
+            process and after a restart of the server.
+        kind: ``install``, ``uninstall``, ``enable``, ``disable``, ``update``, ``fix``,
+            ``install-model``, ``install-git``, ``install-pip`` or ``update-comfyui``.
+        name: The pack's id, or the file name of a model; empty for ComfyUI itself.
+        owner: The client that started it.
+    """
+
+    def __init__(self, work: Work) -> None:
+        super().__init__()
+        self.id = work.id
+        self.kind = work.kind
+        self.name = work.name
+        self.owner: object = None
+        self.set_running_or_notify_cancel()
+
+    def __repr__(self) -> str:
+        return f"<Task {self.kind} {self.name}: {self.state}>"
+
+    @property
+    def state(self) -> Literal["running", "done", "failed"]:
+        """Whether it waits or runs, is done, or has failed."""
+        if not self.done():
+            return "running"
+        return "done" if self.exception() is None else "failed"
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until the task has ended; return False if it has not after ``timeout`` seconds."""
+        try:
+            self.exception(timeout)
+        except TaskTimeout:
+            return False
+        return True
+
+    def result(self, timeout: float | None = None) -> InstalledPack | None:
+        """Wait until the task has ended, and return the pack as it is now, or None.
+
+        Args:
+            timeout: Seconds; ``None``: no limit.
+
+        Raises:
+            TaskTimeout: The task has not ended in time; it goes on.
+            ManagerRefused: The security settings of the Manager forbid it.
+            TaskFailed: The Manager could not do it, or what it did does not show on the server.
+            ComfyError: The server cannot be asked any more, such as after 401.
+            ClientClosed: The client was closed; the Manager goes on.
+        """
+        self.exception(timeout)
+        return super().result(0)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Wait as :meth:`result` does, and return its error, or None."""
+        check_timeout(timeout)
+        try:
+            return super().exception(timeout)
+        except TimeoutError:
+            if self.done():
+                raise
+        raise TaskTimeout(
+            f"{self.kind} {self.name}: not done within {timeout:g} s; the Manager goes on",
+            task_id=self.id,
+        )
+
+
+def new_id(kind: str, name: str) -> str:
+    """Return the id of a new task, from which :func:`parts_of` reads kind and name."""
+    return f"{kind}:{uuid.uuid4().hex[:12]}:{name}"
+
+
+def parts_of(task_id: str) -> tuple[str, str]:
+    """Return the kind and the name in an id; raise ValueError if it is not one of ours."""
+    kind, _, rest = task_id.partition(":")
+    unique, colon, name = rest.partition(":")
+    if not (kind and unique and colon):
+        raise ValueError(f"not the id of a task: {task_id!r:.100}")
+    return kind, name
+
+
+class TaskWatcher:
+    """Asks the Manager about tasks that have not ended, in a thread that ends with them.
+
+    ``_lock`` guards the watched tasks and the thread; no request is made while it is held.
+
+    Args:
+        dialect: Returns the Manager's routes.
+        has_model: Returns whether the server lists a model file.
+        subscribe: Registers a callback for the Manager's events; returns what unregisters it.
+    """
+
+    def __init__(
+        self,
+        dialect: Callable[[], Dialect],
+        has_model: Callable[[Work], bool],
+        subscribe: Callable[[Callable[[Any], object]], Callable[[], None]],
+    ) -> None:
+        self._dialect = dialect
+        self._has_model = has_model
+        self._subscribe = subscribe
+        self._lock = runtime.Lock()
+        self._wake = runtime.Event()
+        self._watched: dict[str, _Watch] = {}
+        self._is_running = False
+        self._missing_at: float | None = None  # since when its routes are missing
+
+    def watch(self, work: Work, send: Callable[[], object] = lambda: None) -> Task:
+        """Return a task that ends when the work has; ``send`` asks the Manager for it.
+
+        Events are received from before that on, as they may come before the answer.
+        """
+        watch = _Watch(Task(work), work, Evidence())
+        with self._lock:
+            if not self._is_running:
+                unsubscribe = self._subscribe(self._note)
+                thread = runtime.Thread(
+                    target=self._run, args=(unsubscribe,), name="comfy_client-manager", daemon=True
+                )
+                thread.start()
+                self._is_running = True
+            self._watched[work.id] = watch
+        try:
+            send()
+        except BaseException:
+            with self._lock:
+                self._watched.pop(work.id, None)
+            raise
+        watch.is_sent = True
+        self._wake.set()
+        return watch.task
+
+    def _note(self, event: Any) -> None:
+        """Take the results out of an event of the Manager, and look at the tasks soon."""
+        results = results_in(event.data)
+        with self._lock:
+            for id in results.keys() & self._watched.keys():
+                self._watched[id].evidence.result = results[id]
+        self._wake.set()
+
+    def _run(self, unsubscribe: Callable[[], None]) -> None:
+        """Look at the tasks until all have ended."""
+        try:
+            while (watched := self._waiting()) is not None:
+                self._look(watched)
+                self._wake.wait(_PAUSE)
+                self._wake.clear()
+        except Exception as exc:  # noqa: BLE001 - the tasks end in it, whatever it is
+            self._give_up(exc)
+        finally:
+            unsubscribe()
+
+    def _waiting(self) -> list[_Watch] | None:
+        """Return the tasks that were sent; None if there are none at all, and the thread ends."""
+        with self._lock:
+            if not self._watched:
+                self._is_running = False
+                return None
+            return [watch for watch in self._watched.values() if watch.is_sent]
+
+    def _give_up(self, error: Exception) -> None:
+        """End all tasks with an error."""
+        with self._lock:
+            self._is_running = False
+            watched, self._watched = self._watched, {}
+        for watch in watched.values():
+            watch.task.set_exception(error)
+
+    def _look(self, watched: list[_Watch]) -> None:
+        """Ask about tasks, and end those that have ended; raise an error that stays."""
+        try:
+            ended = self._asked(watched)
+        except ComfyError as exc:
+            is_missing = isinstance(exc, NotFound | NotSupported)  # for a while after a restart
+            now = runtime.monotonic()
+            self._missing_at = (self._missing_at or now) if is_missing else None
+            if not is_away(exc) and not (is_missing and now - (self._missing_at or now) < _ROUTES):
+                raise
+            return
+        self._missing_at = None
+        with self._lock:
+            for watch, _ in ended:
+                del self._watched[watch.work.id]
+        for watch, value in ended:
+            if isinstance(value, ComfyError):
+                watch.task.set_exception(value)
+            else:
+                watch.task.set_result(value)
+
+    def _asked(
+        self, watched: list[_Watch]
+    ) -> list[tuple[_Watch, InstalledPack | ComfyError | None]]:
+        """Ask the Manager; return the tasks that have ended, each with its result or error."""
+        if not watched:
+            return []
+        dialect = self._dialect()
+        queue = dialect.queue()  # first: a task that leaves it later has its result by then
+        now = runtime.monotonic()
+        for watch in watched:
+            watch.evidence.result = watch.evidence.result or dialect.result(watch.work)
+        steps = {watch: watch.evidence.step(queue, now) for watch in watched}
+        if "start" in steps.values():
+            dialect.start()
+        ended = [watch for watch, step in steps.items() if step == "end"]
+        installed = dialect.installed() if ended else {}
+        return [
+            *((watch, stopped(watch.work)) for watch, step in steps.items() if step == "dead"),
+            *((watch, self._outcome(watch, installed)) for watch in ended),
+        ]
+
+    def _outcome(self, watch: _Watch, installed: Mapping[str, InstalledPack]) -> _Ended:
+        work = watch.work
+        has_model = work.kind == "install-model" and self._has_model(work)
+        return outcome(work, watch.evidence.result, installed, has_model)

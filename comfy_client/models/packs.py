@@ -1,0 +1,109 @@
+"""Answers of ComfyUI-Manager about node packs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from ..to_dict import AsDict
+from ..values import build, mapping, sequence, table_at, text
+
+_DISABLED_AT = "@"
+
+
+@attrs.frozen
+class InstalledPack(AsDict):
+    """A node pack that is installed on the server, enabled or not.
+
+    Attributes:
+        id: The name that all methods of the Manager take: the id in the registry, or the folder of
+            a pack from a git repository.
+        ver: The version in the registry, such as ``"1.0.0"``, or the commit of a git repository;
+            ``None``: unknown.
+        enabled: Whether the server loads it when it starts.
+        cnr_id: The id in the registry; ``None`` for a pack from a git repository.
+        aux_id: The repository of a pack that the registry lacks; ``None``: there is none.
+        raw: The JSON object as received.
+    """
+
+    id: str
+    ver: str | None = None
+    enabled: bool = True
+    cnr_id: str | None = None
+    aux_id: str | None = None
+    raw: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+
+    @classmethod
+    def from_json(cls, key: str, data: object) -> InstalledPack:
+        """Parse an entry of ``GET /v2/customnode/installed``, or of Manager 3's route."""
+        source = mapping(data, f"InstalledPack {key!r:.80}")
+        # A disabled pack of the registry has the key "name@1_0_0".
+        registered = text(source.get("cnr_id")) or None
+        id = registered or key.partition(_DISABLED_AT)[0]
+        return build(cls, source, id=id, cnr_id=registered)
+
+    @property
+    def is_git(self) -> bool:
+        """Whether the pack is a git repository that the registry lacks."""
+        return self.cnr_id is None
+
+
+@attrs.frozen
+class KnownPack(AsDict):
+    """A node pack that the Manager knows, and its node classes.
+
+    Attributes:
+        id: What ``install`` takes: the id in the registry, or the URL of a git repository or file.
+        title: The name for people; ``None``: it has none.
+        classes: The names of its node classes.
+        pattern: A regular expression for names of further classes; ``None``: there is none.
+        raw: The JSON value as received.
+    """
+
+    id: str
+    title: str | None = None
+    classes: tuple[str, ...] = ()
+    pattern: str | None = None
+    raw: Any = attrs.field(default=None, eq=False, repr=False)
+
+    @classmethod
+    def from_json(cls, key: str, data: object) -> KnownPack:
+        """Parse an entry of ``GET /v2/customnode/getmappings``: ``[[class...], {...}]``."""
+        parts = sequence(data) or ()
+        classes = sequence(parts[0], text) if parts else ()
+        about = table_at(parts[1]) if len(parts) > 1 else {}
+        return cls(
+            id=text(key) or "",
+            title=text(about.get("title_aux")) or text(about.get("title")),
+            classes=classes or (),
+            pattern=text(about.get("nodename_pattern"), 1000),
+            raw=data,
+        )
+
+
+@attrs.frozen
+class ImportFailure(AsDict):
+    """A node pack that the server could not import when it started.
+
+    Attributes:
+        id: The pack, as in :class:`InstalledPack`.
+        message: The traceback on the server, or its last line.
+    """
+
+    id: str
+    message: str
+
+
+@attrs.frozen
+class ComfyUIVersions(AsDict):
+    """The versions of ComfyUI that the Manager can switch to.
+
+    Attributes:
+        versions: All versions, newest first.
+        current: The version that runs; ``None``: unknown.
+    """
+
+    versions: tuple[str, ...] = ()
+    current: str | None = None

@@ -1,0 +1,216 @@
+"""ComfyUI-Manager by ``api.ext.manager``: the embedded Manager 4, its legacy page, and Manager 3."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.errors import ManagerRefused, NotFound, NotSupported, TaskFailed, TaskTimeout
+from comfy_client.ext.manager import Manager
+from comfy_client.testing import (
+    ComfyServer,
+    ListedModel,
+    ListedPack,
+    Manager3,
+    Manager4,
+    Manager4Legacy,
+)
+from tests.helpers.bare import post
+from tests.helpers.clients import until
+
+URL = "https://git.example.com/my-pack"
+MINE = ListedPack(
+    name="my-pack",
+    url=URL,
+    classes={"Mine": {"output": ["INT"], "input": {"required": {"a": ["INT"]}}}},
+    update="newer",
+)
+MODEL = "https://models.example.com/tiny.safetensors"
+TINY = ListedModel(filename="tiny.safetensors", url=MODEL, save_path="loras", type="lora")
+KINDS: dict[str, Callable[..., Any]] = {
+    "manager4": Manager4,
+    "manager4-legacy": Manager4Legacy,
+    "manager3": Manager3,
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(kind: str) -> Iterator[ComfyServer]:
+    pack = KINDS[kind](packs=[MINE], models=[TINY], reboot_seconds=1)
+    with ComfyServer(packs=[pack], speed=1000) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[ComfyApi]:
+    with ComfyApi(server.url) as client:
+        yield client
+
+
+@pytest.fixture
+def manager(api: ComfyApi) -> Manager:
+    return api.ext.manager
+
+
+def test_the_manager_is_found_by_asking(manager: Manager, kind: str) -> None:
+    assert manager.dialect == kind
+    assert manager.version.startswith("V3" if kind == "manager3" else "V4")
+
+
+def test_a_server_without_a_manager_says_how_to_get_one() -> None:
+    with (
+        ComfyServer() as server,
+        ComfyApi(server.url) as api,
+        pytest.raises(NotSupported, match=r"pip install comfyui-manager.*--enable-manager"),
+    ):
+        api.ext.manager.installed()
+
+
+def test_the_pack_of_a_class_is_installed_and_there_after_a_reboot(
+    api: ComfyApi, manager: Manager
+) -> None:
+    found = manager.pack_of("Mine")
+    assert found is not None
+    assert found.id == URL
+    pack = manager.install(found).result(timeout=60)
+    assert pack is not None
+    assert (pack.id, pack.enabled, pack.is_git) == ("my-pack", True, True)
+    assert "Mine" not in api.node_names()
+    manager.reboot(wait=60)
+    assert "Mine" in api.node_names()
+    assert manager.installed()["my-pack"] == pack
+
+
+def test_a_pack_is_disabled_enabled_updated_and_removed(manager: Manager) -> None:
+    manager.install(URL).result(timeout=60)
+    off = manager.disable("my-pack").result(timeout=60)
+    assert off is not None
+    assert not off.enabled
+    on = manager.enable(off).result(timeout=60)
+    assert on is not None
+    assert on.enabled
+    updated = manager.update("my-pack").result(timeout=60)
+    assert updated is not None
+    assert manager.uninstall(updated).result(timeout=60) is None
+    assert manager.installed() == {}
+
+
+def test_work_on_a_pack_that_is_not_installed_is_refused_before_the_server_is_asked(
+    manager: Manager, server: ComfyServer
+) -> None:
+    for work in (manager.disable, manager.enable, manager.uninstall, manager.update, manager.fix):
+        with pytest.raises(NotFound, match="no-such-pack"):
+            work("no-such-pack")
+    assert not [r for r in server.requests if r.method == "POST"]
+
+
+def test_an_unknown_pack_is_an_error_of_the_task(manager: Manager) -> None:
+    task = manager.install("https://git.example.com/no-such-pack")
+    with pytest.raises(TaskFailed, match="no-such-pack"):
+        task.result(timeout=60)
+    assert task.state == "failed"
+
+
+def test_a_task_is_a_future(manager: Manager) -> None:
+    ended: list[Any] = []
+    task = manager.install(URL)
+    task.add_done_callback(ended.append)
+    assert task.wait(timeout=60)
+    assert not task.cancel()
+    assert task.done()
+    assert task.state == "done"
+    until(lambda: ended == [task])
+
+
+def test_a_wait_ends_with_the_callers_time(server: ComfyServer, manager: Manager) -> None:
+    server.pause()
+    task = manager.install(URL)
+    assert not task.wait(0)
+    with pytest.raises(TaskTimeout) as caught:
+        task.result(timeout=0.01)
+    assert caught.value.task_id == task.id
+    server.resume()
+    assert task.result(timeout=60) is not None
+
+
+def test_a_task_is_found_again_after_a_reboot_and_in_another_client(
+    server: ComfyServer, manager: Manager
+) -> None:
+    task = manager.install(URL)
+    pack = task.result(timeout=60)
+    manager.reboot(wait=60)
+    with ComfyApi(server.url) as other:
+        assert other.ext.manager.task(task.id).result(timeout=60) == pack
+
+
+def test_a_forgotten_task_of_a_pack_that_is_not_there_has_failed(manager: Manager) -> None:
+    task = manager.task("install:0123456789ab:my-pack")
+    with pytest.raises(TaskFailed, match="has forgotten this task, but the pack is not installed"):
+        task.result(timeout=60)
+
+
+@pytest.mark.parametrize("kind", ["manager4"])
+def test_tasks_behind_an_incomplete_one_of_somebody_else_are_done(
+    server: ComfyServer, manager: Manager
+) -> None:
+    """It kills the worker of the real server."""
+    poison = {"ui_id": "1", "client_id": "other", "kind": "install", "params": {"id": "my-pack"}}
+    server.pause()
+    post(server, "/v2/manager/queue/task", poison)
+    task = manager.install(URL)
+    server.resume()
+    assert task.result(timeout=60) is not None
+
+
+def test_success_of_enabling_that_did_nothing_is_an_error() -> None:
+    """The real Manager 4 says so of a pack of the registry without a network."""
+    ours = ListedPack(name="reg", url="https://git.example.com/reg", version="1.0.0")
+    pack = Manager4(packs=[ours], installed=["reg"])
+    with ComfyServer(packs=[pack], speed=1000) as server, ComfyApi(server.url) as api:
+        off = api.ext.manager.disable("reg").result(timeout=60)
+        assert off is not None
+        assert (off.id, off.enabled, off.ver) == ("reg", False, "1.0.0")
+        with pytest.raises(TaskFailed, match="says 'success', but the pack is still disabled"):
+            api.ext.manager.enable(off).result(timeout=60)
+
+
+def test_a_model_is_downloaded(api: ComfyApi, manager: Manager) -> None:
+    manager.install_model(MODEL, "loras").result(timeout=60)
+    assert "tiny.safetensors" in api.get_models("loras")
+
+
+def test_snapshots_are_saved_listed_and_removed(manager: Manager) -> None:
+    name = manager.snapshots.save()
+    assert name in manager.snapshots.list()
+    assert "pips" in manager.snapshots.current()
+    manager.snapshots.remove(name)
+    assert name not in manager.snapshots.list()
+    with pytest.raises(NotFound):
+        manager.snapshots.restore(name)
+
+
+def test_settings_are_read_and_changed(manager: Manager) -> None:
+    before = manager.settings()
+    assert before.keys() == {"db_mode", "update_policy", "channel"}
+    manager.set(db_mode="local", channel="dev")
+    assert manager.settings() == {**before, "db_mode": "local", "channel": "dev"}
+    assert "dev" in manager.channels()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_refusal_by_the_security_level_says_what_to_set(kind: str) -> None:
+    pack = KINDS[kind](packs=[MINE], security_level="strong")
+    with ComfyServer(packs=[pack], speed=1000) as server, ComfyApi(server.url) as api:
+        with pytest.raises(ManagerRefused, match="security_level") as caught:
+            api.ext.manager.install(URL).result(timeout=60)
+        assert (caught.value.kind, caught.value.name) == ("install", "my-pack")
+        with pytest.raises(ManagerRefused, match="restart"):
+            api.ext.manager.reboot()
