@@ -1,6 +1,11 @@
 """Extensions that node packs give a server: ``api.ext``.
 
 Modules:
+    manager: :class:`Manager`, for ComfyUI-Manager.
+    snapshots: :class:`Snapshots`, those of the Manager.
+    tasks: :class:`Task`, work of the Manager, and the thread that watches its tasks.
+    task_outcomes: Decisions about tasks, from what the Manager tells and what is installed.
+    dialects: The routes of the versions of the Manager.
     monitor: :class:`Monitor`, for Crystools.
     node_pack: The routes of a pack, the question whether the server has them, and the error if
         it lacks them.
@@ -8,17 +13,15 @@ Modules:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from ..attributes import KnownAttributes
 from ..jobs.execute import Parts
 from ..routes import Routes
+from .manager import Manager
 from .monitor import Monitor
+from .snapshots import Snapshots
+from .tasks import Task
 
-if TYPE_CHECKING:
-    from .manager import Manager
-
-__all__ = ["Extensions", "Monitor"]
+__all__ = ["Extensions", "Manager", "Monitor", "Snapshots", "Task"]
 
 
 class Extensions(KnownAttributes):
@@ -40,6 +43,4 @@ class Extensions(KnownAttributes):
     @property
     def manager(self) -> Manager:
         """Node packs, models and the life of the server, by ComfyUI-Manager."""
-        from .manager import Manager
-
         return Manager(self._owner, self._parts)

@@ -1,7 +1,7 @@
 """The routes of Manager 4, of its legacy page, and of Manager 3, behind one interface.
 
 A dialect knows how work is asked for and where its result is told.  It decides nothing: see
-:mod:`.outcomes`.
+:mod:`.task_outcomes`.
 """
 
 from __future__ import annotations
@@ -73,12 +73,14 @@ class WorkQueue:
     is_processing: bool
 
 
-class Dialect:
+class ManagerRoutes:
     """The routes that all Managers have, below a prefix.
 
     Attributes:
         version: The Manager's version, such as ``"V4.3"``.
+        client_id: Returns the id of the client whose socket gets the events.
         name: ``"manager4"``, ``"manager4-legacy"`` or ``"manager3"``.
+        prefix: What the paths of its routes begin with.
     """
 
     name: str
@@ -87,7 +89,7 @@ class Dialect:
     def __init__(self, http: Http, version: str, client_id: Callable[[], str]) -> None:
         self.version = version
         self._http = http
-        self._client_id = client_id
+        self.client_id = client_id
 
     # -- reading -------------------------------------------------------------------------
 
@@ -164,7 +166,7 @@ class Dialect:
         )
 
 
-class Manager4(Dialect):
+class Manager4Routes(ManagerRoutes):
     """The package ``comfyui-manager``, with its new page."""
 
     name = "manager4"
@@ -178,7 +180,7 @@ class Manager4(Dialect):
 
     def send(self, work: Work) -> None:
         """Queue a task with complete parameters: an incomplete one ends the server's worker."""
-        body = {"ui_id": work.id, "client_id": self._client_id(), "kind": work.kind}
+        body = {"ui_id": work.id, "client_id": self.client_id(), "kind": work.kind}
         self.post("/manager/queue/task", json={**body, "params": _params(work)})
         self.start()
 
@@ -227,7 +229,7 @@ def _model(work: Work) -> dict[str, Any]:
     }
 
 
-class _Listed(Dialect):
+class _Listed(ManagerRoutes):
     """The Managers that want whole entries of their lists."""
 
     def listing(self, work: Work) -> dict[str, Any]:
@@ -257,7 +259,7 @@ class _Listed(Dialect):
         return _model(work)
 
 
-class LegacyManager4(_Listed):
+class LegacyRoutes(_Listed):
     """The package ``comfyui-manager`` with ``--enable-manager-legacy-ui``."""
 
     name = "manager4-legacy"
@@ -282,7 +284,7 @@ class LegacyManager4(_Listed):
             )
 
 
-class Manager3(_Listed):
+class Manager3Routes(_Listed):
     """ComfyUI-Manager 3, a folder of ``custom_nodes``."""
 
     name = "manager3"
@@ -327,16 +329,16 @@ def as_result(value: object) -> str:
     return text(value, _MOST_RESULT) or ""
 
 
-def find(http: Http, client_id: Callable[[], str]) -> Dialect:
+def find(http: Http, client_id: Callable[[], str]) -> ManagerRoutes:
     """Ask the server which Manager it has; raise NotSupported if it has none."""
     version = _version(http, "/v2")
     if version is not None:
         found = http.json("GET", "/v2/manager/is_legacy_manager_ui", max_bytes=SMALL)
         is_legacy = table_at(found).get("is_legacy_manager_ui") is True
-        return (LegacyManager4 if is_legacy else Manager4)(http, version, client_id)
+        return (LegacyRoutes if is_legacy else Manager4Routes)(http, version, client_id)
     version = _version(http, "")
     if version is not None:
-        return Manager3(http, version, client_id)
+        return Manager3Routes(http, version, client_id)
     raise NotSupported(f"GET /v2/manager/version: {MISSING}")
 
 

@@ -29,22 +29,22 @@ from ..transport.deadline import Deadline
 from ..transport.failures import is_away
 from ..transport.http import segment
 from ..values import T, list_at, table_at, text, texts
-from .dialects import Dialect, Manager4, Work, find
-from .outcomes import refusal
+from .dialects import Manager4Routes, ManagerRoutes, Work, find
 from .snapshots import Snapshots
+from .task_outcomes import refusal
 from .tasks import Task, TaskWatcher, new_id, parts_of
 
 #: A pack by its id or URL, or as one of the Manager's answers.
-Pack = str | InstalledPack | KnownPack
+AnyPack = str | InstalledPack | KnownPack
 #: Seconds that the Manager may take for work without a task.
 _DIRECT: Final = 600.0
 #: Seconds after which a server that goes on answering has not begun to restart.
 _BEGINS: Final = 10.0
 #: The pause between two questions whether a server is back.
 _PAUSE: Final = 0.5
-#: What may make a regular expression of the server slow.
 #: The name among what the parts of a client remember.
 _NAME: Final = "ComfyUI-Manager"
+#: What may make a regular expression of the server slow.
 _REPEATS: Final = re.compile(r"(?<!\\)[*+?{]")
 #: The events that tell of tasks.
 _EVENTS: Final = ("cm-queue-status", "cm-task-completed")
@@ -55,13 +55,13 @@ class _Known:
     """What the parts of a client remember of the Manager; it does not keep the client alive."""
 
     parts: Parts
-    dialect: Dialect | None = None
+    dialect: ManagerRoutes | None = None
     tasks: TaskWatcher = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
         self.tasks = TaskWatcher(self.find, self._has_model, self._subscribe)
 
-    def find(self) -> Dialect:
+    def find(self) -> ManagerRoutes:
         """Return the routes of this server's Manager; ask which it is the first time."""
         found = self.dialect
         if found is None:
@@ -95,13 +95,17 @@ class Manager:
 
     Example::
 
-        from comfy_client import ComfyApi
+        from comfy_client import ComfyApi, NotSupported
 
         with ComfyApi("http://127.0.0.1:8188") as api:
             manager = api.ext.manager
-            pack = manager.pack_of("ImpactWildcardProcessor")
-            manager.install(pack).result(timeout=600)
-            manager.reboot()
+            try:
+                pack = manager.pack_of("ImpactWildcardProcessor")
+                if pack is not None:
+                    manager.install(pack).result(timeout=600)
+                    manager.reboot()
+            except NotSupported as exc:
+                print(exc)
 
     Attributes:
         snapshots: Snapshots of all packs: list, save, restore and remove them.
@@ -115,7 +119,7 @@ class Manager:
         self._known: _Known = parts.remembered.setdefault(_NAME, _Known(parts))
         self.snapshots = Snapshots(self._dialect)
 
-    def _dialect(self) -> Dialect:
+    def _dialect(self) -> ManagerRoutes:
         return self._known.find()
 
     # -- reading -------------------------------------------------------------------------
@@ -250,7 +254,7 @@ class Manager:
 
     # -- work ----------------------------------------------------------------------------
 
-    def install(self, pack: Pack, version: str | None = None) -> Task:
+    def install(self, pack: AnyPack, version: str | None = None) -> Task:
         """Install a pack, or enable it if it is disabled.
 
         Args:
@@ -270,19 +274,19 @@ class Manager:
             is_git = pack.is_git
         return self._start(attrs.evolve(work, url=known if "://" in known else None, is_git=is_git))
 
-    def uninstall(self, pack: Pack) -> Task:
+    def uninstall(self, pack: AnyPack) -> Task:
         """Remove a pack and its folder.  Raises :class:`NotFound` if it is not installed."""
         return self._change("uninstall", pack)
 
-    def enable(self, pack: Pack) -> Task:
+    def enable(self, pack: AnyPack) -> Task:
         """Enable a disabled pack.  Raises :class:`NotFound` if it is not installed."""
         return self._change("enable", pack)
 
-    def disable(self, pack: Pack) -> Task:
+    def disable(self, pack: AnyPack) -> Task:
         """Disable a pack; its folder stays.  Raises :class:`NotFound` if it is not installed."""
         return self._change("disable", pack)
 
-    def update(self, pack: Pack) -> Task:
+    def update(self, pack: AnyPack) -> Task:
         """Update a pack to its newest version.  Raises :class:`NotFound` if it is not installed."""
         return self._change("update", pack)
 
@@ -291,7 +295,7 @@ class Manager:
         packs = [pack for pack in self.installed().values() if pack.enabled]
         return [self._change("update", pack) for pack in packs]
 
-    def fix(self, pack: Pack) -> Task:
+    def fix(self, pack: AnyPack) -> Task:
         """Install a pack's requirements again.  Raises :class:`NotFound` without the pack."""
         return self._change("fix", pack)
 
@@ -363,7 +367,7 @@ class Manager:
 
     def _post_direct(self, route: str, kind: str, body: str, timeout: float) -> None:
         dialect = self._dialect()
-        if isinstance(dialect, Manager4):
+        if isinstance(dialect, Manager4Routes):
             raise NotSupported(
                 f"POST {route}: Manager 4 has it on its legacy page only: start the server with "
                 "--enable-manager-legacy-ui"
@@ -385,7 +389,7 @@ class Manager:
         work = Work(task_id, kind, rest, folder=folder, is_git=pack is not None and pack.is_git)
         return self._watch(work)
 
-    def _change(self, kind: str, pack: Pack) -> Task:
+    def _change(self, kind: str, pack: AnyPack) -> Task:
         """Start work on a pack that must be installed."""
         name = pack.id if isinstance(pack, InstalledPack | KnownPack) else pack
         name = folder_of(name) if "://" in name else name

@@ -7,14 +7,14 @@ from typing import Any
 
 from ..errors import ApiError, NotFound
 from ..values import mapping, texts
-from .dialects import Dialect, Manager3
-from .outcomes import refusal
+from .dialects import Manager3Routes, ManagerRoutes
+from .task_outcomes import refusal
 
 
 class Snapshots:
     """The snapshots that the Manager keeps, as files on the server."""
 
-    def __init__(self, dialect: Callable[[], Dialect]) -> None:
+    def __init__(self, dialect: Callable[[], ManagerRoutes]) -> None:
         self._dialect = dialect
 
     def list(self) -> list[str]:
@@ -67,7 +67,7 @@ class Snapshots:
         dialect = self._dialect()
         target = {"target": name}
         try:
-            if isinstance(dialect, Manager3):
+            if isinstance(dialect, Manager3Routes):
                 dialect.post(f"/snapshot/{what}", json=target)
             else:
                 dialect.post(f"/snapshot/{what}", params=target)

@@ -14,8 +14,8 @@ from ..errors import ComfyError, NotFound, NotSupported, TaskTimeout
 from ..models.packs import InstalledPack
 from ..transport.deadline import check_timeout
 from ..transport.failures import is_away
-from .dialects import Dialect, Work, results_in
-from .outcomes import Evidence, outcome, stopped
+from .dialects import ManagerRoutes, Work, results_in
+from .task_outcomes import TaskEvidence, outcome, stopped
 
 #: Seconds between two looks at the Manager's queue; an event ends the pause.
 _PAUSE: Final = 0.5
@@ -28,12 +28,12 @@ _Ended = InstalledPack | ComfyError | None
 
 
 @attrs.define(eq=False)
-class _Watch:
+class _WatchedTask:
     """A task that has not ended, and what is known of it."""
 
     task: Task
     work: Work
-    evidence: Evidence
+    evidence: TaskEvidence
     is_sent: bool = False
 
 
@@ -136,7 +136,7 @@ class TaskWatcher:
 
     def __init__(
         self,
-        dialect: Callable[[], Dialect],
+        dialect: Callable[[], ManagerRoutes],
         has_model: Callable[[Work], bool],
         subscribe: Callable[[Callable[[Any], object]], Callable[[], None]],
     ) -> None:
@@ -145,7 +145,7 @@ class TaskWatcher:
         self._subscribe = subscribe
         self._lock = runtime.Lock()
         self._wake = runtime.Event()
-        self._watched: dict[str, _Watch] = {}
+        self._watched: dict[str, _WatchedTask] = {}
         self._is_running = False
         self._missing_at: float | None = None  # since when its routes are missing
 
@@ -154,7 +154,7 @@ class TaskWatcher:
 
         Events are received from before that on, as they may come before the answer.
         """
-        watch = _Watch(Task(work), work, Evidence())
+        watch = _WatchedTask(Task(work), work, TaskEvidence())
         with self._lock:
             if not self._is_running:
                 unsubscribe = self._subscribe(self._note)
@@ -194,7 +194,7 @@ class TaskWatcher:
         finally:
             unsubscribe()
 
-    def _waiting(self) -> list[_Watch] | None:
+    def _waiting(self) -> list[_WatchedTask] | None:
         """Return the tasks that were sent; None if there are none at all, and the thread ends."""
         with self._lock:
             if not self._watched:
@@ -210,7 +210,7 @@ class TaskWatcher:
         for watch in watched.values():
             watch.task.set_exception(error)
 
-    def _look(self, watched: list[_Watch]) -> None:
+    def _look(self, watched: list[_WatchedTask]) -> None:
         """Ask about tasks, and end those that have ended; raise an error that stays."""
         try:
             ended = self._asked(watched)
@@ -232,8 +232,8 @@ class TaskWatcher:
                 watch.task.set_result(value)
 
     def _asked(
-        self, watched: list[_Watch]
-    ) -> list[tuple[_Watch, InstalledPack | ComfyError | None]]:
+        self, watched: list[_WatchedTask]
+    ) -> list[tuple[_WatchedTask, InstalledPack | ComfyError | None]]:
         """Ask the Manager; return the tasks that have ended, each with its result or error."""
         if not watched:
             return []
@@ -252,7 +252,7 @@ class TaskWatcher:
             *((watch, self._outcome(watch, installed)) for watch in ended),
         ]
 
-    def _outcome(self, watch: _Watch, installed: Mapping[str, InstalledPack]) -> _Ended:
+    def _outcome(self, watch: _WatchedTask, installed: Mapping[str, InstalledPack]) -> _Ended:
         work = watch.work
         has_model = work.kind == "install-model" and self._has_model(work)
         return outcome(work, watch.evidence.result, installed, has_model)

@@ -12,6 +12,7 @@ Modules:
     files: Uploaded files, and files of models.
     users: Users and their files.
     system: The server itself.
+    packs: Node packs, as ComfyUI-Manager tells of them.
 """
 
 from __future__ import annotations
@@ -32,20 +33,25 @@ if TYPE_CHECKING:
         SamplerInfo,
         combo_options,
     )
+    from .packs import ComfyUIVersions, ImportFailure, InstalledPack, KnownPack
     from .prompts import QueuedPrompt, QueueStatus
     from .queue import Queue, QueueItem
     from .system import Device, Features, MonitoredGpu, PingResult, RawLogs, SystemStats
     from .users import UserConfig, UserDataEntry, UserDataInfo
 
 __all__ = [
+    "ComfyUIVersions",
     "Device",
     "Features",
     "GlobalSubgraph",
     "Histories",
     "HistoryEntry",
     "HistoryStatus",
+    "ImportFailure",
+    "InstalledPack",
     "JobInfo",
     "JobPage",
+    "KnownPack",
     "LogEntry",
     "ModelFile",
     "ModelFolder",
@@ -69,7 +75,7 @@ __all__ = [
 ]
 
 #: The modules that most scripts need come first.
-_MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "users")
+_MODULES = ("prompts", "queue", "history", "system", "nodes", "files", "jobs", "users", "packs")
 
 
 if not TYPE_CHECKING:  # or any name would pass a type checker

@@ -1,4 +1,4 @@
-"""ComfyUI-Manager by ``api.ext.manager``: the embedded Manager 4, its legacy page, and Manager 3."""
+"""ComfyUI-Manager by ``api.ext.manager``: Manager 4, its legacy page, and Manager 3."""
 
 from __future__ import annotations
 
@@ -173,7 +173,7 @@ def test_tasks_behind_an_incomplete_one_of_somebody_else_are_done(
 def test_success_of_enabling_that_did_nothing_is_an_error() -> None:
     """The real Manager 4 says so of a pack of the registry without a network."""
     ours = ListedPack(name="reg", url="https://git.example.com/reg", version="1.0.0")
-    pack = Manager4(packs=[ours], installed=["reg"])
+    pack = Manager4(packs=[ours], installed=["reg"], online=False)
     with ComfyServer(packs=[pack], speed=1000) as server, ComfyApi(server.url) as api:
         off = api.ext.manager.disable("reg").result(timeout=60)
         assert off is not None

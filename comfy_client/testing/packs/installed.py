@@ -19,7 +19,7 @@ _OF_REPOSITORY = ("unknown", "nightly")
 
 
 @attrs.frozen(kw_only=True)
-class InstalledPack:
+class PackFolder:
     """A pack that is installed.
 
     Attributes:
@@ -74,7 +74,7 @@ class InstalledPacks:
         self.listed: dict[str, ListedPack] = {one.name: one for one in listed}
         self.online = online
         self._unreachable = frozenset(unreachable)
-        self.now: Mapping[str, InstalledPack] = {}
+        self.now: Mapping[str, PackFolder] = {}
         for name in names:
             if name not in self.listed:
                 raise ValueError(f"{name!r:.100} is installed, but not in packs")
@@ -82,10 +82,10 @@ class InstalledPacks:
 
     def _put(self, listed: ListedPack, *, is_git: bool) -> None:
         found = attrs.evolve(listed, version=None) if is_git else listed
-        pack = InstalledPack(listed=listed, version=found.first_version, is_git=is_git)
+        pack = PackFolder(listed=listed, version=found.first_version, is_git=is_git)
         self.now = {**self.now, listed.name: pack}
 
-    def _change(self, pack: InstalledPack) -> None:
+    def _change(self, pack: PackFolder) -> None:
         self.now = {**self.now, pack.listed.name: pack}
 
     def answer(self) -> dict[str, Any]:
@@ -152,6 +152,6 @@ class InstalledPacks:
         return SUCCESS
 
 
-def answer_of(packs: Mapping[str, InstalledPack]) -> dict[str, Any]:
+def answer_of(packs: Mapping[str, PackFolder]) -> dict[str, Any]:
     """Return what the routes tell of packs, by their keys."""
     return {pack.key: pack.answer() for pack in packs.values()}

@@ -14,7 +14,7 @@ from aiohttp import web
 
 from ..active_faults import check_seconds
 from ..beginning import Kept
-from .installed import InstalledPack, InstalledPacks, answer_of
+from .installed import InstalledPacks, PackFolder, answer_of
 from .listed import MODELS, PACKS, ListedModel, ListedPack
 from .manager_security import ActionNeed, SecurityLevel, allows, checked_level
 from .pack import Pack, PackRoutes, PackServer
@@ -56,12 +56,12 @@ class ManagerOptions:
 class ManagerState:
     """The state of a Manager over restarts: installed packs, settings, and snapshots by name."""
 
-    installed: Mapping[str, InstalledPack]
+    installed: Mapping[str, PackFolder]
     settings: Mapping[str, str]
-    snapshots: Mapping[str, Mapping[str, InstalledPack]]
+    snapshots: Mapping[str, Mapping[str, PackFolder]]
 
 
-class Manager(Pack):
+class ManagerBase(Pack):
     """The base class of the Managers.
 
     Attributes:
@@ -124,10 +124,10 @@ class Manager(Pack):
         )
         self._batches: dict[str, dict[str, Any]] = {}
         self._settings: Mapping[str, str] = {**_DEFAULTS, "channel_url_list": self.channel}
-        self._snapshots: Mapping[str, Mapping[str, InstalledPack]] = {}
-        self._restoring: Mapping[str, InstalledPack] | None = None
+        self._snapshots: Mapping[str, Mapping[str, PackFolder]] = {}
+        self._restoring: Mapping[str, PackFolder] | None = None
         #: The packs that the running process has imported, or failed to import.
-        self._imported: Mapping[str, InstalledPack] = {}
+        self._imported: Mapping[str, PackFolder] = {}
         self._marked = self._first = self._state()
 
     @property
@@ -287,7 +287,7 @@ class Manager(Pack):
 
     # -- failed imports -----------------------------------------------------------------
 
-    def failed(self, *, url: Any = None, cnr_id: Any = None) -> InstalledPack | None:
+    def failed(self, *, url: Any = None, cnr_id: Any = None) -> PackFolder | None:
         """Return the pack that has failed to import; one of a repository is found by its URL."""
         for pack in self._imported.values():
             listed = pack.listed
@@ -296,13 +296,13 @@ class Manager(Pack):
                 return pack
         return None
 
-    def traceback(self, pack: InstalledPack) -> str:
+    def traceback(self, pack: PackFolder) -> str:
         """Return the traceback of a failed import."""
         file = f"{self._folder(pack)}/__init__.py"
         where = f'  File "{file}", line 1, in <module>\n'
         return f"Traceback (most recent call last):\n{where}ImportError: {pack.listed.import_error}"
 
-    def _folder(self, pack: InstalledPack) -> str:
+    def _folder(self, pack: PackFolder) -> str:
         return str(self.server.state.folders.root / "custom_nodes" / pack.listed.name)
 
     async def _import_fail_info(self, request: web.Request) -> web.Response:

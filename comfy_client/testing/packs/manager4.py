@@ -10,7 +10,7 @@ from aiohttp import web
 
 from ..beginning import Kept
 from .installed import answer_of
-from .manager import Manager, json_of
+from .manager import ManagerBase, json_of
 from .manager4_params import ManagerTask, read_task, task_of
 from .manager4_queue import TaskQueue
 from .manager_models import install_model
@@ -21,7 +21,7 @@ _FAILED: Final = "failed"
 _MODEL_FIELDS: Final = ("client_id", "ui_id", "name", "type", "url", "filename")
 
 
-class Manager4Base(Manager):
+class Manager4Base(ManagerBase):
     """The part of Manager 4 that does not depend on its page."""
 
     version = "V4.3"

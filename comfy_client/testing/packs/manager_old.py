@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from aiohttp import web
 
-from .installed import InstalledPack
+from .installed import PackFolder
 from .listed import ListedPack
-from .manager import Manager, json_of
+from .manager import ManagerBase, json_of
 from .manager_models import install_model, models_answer
 from .manager_security import ActionNeed, need_to_install
 from .pack import PackRoutes
@@ -21,7 +21,7 @@ from .pack import PackRoutes
 _LISTS: Final = {"local": "local"}
 
 
-class OldManager(Manager):
+class OldManager(ManagerBase):
     """The base class of Manager 3 and of Manager 4 with its old page.
 
     Attributes:
@@ -135,7 +135,7 @@ def version_of(params: Mapping[str, Any]) -> str:
     return str(params.get("selected_version") or "latest")
 
 
-def _told(listed: ListedPack, pack: InstalledPack | None) -> dict[str, Any]:
+def _told(listed: ListedPack, pack: PackFolder | None) -> dict[str, Any]:
     """Return what the list of packs tells of one."""
     state = "not-installed" if pack is None else "enabled" if pack.enabled else "disabled"
     return {

@@ -57,7 +57,7 @@ def refusal(kind: str, name: str) -> ManagerRefused:
 
 
 @attrs.define
-class Evidence:
+class TaskEvidence:
     """What is known of a task that has not ended.
 
     Attributes:
