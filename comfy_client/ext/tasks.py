@@ -53,12 +53,17 @@ class Task(Future["InstalledPack | None"]):
         owner: The client that started it.
     """
 
+    id: str
+    kind: str
+    name: str
+    owner: object
+
     def __init__(self, work: Work) -> None:
         super().__init__()
         self.id = work.id
         self.kind = work.kind
         self.name = work.name
-        self.owner: object = None
+        self.owner = None
         self.set_running_or_notify_cancel()
 
     def __repr__(self) -> str:
