@@ -22,7 +22,13 @@ from ..errors import (
     TransportError,
 )
 from ..jobs.execute import Parts
-from ..models.packs import ComfyUIVersions, ImportFailure, InstalledPack, KnownPack
+from ..models.packs import (
+    ComfyUIVersions,
+    ImportFailure,
+    InstalledPack,
+    KnownModel,
+    KnownPack,
+)
 from ..routes import Routes
 from ..subscriptions import call_back
 from ..transport.deadline import Deadline
@@ -70,8 +76,14 @@ class _Known:
         return found
 
     def _has_model(self, work: Work) -> bool:
-        route = f"/models/{segment(work.folder)}"
-        return work.name in texts(self.parts.http.json("GET", route), f"GET {route}")
+        kind, _, below = work.folder.partition("/")
+        route = f"/models/{segment(kind)}"
+        try:
+            names = texts(self.parts.http.json("GET", route), f"GET {route}")
+        except NotFound:  # the server has no such kind of models
+            return False
+        wanted = f"{below}/{work.name}" if below else work.name
+        return wanted in (name.replace("\\", "/") for name in names)
 
     def _subscribe(self, callback: Callable[[Any], object]) -> Callable[[], None]:
         ends = [call_back(self.parts, name, callback, once=False) for name in _EVENTS]
@@ -184,6 +196,24 @@ class Manager:
                 {urls[pack.id]: pack for pack in packs if pack.is_git and pack.id in urls}
             )
         return dialect.failed_imports(by_key)
+
+    def models(self) -> list[KnownModel]:
+        """Return the model files in the Manager's list; empty with the new page of Manager 4.
+
+        ``GET /externalmodel/getlist`` of Manager 3, ``/v2/externalmodel/getlist`` of Manager 4's
+        legacy page.
+        """
+        dialect = self._dialect()
+        if isinstance(dialect, Manager4Routes):
+            return []
+        found = table_at(dialect.get("/externalmodel/getlist", {"mode": "cache"}))
+        models = map(KnownModel.from_json, list_at(found, "models"))
+        return [model for model in models if model is not None]
+
+    def is_working(self) -> bool:
+        """Return whether the Manager does any work now, also that of others."""
+        queue = self._dialect().queue()
+        return bool(queue.running or (queue.waiting and queue.is_processing))
 
     def comfyui_versions(self) -> ComfyUIVersions:
         """Return the versions of ComfyUI that the Manager can switch to.

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         SamplerInfo,
         combo_options,
     )
-    from .packs import ComfyUIVersions, ImportFailure, InstalledPack, KnownPack
+    from .packs import ComfyUIVersions, ImportFailure, InstalledPack, KnownModel, KnownPack
     from .prompts import QueuedPrompt, QueueStatus
     from .queue import Queue, QueueItem
     from .system import Device, Features, MonitoredGpu, PingResult, RawLogs, SystemStats
@@ -51,6 +51,7 @@ __all__ = [
     "InstalledPack",
     "JobInfo",
     "JobPage",
+    "KnownModel",
     "KnownPack",
     "LogEntry",
     "ModelFile",

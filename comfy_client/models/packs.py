@@ -84,6 +84,48 @@ class KnownPack(AsDict):
 
 
 @attrs.frozen
+class KnownModel(AsDict):
+    """A model file in the list of a Manager.
+
+    Attributes:
+        filename: The name of the file.
+        url: Where the Manager gets it.
+        save_path: Its folder below ``models``, with subfolders; ``"default"``: that of its type.
+        size: Its size for people, such as ``"144MB"``; ``None``: unknown.
+        base: The model that it is for, such as ``"SDXL"``; empty: unknown.
+        raw: The JSON object as received.
+    """
+
+    filename: str
+    url: str
+    save_path: str = "default"
+    size: str | None = None
+    base: str = ""
+    raw: Mapping[str, Any] = attrs.field(factory=dict, eq=False, repr=False)
+
+    @classmethod
+    def from_json(cls, data: object) -> KnownModel | None:
+        """Parse an entry of ``externalmodel/getlist``; return None if it names no file or URL."""
+        source = table_at(data)
+        filename, url = text(source.get("filename")), text(source.get("url"))
+        if not filename or not url:
+            return None
+        return cls(
+            filename,
+            url,
+            text(source.get("save_path")) or "default",
+            text(source.get("size")) or None,
+            text(source.get("base")) or "",
+            source,
+        )
+
+    @property
+    def kind(self) -> str | None:
+        """The kind of models: the first part of ``save_path``; None if the type decides."""
+        return None if self.save_path == "default" else self.save_path.partition("/")[0]
+
+
+@attrs.frozen
 class ImportFailure(AsDict):
     """A node pack that the server could not import when it started.
 

@@ -7,15 +7,15 @@ import os
 import random
 import re
 import uuid
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import WorkflowError
 from ..redaction import sealed
 from .address import Inputs, set_inputs
 from .graph import check_graph, copied
-from .load import Prompts, Readable, read_source
+from .load import Readable, read_source
 from .node import Node, Nodes, check_no_node
 from .seeds import draw_wanted, randomize
 
@@ -26,9 +26,35 @@ if TYPE_CHECKING:
     from .model_files import MissingModel
     from .roles import Role
     from .settable import SettableInputs
+    from .ui_format import Prompts, Unread
 
 #: A workflow, or a source to load it from.
 AnyWorkflow: TypeAlias = "Workflow | Readable"
+#: What :meth:`Workflow.provide` returns, and what it tells of each step.
+PlanT_co = TypeVar("PlanT_co", covariant=True)
+StepT_co = TypeVar("StepT_co", covariant=True)
+
+
+class CanProvide(Protocol[PlanT_co, StepT_co]):
+    """The extensions of a client that has one to provide what a workflow lacks."""
+
+    def provide(
+        self,
+        workflow: Workflow,
+        *,
+        yes: bool | Callable[[PlanT_co], bool] = False,
+        on_progress: Callable[[StepT_co], object] | None = None,
+        timeout: float | None = None,
+    ) -> PlanT_co:
+        """Provide what a workflow lacks; see :meth:`Workflow.provide`."""
+
+
+class HasExtensions(Protocol[PlanT_co, StepT_co]):
+    """A client with extensions, such as a :class:`ComfyApi`."""
+
+    @property
+    def ext(self) -> CanProvide[PlanT_co, StepT_co]:
+        """The extensions."""
 
 
 class Workflow(Nodes):
@@ -51,10 +77,11 @@ class Workflow(Nodes):
             a :class:`Template` fills it in.
     """
 
-    __slots__ = ("_prompts", "output_names")
+    __slots__ = ("_prompts", "_unread", "output_names")
 
     output_names: dict[str, str]
     _prompts: Prompts | None
+    _unread: Unread | None
 
     def __init__(
         self,
@@ -69,9 +96,9 @@ class Workflow(Nodes):
         if isinstance(source, Workflow):
             super().__init__(source.to_dict())
             self.output_names = dict(source.output_names)
-            self._prompts = source._prompts
+            self._prompts, self._unread = source._prompts, source._unread
         else:
-            graph, self._prompts = read_source(
+            graph, self._prompts, self._unread = read_source(
                 source, definitions, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs
             )
             super().__init__(graph)
@@ -546,6 +573,76 @@ class Workflow(Nodes):
         from .model_files import missing_models  # most programs do not need it
 
         return missing_models(self._graph, self.check(definitions))
+
+    def provide(
+        self,
+        api: HasExtensions[PlanT_co, StepT_co],
+        *,
+        yes: bool | Callable[[PlanT_co], bool] = False,
+        on_progress: Callable[[StepT_co], object] | None = None,
+        timeout: float | None = None,
+    ) -> PlanT_co:
+        """Have the server get the node packs and models that it lacks; return what still lacks.
+
+        The plan of this is printed, and carried out if the answer to a question is yes.  Only the
+        server's ComfyUI-Manager downloads, and only what the plan names: packs of missing classes
+        (the file's own word counts first, then the Manager's lists) and model files (the URL and
+        the folder are the file's, or those of the Manager's list).  A pack takes effect by a
+        restart of the server, which loses its prompts.  Afterwards all is checked again; values of
+        the new classes are read from the file that was loaded.
+
+        What the server has is asked anew each time: if this was killed, call it again.
+
+        Example::
+
+            from comfy_client import ComfyApi, Workflow
+
+            with ComfyApi("http://127.0.0.1:8188") as api:
+                workflow = Workflow.load("from_the_web.json", api)
+                lacking = workflow.provide(api)
+                if lacking.ok:
+                    api.run(workflow)
+                for obstacle in lacking.impossible:
+                    print(obstacle)
+
+        Args:
+            api: A client, which is a :class:`ComfyApi`.
+            yes: Whether to carry out the plan unasked, or a function that gets it and is asked.
+                With False and without a terminal, nothing is installed.
+            on_progress: Called with a :class:`~comfy_client.ext.ProvideStep` when each step begins.
+            timeout: Seconds for all of it; ``None``: no limit.
+
+        Returns:
+            The :class:`~comfy_client.ext.Plan` of what still lacks.  Its ``impossible`` has a
+            sentence for each thing that takes a person.
+
+        Raises:
+            TaskTimeout: The Manager keeps working on a step; RequestTimeout: the server has not
+                come back in time.
+            ApiError: The server refused a request; :class:`TransportError`: no answer.
+        """
+        return api.ext.provide(self, yes=yes, on_progress=on_progress, timeout=timeout)
+
+    def read_rest(self, definitions: Definitions) -> None:
+        """Read the values of nodes whose class the server lacked when the file was loaded.
+
+        Such nodes of a file in UI format have only their links until then.  Inputs that were set
+        since stay; without such nodes, nothing changes.  :meth:`provide` does it by itself.
+
+        Args:
+            definitions: A client, or node definitions as ``GET /object_info`` answers them.
+
+        Raises:
+            WorkflowError: As :meth:`load`.
+            ComfyError: The definitions cannot be fetched.
+        """
+        if self._unread is not None:
+            from .ui_format import read_rest
+
+            self._prompts, self._unread = read_rest(
+                self._graph, self._prompts, self._unread, definitions
+            )
+            self._refresh()
 
     def copy(self) -> Workflow:
         """Return an independent copy."""

@@ -26,6 +26,7 @@ from .metadata.stream import NEITHER, decoded
 if TYPE_CHECKING:
     from .convert import Chooser
     from .definition_source import Definitions
+    from .ui_format import Prompts, Unread
 
 #: The most bytes of JSON; no workflow has so many.
 MAX_JSON: Final = 64 << 20
@@ -79,8 +80,6 @@ class OpensImages(Protocol):
 
 #: Attributes that hold a graph.
 _GRAPHS: Final = ("graph", "workflow")
-#: Inputs that are prompts, by node and name: see :class:`Conversion`.
-Prompts: TypeAlias = "Mapping[tuple[str, str], str | None]"
 #: A source for :func:`read_source`.
 Readable: TypeAlias = (
     Mapping[str, Any]
@@ -105,17 +104,18 @@ def read_source(
     strict: bool = False,
     dynamic_prompts: int | Chooser | None = None,
     packs: Mapping[str, str] | None = None,
-) -> tuple[dict[str, Any], Prompts | None]:
-    """Read a workflow for :meth:`Workflow.load`; return a new graph, and its prompts.
+) -> tuple[dict[str, Any], Prompts | None, Unread | None]:
+    """Read a workflow for :meth:`Workflow.load`; return a new graph, its prompts, and what is left.
 
-    The prompts are :attr:`Conversion.prompts` for a file in UI format, None for others.
+    The prompts are :attr:`Conversion.prompts` for a file in UI format, None for others.  What is
+    left are nodes of such a file whose values could not be read, as the server lacks their class.
     """
     data, where = _read(source, definitions)
-    prompts = None
+    prompts = unread = None
     try:
         found = _unwrap(data, where)
         if is_ui_format(found):
-            from .ui_format import to_api  # most workflows are in API format
+            from .ui_format import to_api, unread_in  # most workflows are in API format
 
             done = to_api(
                 found,
@@ -125,8 +125,9 @@ def read_source(
                 dynamic_prompts=dynamic_prompts,
                 packs=packs,
             )
+            unread = unread_in(found, where, done, dynamic_prompts)
             found, prompts = done.graph, done.prompts
-        return _graph(found, where), prompts
+        return _graph(found, where), prompts, unread
     except RecursionError:
         raise WorkflowError(f"{where}: nested too deeply") from None
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
+
+import attrs
 
 from ..errors import WorkflowError
 from .convert import Chooser, Conversion, classes_in, convert
 from .definition_source import Definitions, as_mapping
+
+#: Inputs that are prompts, by node and name: see :class:`Conversion`.
+Prompts: TypeAlias = Mapping[tuple[str, str], str | None]
 
 _PACKAGE: Final = str(Path(__file__).parents[1])
 #: The most warnings that are given one by one.
@@ -54,6 +60,52 @@ def to_api(
     for warning in done.warnings[:_MOST_WARNINGS]:
         warnings.warn(warning, stacklevel=_level())
     return done
+
+
+@attrs.frozen(eq=False)
+class Unread:
+    """The part of a file in UI format that takes the definitions of classes the server lacked.
+
+    Attributes:
+        ui: The file.
+        where: What to call it in messages.
+        classes: The classes.
+        dynamic_prompts: As for :func:`to_api`.
+    """
+
+    ui: Mapping[str, Any]
+    where: str
+    classes: frozenset[str | None]
+    dynamic_prompts: int | Chooser | None
+
+
+def unread_in(
+    ui: Mapping[str, Any], where: str, done: Conversion, dynamic_prompts: int | Chooser | None
+) -> Unread | None:
+    """Return what a conversion could not read; None if it has read all."""
+    missing = (one.class_type for one in done.warnings if one.kind == "not_installed")
+    classes = frozenset(missing)
+    return Unread(copy.deepcopy(ui), where, classes, dynamic_prompts) if classes else None
+
+
+def read_rest(
+    graph: dict[str, Any], prompts: Prompts | None, unread: Unread, definitions: Definitions
+) -> tuple[Prompts, Unread | None]:
+    """Fill in the inputs of nodes that could not be read; inputs that they have stay.
+
+    Return the prompts of the file, and what still cannot be read.
+
+    Raises:
+        WorkflowError: As :func:`to_api`.
+    """
+    where, rng = unread.where, unread.dynamic_prompts
+    done = to_api(unread.ui, where, definitions, dynamic_prompts=rng)
+    for node_id, node in done.graph.items():
+        own = graph.get(node_id)
+        kind = node["class_type"]
+        if own is not None and kind in unread.classes and own["class_type"] == kind:
+            own["inputs"] = {**node["inputs"], **own["inputs"]}
+    return {**done.prompts, **(prompts or {})}, unread_in(unread.ui, where, done, rng)
 
 
 def _level() -> int:

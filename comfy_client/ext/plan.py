@@ -1,0 +1,549 @@
+"""The plan of what a workflow lacks on a server: node packs, model files, and what nobody can get.
+
+Everything here is a pure function: of what the workflow needs, and what the server and its Manager
+know.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import Any, Final, Literal
+from urllib.parse import urlsplit
+
+import attrs
+
+from ..models.packs import InstalledPack, KnownModel, KnownPack
+from ..to_dict import AsDict
+from ..values import list_at, table_at, text
+from ..workflow.graph import brief, inputs_of, shorten
+from ..workflow.model_files import MissingModel, is_file_name, models_in, source_of
+from ..workflow.problems import CORE, Problem
+from .manager import folder_of, packs_with
+
+#: Repositories of ComfyUI itself, which the Manager lists with its node classes.
+_COMFYUI: Final = frozenset({"comfyui"})
+#: Why something cannot be provided.
+Cause = Literal[
+    "no_manager",
+    "unknown_class",
+    "other_comfyui",
+    "group_node",
+    "import_failed",
+    "class_absent",
+    "no_url",
+    "no_folder",
+    "not_listed",
+    "several_urls",
+    "page",
+    "still_missing",
+    "refused",
+    "failed",
+]
+_GET_MANAGER: Final = (
+    "this server has no ComfyUI-Manager, which would install it (pip install comfyui-manager, and "
+    "start ComfyUI 0.4 or newer with --enable-manager)"
+)
+_MODEL_ENDINGS: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".sft")
+#: Prefixes of group nodes, from before subgraphs.
+_GROUPS: Final = ("workflow>", "workflow/")
+_RELEASE: Final = re.compile(r"\d+(?:\.\d+){1,3}", re.ASCII)
+#: The most items that a text lists.
+_MOST: Final = 5
+
+
+@attrs.frozen
+class Obstacle(AsDict):
+    """A thing that nobody but a person can provide; ``str()`` is the sentence.
+
+    Attributes:
+        cause: Why: ``no_manager``, ``unknown_class``, ``other_comfyui``, ``group_node``,
+            ``import_failed``, ``class_absent`` (the pack is there and lacks it), ``no_url``,
+            ``no_folder``, ``not_listed`` (Manager 3 downloads models of its own list only),
+            ``several_urls``, ``page`` (the URL is no file), ``still_missing``, ``refused`` by
+            security settings, or ``failed``.
+        about: The node class, the pack or the file.
+        message: What a person must do.
+    """
+
+    cause: Cause
+    about: str
+    message: str
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@attrs.frozen
+class PlannedPack(AsDict):
+    """A node pack that would be installed, enabled, or loaded by a restart.
+
+    Attributes:
+        id: What the Manager's ``install`` or ``enable`` takes: an id in the registry, or a URL.
+        action: ``"install"``, ``"enable"``, or ``"restart"`` for one that was installed since
+            the server started.
+        classes: The node classes that are needed of it.
+        reason: Why this pack was chosen.
+        alternatives: Other packs that offer one of these classes, by id.
+    """
+
+    _in_dict = ("host",)
+
+    id: str
+    action: Literal["install", "enable", "restart"]
+    classes: tuple[str, ...]
+    reason: str
+    alternatives: tuple[str, ...] = ()
+
+    @property
+    def host(self) -> str | None:
+        """The host of the repository; ``None``: the pack comes from the registry."""
+        return urlsplit(self.id).hostname if "://" in self.id else None
+
+    def __str__(self) -> str:
+        where = {"install": f" from {self.host or 'the registry'}", "enable": "", "restart": ""}
+        verb = "load" if self.action == "restart" else self.action
+        others = f"; instead of {_listed(self.alternatives)}" if self.alternatives else ""
+        return (
+            f"{verb} the pack {shorten(self.id, 200)}{where[self.action]}, for "
+            f"{_listed(self.classes)} ({self.reason}{others})"
+        )
+
+
+@attrs.frozen
+class PlannedModel(AsDict):
+    """A model file that the Manager would download.
+
+    Attributes:
+        name: The name that the file gets.
+        folder: Its folder below the server's ``models``, with subfolders.
+        url: Where the Manager gets it.
+        size: Its size as the Manager's list has it, such as ``"144MB"``; ``None``: unknown.
+        value: The name by which inputs find the file afterwards.
+        places: The inputs that name it, as node id and input; an input is empty if the file says
+            only that the node needs the model.
+    """
+
+    _in_dict = ("host",)
+
+    name: str
+    folder: str
+    url: str
+    size: str | None
+    value: str
+    places: tuple[tuple[str, str], ...]
+
+    @property
+    def host(self) -> str:
+        """The host of the URL."""
+        return urlsplit(self.url).hostname or ""
+
+    def __str__(self) -> str:
+        size = f"{self.size}, " if self.size else "size unknown, "
+        return (
+            f"download {shorten(self.name, 200)} ({size}from {self.host}) to "
+            f"models/{self.folder}: {self.url}"
+        )
+
+
+@attrs.frozen
+class Plan(AsDict):
+    """What a workflow lacks on a server; ``print`` shows it.  A plan is true if nothing is lacking.
+
+    Attributes:
+        packs: Node packs to install, to enable, or to load by a restart.
+        models: Model files to download.
+        impossible: What only a person can provide, each with a sentence.
+        queued: How many prompts run or wait on the server: a restart loses them.
+    """
+
+    _in_dict = ("ok", "restart")
+
+    packs: tuple[PlannedPack, ...] = ()
+    models: tuple[PlannedModel, ...] = ()
+    impossible: tuple[Obstacle, ...] = ()
+    queued: int = 0
+
+    @property
+    def ok(self) -> bool:
+        """Whether nothing is lacking."""
+        return not (self.packs or self.models or self.impossible)
+
+    @property
+    def restart(self) -> bool:
+        """Whether the server must be restarted, as for all packs."""
+        return bool(self.packs)
+
+    def __bool__(self) -> bool:
+        return self.ok
+
+    def __str__(self) -> str:
+        if self.ok:
+            return "the server has all node classes and models of the workflow"
+        steps = [*map(str, self.packs), *map(str, self.models)]
+        if self.restart:
+            lost = f", which loses {self.queued} prompts in its queue" if self.queued else ""
+            steps.append(f"restart the server{lost}")
+        lines = ["to provide what the workflow lacks:", *(f"  {step}" for step in steps)]
+        missing = ["not to be had without you:", *(f"  {one}" for one in self.impossible)]
+        return "\n".join([*(lines if steps else ()), *(missing if self.impossible else ())])
+
+
+# -- what the workflow needs --------------------------------------------------------------
+
+
+@attrs.frozen
+class MissingClass:
+    """A node class that the server lacks, and what the workflow says of its pack.
+
+    Attributes:
+        name: The class.
+        cnr_id: The pack's id in the registry; ``None``: the workflow does not say.
+        aux_id: The pack's repository on GitHub, as ``owner/name``; ``None``: likewise.
+        ver: The version of the pack; ``None``: likewise.
+    """
+
+    name: str
+    cnr_id: str | None = None
+    aux_id: str | None = None
+    ver: str | None = None
+
+
+@attrs.frozen
+class Needs:
+    """The node classes and the model files that a server lacks.
+
+    Attributes:
+        classes: The classes.
+        models: Files of inputs that the server does not offer.
+        declared: Files that nodes of these classes need as the workflow says; the server may have
+            them.
+    """
+
+    classes: tuple[MissingClass, ...] = ()
+    models: tuple[MissingModel, ...] = ()
+    declared: tuple[MissingModel, ...] = ()
+
+
+def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Needs:
+    """Return what a server lacks, by the problems of a check."""
+    classes: dict[str, MissingClass] = {}
+    models, declared = [], []
+    for problem in problems:
+        node_id, name = problem.node_id, problem.class_type
+        if node_id is None or name is None:
+            continue
+        if problem.type == "missing_node_type":
+            meta = table_at(graph, node_id, "_meta")
+            facts = {key: text(meta.get(key)) or None for key in ("cnr_id", "aux_id", "ver")}
+            if name not in classes or not (classes[name].cnr_id or classes[name].aux_id):
+                classes[name] = MissingClass(name, **facts)
+            declared += [
+                MissingModel(one["name"], one.get("directory"), one.get("url"), node_id, "")
+                for one in models_in(list_at(meta, "models"))
+            ]
+        elif problem.type == "value_not_in_list" and problem.input is not None:
+            value = inputs_of(graph, node_id).get(problem.input)
+            if isinstance(value, str) and is_file_name(value):
+                url, folder = source_of(graph, node_id, problem.input, value)
+                if url or folder or value.lower().endswith(_MODEL_ENDINGS):
+                    place = node_id, problem.input, problem.title, name
+                    models.append(MissingModel(value, folder, url, *place))
+    return Needs(tuple(classes.values()), tuple(models), tuple(declared))
+
+
+# -- what there is ------------------------------------------------------------------------
+
+
+@attrs.frozen(kw_only=True)
+class Facts:
+    """What a server and its Manager know.
+
+    Attributes:
+        manager: Which Manager it is: see :attr:`Manager.dialect`; ``None``: there is none.
+        comfyui: The version of ComfyUI; ``None``: unknown.
+        installed: The installed packs by id.
+        at_start: Those that were installed when the server started.
+        known: The packs that the Manager knows.
+        listed: The models of its list.
+        files: The names of the model files, by kind.
+        failures: Why packs failed to import, by id.
+        queued: How many prompts run or wait.
+    """
+
+    manager: str | None = None
+    comfyui: str | None = None
+    installed: Mapping[str, InstalledPack] = attrs.field(factory=dict)
+    at_start: Mapping[str, InstalledPack] = attrs.field(factory=dict)
+    known: Mapping[str, KnownPack] = attrs.field(factory=dict)
+    listed: tuple[KnownModel, ...] = ()
+    files: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
+    failures: Mapping[str, str] = attrs.field(factory=dict)
+    queued: int = 0
+
+
+def make_plan(needs: Needs, facts: Facts) -> Plan:
+    """Return the plan for what a workflow needs."""
+    packs: dict[str, PlannedPack] = {}
+    obstacles: dict[Obstacle, None] = {}
+    for missing in needs.classes:
+        found = _pack_for(missing, facts)
+        if isinstance(found, Obstacle):
+            obstacles[found] = None
+        else:
+            packs[found.id] = _joined(packs.get(found.id), found)
+    models: dict[tuple[str, str], PlannedModel] = {}
+    lacking = (one for one in needs.declared if not _is_there(one, facts.files))
+    for model in (*needs.models, *lacking):
+        planned = _download_of(model, facts)
+        if isinstance(planned, Obstacle):
+            obstacles[planned] = None
+        else:
+            key = planned.folder, planned.name
+            known = models.setdefault(key, attrs.evolve(planned, places=()))
+            models[key] = attrs.evolve(known, places=(*known.places, *planned.places))
+    return Plan(tuple(packs.values()), tuple(models.values()), tuple(obstacles), facts.queued)
+
+
+# -- packs ----------------------------------------------------------------------------------
+
+
+def _joined(known: PlannedPack | None, more: PlannedPack) -> PlannedPack:
+    if known is None:
+        return more
+    others = dict.fromkeys((*known.alternatives, *more.alternatives))
+    classes = (*known.classes, *more.classes)
+    return attrs.evolve(known, classes=classes, alternatives=tuple(others))
+
+
+def _pack_for(missing: MissingClass, facts: Facts) -> PlannedPack | Obstacle:
+    """Return the pack to get for a class, or why there is none."""
+    if missing.name.startswith(_GROUPS):
+        text = (
+            f"{brief(missing.name)} is a group node, from before subgraphs: open the file in the "
+            "frontend, which turns it into a subgraph, and save it"
+        )
+        return Obstacle("group_node", missing.name, text)
+    if missing.cnr_id == CORE:
+        return _of_comfyui(missing, facts)
+    if facts.manager is None:
+        return _without_manager(missing)
+    candidates = dict(_candidates(missing, facts))
+    loaded = None
+    for id, reason in candidates.items():
+        pack = _installed(id, facts.installed)
+        others = tuple(one for one in candidates if one != id)[:_MOST]
+        if pack is None:
+            return PlannedPack(id, "install", (missing.name,), reason, others)
+        if not pack.enabled:
+            return PlannedPack(pack.id, "enable", (missing.name,), reason, others)
+        before = _installed(id, facts.at_start)
+        if before is None or not before.enabled:
+            since = "it was installed since the server started"
+            return PlannedPack(pack.id, "restart", (missing.name,), since, others)
+        loaded = loaded or pack
+    if loaded is not None:
+        return _lacks(missing, loaded, facts)
+    if any(missing.name in pack.classes for pack in facts.known.values()):  # ComfyUI's own
+        return _of_comfyui(missing, facts)
+    text = (
+        f"no pack is known for the node class {brief(missing.name)}: ask where the workflow comes "
+        "from, or remove the node"
+    )
+    return Obstacle("unknown_class", missing.name, text)
+
+
+def _candidates(missing: MissingClass, facts: Facts) -> Iterator[tuple[str, str]]:
+    """Yield the packs that may have a class, the best first: what ``install`` takes, and why."""
+    if missing.cnr_id:
+        yield missing.cnr_id, "the workflow names it"
+    if missing.aux_id:
+        yield _by_repository(missing.aux_id, facts.known), "the workflow names it"
+    known = [pack for pack in packs_with(missing.name, facts.known.values()) if not _is_core(pack)]
+    for pack in known:
+        there = _installed(pack.id, facts.installed)
+        if there is not None and not there.enabled:
+            yield pack.id, "it is installed, but disabled"
+    for pack in known:
+        is_named = missing.name in pack.classes
+        yield pack.id, "the Manager lists the class" if is_named else "the name fits its pattern"
+
+
+def _by_repository(aux_id: str, known: Mapping[str, KnownPack]) -> str:
+    """Return what ``install`` takes for a repository on GitHub, as the Manager writes it."""
+    wanted = aux_id.casefold()
+    for id in known:
+        if "://" in id and urlsplit(id).path.strip("/").removesuffix(".git").casefold() == wanted:
+            return id
+    return f"https://github.com/{aux_id}"
+
+
+def _is_core(pack: KnownPack) -> bool:
+    return pack.id == CORE or folder_of(pack.id).casefold() in _COMFYUI
+
+
+def _installed(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
+    """Return the installed pack with an id of the registry, or of a repository, whatever case."""
+    wanted = (folder_of(id) if "://" in id else id).casefold()
+    for pack in installed.values():
+        names = (pack.id, (pack.aux_id or "").rpartition("/")[2])
+        if wanted in (name.casefold() for name in names):
+            return pack
+    return None
+
+
+def _of_comfyui(missing: MissingClass, facts: Facts) -> Obstacle:
+    """Return the sentence for a class of ComfyUI itself."""
+    has = f"this server has {facts.comfyui}" if facts.comfyui else "this server lacks it"
+    wanted, there = _release(missing.ver), _release(facts.comfyui)
+    if wanted and there and wanted > there:
+        text = f"needs ComfyUI {missing.ver} or newer, and {has}: update ComfyUI there"
+    elif wanted and there:
+        text = (
+            f"was part of ComfyUI {missing.ver} by the file, and {has} without it: either it was "
+            "removed, or the file is wrong and a node pack is missing"
+        )
+    else:
+        text = f"is part of ComfyUI itself in another version, most likely a newer one, and {has}"
+    return Obstacle("other_comfyui", missing.name, f"the class {brief(missing.name)} {text}")
+
+
+def _release(version: str | None) -> tuple[int, ...] | None:
+    found = _RELEASE.match((version or "").removeprefix("v"))
+    return tuple(map(int, found[0].split("."))) if found else None
+
+
+def _without_manager(missing: MissingClass) -> Obstacle:
+    pack = missing.cnr_id or missing.aux_id
+    belongs = f"the pack {brief(pack)}" if pack else "a node pack"
+    text = f"the class {brief(missing.name)} needs {belongs}: {_GET_MANAGER}"
+    return Obstacle("no_manager", missing.name, text)
+
+
+def _lacks(missing: MissingClass, pack: InstalledPack, facts: Facts) -> Obstacle:
+    """Return the sentence for a class that a loaded pack should have."""
+    why = facts.failures.get(pack.id)
+    if why is not None:
+        last = next((line for line in reversed(why.splitlines()) if line.strip()), "no reason")
+        text = (
+            f"the pack {brief(pack.id)} is installed, but cannot be imported: "
+            f"{shorten(last.strip(), 300)}"
+        )
+        return Obstacle("import_failed", pack.id, text)
+    of = f" (the file is from {missing.ver})" if missing.ver else ""
+    text = (
+        f"the pack {brief(pack.id)} {pack.ver or ''} is there, but lacks the class "
+        f"{brief(missing.name)}{of}: update the pack, or install another version"
+    )
+    return Obstacle("class_absent", missing.name, " ".join(text.split()))
+
+
+# -- models ---------------------------------------------------------------------------------
+
+
+def _is_there(model: MissingModel, files: Mapping[str, frozenset[str]]) -> bool:
+    kind, _, below = (model.folder or "").partition("/")
+    name = PurePosixPath(below, model.name.replace("\\", "/"))
+    return str(name) in files.get(kind, ())
+
+
+def _download_of(model: MissingModel, facts: Facts) -> PlannedModel | Obstacle:
+    """Return the download of a model, or why it cannot be downloaded."""
+    path = PurePosixPath(model.name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts:
+        text = f"{brief(model.name)} is no name of a model file: choose another in the workflow"
+        return Obstacle("no_folder", model.name, text)
+    url = _file_url(model.url)
+    entries = [one for one in facts.listed if one.url in (model.url, url)]
+    named = [one for one in facts.listed if one.filename.casefold() == path.name.casefold()]
+    if model.folder:
+        named = [one for one in named if one.kind in (None, model.folder.partition("/")[0])]
+    if not entries and (url is None or facts.manager == "manager3"):
+        entries = named
+    if len({one.url for one in entries}) > 1:
+        urls = _listed([one.url for one in entries])
+        text = f"{brief(model.name)} is the name of several models: download the right one: {urls}"
+        return Obstacle("several_urls", model.name, text)
+    entry = entries[0] if entries else None
+    url = entry.url if entry and (url is None or facts.manager == "manager3") else url
+    folder = model.folder or (entry.kind if entry else None)
+    return _obstacle_to(model, url, folder, entry, facts) or _planned(
+        model, path, url or "", folder or "", entry, facts
+    )
+
+
+def _planned(
+    model: MissingModel,
+    path: PurePosixPath,
+    url: str,
+    folder: str,
+    entry: KnownModel | None,
+    facts: Facts,
+) -> PlannedModel:
+    where, name = PurePosixPath(folder) / path.parent, path.name
+    # The older pages take whole entries of their list only, with its name and folder.
+    if entry is not None and facts.manager != "manager4":
+        name, where = entry.filename, PurePosixPath(entry.save_path if entry.kind else folder)
+    value = PurePosixPath(*where.parts[1:], name)
+    is_same = str(value) == str(path)
+    return PlannedModel(
+        name=name,
+        folder=str(where),
+        url=url,
+        size=entry.size if entry else None,
+        value=model.name if is_same else str(value),
+        places=((model.node_id, model.input),),
+    )
+
+
+def _obstacle_to(
+    model: MissingModel, url: str | None, folder: str | None, entry: KnownModel | None, facts: Facts
+) -> Obstacle | None:
+    """Return why a model cannot be downloaded; None if it can."""
+    name = brief(model.name)
+    to = f"to models/{folder}" if folder else "to the folder of its loader"
+    if url is None:
+        text = f"nobody says where {name} can be downloaded: get it, and copy it {to}"
+        return Obstacle("no_url", model.name, text)
+    if facts.manager is None:
+        text = f"download {name} {to} from {url}: {_GET_MANAGER}"
+        return Obstacle("no_manager", model.name, text)
+    if _is_page(url):
+        text = f"{url} is a page, not a file: download {name} there, and copy it {to}"
+        return Obstacle("page", model.name, text)
+    if folder is None:
+        text = f"nobody says which folder {name} belongs to: download it from {url}"
+        return Obstacle("no_folder", model.name, text)
+    if facts.manager == "manager3" and entry is None:
+        text = (
+            f"Manager 3 downloads models of its own list only: download {name} {to} from {url}, "
+            "or install Manager 4"
+        )
+        return Obstacle("not_listed", model.name, text)
+    return None
+
+
+def _file_url(url: str | None) -> str | None:
+    """Return the URL of a file for that of its page on Hugging Face."""
+    if url is not None and urlsplit(url).hostname in ("huggingface.co", "www.huggingface.co"):
+        return url.replace("/blob/", "/resolve/", 1)
+    return url
+
+
+def _is_page(url: str) -> bool:
+    """Return whether a URL is the page of a model on Civitai."""
+    parts = urlsplit(url)
+    is_civitai = (parts.hostname or "").removeprefix("www.") == "civitai.com"
+    return is_civitai and not parts.path.startswith("/api/")
+
+
+def _listed(names: Iterable[str]) -> str:
+    shown = [shorten(name, 200) for name in names]
+    more = f" and {len(shown) - _MOST} more" if len(shown) > _MOST else ""
+    return ", ".join(shown[:_MOST]) + more
+
+
+def kinds_in(needs: Needs) -> set[str]:
+    """Return the kinds of models whose files must be known for a plan."""
+    return {one.folder.partition("/")[0] for one in needs.declared if one.folder}

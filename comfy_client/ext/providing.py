@@ -1,0 +1,306 @@
+"""The work that gives a server what a workflow lacks, by its Manager and by a plan.
+
+The state is the server's alone, so that another process can carry on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterator, Mapping
+from functools import partial
+from typing import Any, Final, Literal
+
+import attrs
+
+from .. import runtime
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    ManagerRefused,
+    NotFound,
+    NotSupported,
+    RequestTimeout,
+    TaskFailed,
+)
+from ..jobs.execute import Parts
+from ..routes import Routes
+from ..showing.screen import is_notebook
+from ..to_dict import AsDict
+from ..transport.deadline import Deadline
+from ..workflow import Workflow
+from ..workflow.check import check
+from .manager import Manager
+from .plan import Facts, Needs, Obstacle, Plan, PlannedModel, PlannedPack, kinds_in, make_plan
+from .plan import needs_of as needs_by
+from .tasks import Task
+
+#: Seconds between two looks at the work of others.
+_PAUSE: Final = 0.5
+#: Seconds in which a server must be back after its restart.
+_RESTART: Final = 300.0
+#: The most plans that are carried out: a new class may need a model that nobody knew of before.
+_ROUNDS: Final = 3
+
+#: What a step is about.
+_What = Literal["wait", "install", "enable", "download", "restart"]
+#: What is asked, or the answer.
+Consent = bool | Callable[[Plan], bool]
+
+
+@attrs.frozen
+class ProvideStep(AsDict):
+    """A step of :meth:`Workflow.provide` that begins.
+
+    Attributes:
+        kind: ``"wait"`` until the Manager has done the work of others, ``"install"`` or
+            ``"enable"`` a pack, ``"download"`` a model, or ``"restart"`` the server.
+        name: The pack or the file; empty for the others.
+        done: How many steps of the plan are done.
+        total: How many there are; 0: no plan has been made yet.
+    """
+
+    kind: _What
+    name: str
+    done: int
+    total: int
+
+    def __str__(self) -> str:
+        words = {"wait": "wait for other work of the Manager", "restart": "restart the server"}
+        text = words.get(self.kind) or f"{self.kind} {self.name}"
+        return f"{text} ({self.done + 1} of {self.total})" if self.total else text
+
+
+class _Fresh:
+    """The definitions of a server as they are now: a file may have been added."""
+
+    def __init__(self, owner: Routes, parts: Parts) -> None:
+        self._parts = parts
+        self.get_node_replacements = owner.get_node_replacements
+        self.get_internal_files = owner.get_internal_files
+
+    def node_definitions(
+        self, classes: Collection[str] | None = None, *, refresh: bool = False
+    ) -> Mapping[str, Any]:
+        """Return definitions by class."""
+        return self._parts.definitions.get(classes, refresh=True, deadline=Deadline())
+
+    def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
+        """Return no names: no hint is needed."""
+        return ()
+
+
+@attrs.define(eq=False)
+class Providing:
+    """What is being provided for one workflow.
+
+    Attributes:
+        owner: The client.
+        parts: Its parts.
+        workflow: The workflow, whose inputs may be set to the names of new files.
+        on_progress: Called with each step.
+        deadline: When it must end.
+        tried: What was done or could not be done, by pack or URL: it is not tried twice.
+    """
+
+    owner: Routes
+    parts: Parts
+    workflow: Workflow
+    on_progress: Callable[[ProvideStep], object] = lambda step: None
+    deadline: Deadline = attrs.field(factory=Deadline)
+    tried: dict[str, Obstacle | None] = attrs.field(factory=dict, init=False)
+
+    @property
+    def manager(self) -> Manager:
+        """The Manager of the server."""
+        return Manager(self.owner, self.parts)
+
+    def run(self, yes: Consent) -> Plan:
+        """Make plans and carry them out; return the last one."""
+        self._wait_for_others()
+        plan = self.plan()
+        for _ in range(_ROUNDS):
+            if not (plan.packs or plan.models) or not _agrees(plan, yes):
+                break
+            self._carry_out(plan)
+            plan = self.plan()
+        return plan
+
+    def _wait_for_others(self) -> None:
+        """Wait while the Manager works: it may be what an earlier process has begun."""
+        try:
+            is_told = False
+            while self.manager.is_working():
+                if not is_told:
+                    self.on_progress(ProvideStep("wait", "", 0, 0))
+                is_told = True
+                self._left("other work of the Manager has not ended")
+                runtime.sleep(self.deadline.left(_PAUSE))
+        except NotSupported:
+            return
+
+    def _left(self, what: str) -> float | None:
+        """Return the seconds that are left; raise RequestTimeout if there are none."""
+        if self.deadline.expired:
+            raise RequestTimeout(f"{what} in time; call it again to go on")
+        left = self.deadline.left()
+        return None if left == float("inf") else left
+
+    # -- planning ------------------------------------------------------------------------
+
+    def plan(self) -> Plan:
+        """Return the plan for what lacks now, without what was tried."""
+        fresh = _Fresh(self.owner, self.parts)
+        self.workflow.read_rest(fresh)
+        graph = self.workflow.to_dict()
+        needs = needs_by(graph, check(graph, fresh).errors)
+        found = make_plan(needs, self._facts(needs))
+        obstacles = [*self._told(found.packs), *self._told(found.models), *found.impossible]
+        return attrs.evolve(
+            found,
+            packs=tuple(one for one in found.packs if one.id not in self.tried),
+            models=tuple(one for one in found.models if one.url not in self.tried),
+            impossible=tuple(dict.fromkeys(obstacles)),
+        )
+
+    def _told(
+        self, planned: tuple[PlannedPack, ...] | tuple[PlannedModel, ...]
+    ) -> Iterator[Obstacle]:
+        """Yield why things that are still planned were not provided when they were tried."""
+        for one in planned:
+            key = one.id if isinstance(one, PlannedPack) else one.url
+            if key in self.tried:
+                yield self.tried[key] or _still_missing(one)
+
+    def _facts(self, needs: Needs) -> Facts:
+        if not (needs.classes or needs.models or needs.declared):
+            return Facts()
+        comfyui = self.owner.get_system_stats().comfyui_version
+        files = {kind: self._files(kind) for kind in kinds_in(needs)}
+        facts = Facts(comfyui=comfyui, files=files)
+        manager = self.manager
+        try:
+            facts = attrs.evolve(facts, manager=manager.dialect)
+        except NotSupported:
+            return facts
+        if needs.classes:
+            installed = manager.installed()
+            failures = manager.failed_imports() if installed else []
+            facts = attrs.evolve(
+                facts,
+                installed=installed,
+                at_start=manager.installed(at_start=True),
+                known=manager.mappings(),
+                failures={one.id: one.message for one in failures},
+                queued=self.owner.poll_status(10).queue_remaining,
+            )
+        if needs.models or needs.declared:
+            facts = attrs.evolve(facts, listed=tuple(manager.models()))
+        return facts
+
+    def _files(self, kind: str) -> frozenset[str]:
+        try:
+            return frozenset(name.replace("\\", "/") for name in self.owner.get_models(kind))
+        except (NotFound, NotSupported):
+            return frozenset()
+
+    # -- acting --------------------------------------------------------------------------
+
+    def _carry_out(self, plan: Plan) -> None:
+        total = len(plan.packs) + len(plan.models) + plan.restart
+        done = 0
+        is_new = False
+        for pack in plan.packs:
+            if pack.action != "restart":
+                self.on_progress(ProvideStep(pack.action, pack.id, done, total))
+                work = self.manager.enable if pack.action == "enable" else self.manager.install
+                self.tried[pack.id] = self._try(pack.id, partial(work, pack.id))
+            is_new = is_new or self.tried.get(pack.id) is None
+            done += 1
+        for model in plan.models:
+            self.on_progress(ProvideStep("download", model.name, done, total))
+            self._download(model)
+            done += 1
+        if is_new:
+            self.on_progress(ProvideStep("restart", "", done, total))
+            self._restart(plan.packs)
+
+    def _download(self, model: PlannedModel) -> None:
+        work = partial(self.manager.install_model, model.url, model.folder, model.name)
+        failed = self.tried[model.url] = self._try(model.name, work)
+        if failed is not None and failed.cause == "failed":
+            text = (
+                f"{failed.message}; if {model.host} asks for a login or for consent to a licence, "
+                f"or the server cannot reach it, download {model.url} yourself, and copy it to "
+                f"models/{model.folder}"
+            )
+            self.tried[model.url] = attrs.evolve(failed, message=text)
+        for node_id, name in model.places if failed is None else ():
+            if name:
+                self.workflow[node_id][name] = model.value
+
+    def _try(self, about: str, work: Callable[[], Task]) -> Obstacle | None:
+        """Have the Manager do work; return why it did not, or None if it did."""
+        left = self._left(f"{about} was not begun")
+        try:
+            work().result(left)
+        except (ManagerRefused, TaskFailed, NotFound) as exc:
+            cause: Literal["refused", "failed"]
+            cause = "refused" if isinstance(exc, ManagerRefused) else "failed"
+            return Obstacle(cause, about, str(exc))
+        except ApiError as exc:
+            if isinstance(exc, AuthenticationError) or exc.retryable:
+                raise
+            return Obstacle("failed", about, str(exc))
+        return None
+
+    def _restart(self, packs: tuple[PlannedPack, ...]) -> None:
+        left = self._left("the server was not restarted")
+        try:
+            self.manager.reboot(_RESTART if left is None else left)
+        except ManagerRefused as exc:
+            text = f"{exc}; or restart the server by hand: the packs are installed"
+            for pack in packs:
+                self.tried[pack.id] = self.tried.get(pack.id) or Obstacle("refused", pack.id, text)
+            return
+        for pack in packs:
+            self.tried.setdefault(pack.id, None)
+
+
+def _still_missing(one: PlannedPack | PlannedModel) -> Obstacle:
+    """Return the sentence for what was provided, and lacks nevertheless."""
+    if isinstance(one, PlannedModel):
+        text = (
+            f"{one.name} is in models/{one.folder} by now, but the server does not offer it to "
+            "the node: restart the server, or see whether its folder is the right one"
+        )
+        return Obstacle("still_missing", one.name, text)
+    text = f"the pack {one.id} was installed, but the server still lacks {', '.join(one.classes)}"
+    return Obstacle("still_missing", one.id, text)
+
+
+def _agrees(plan: Plan, yes: Consent) -> bool:
+    """Return whether the user wants a plan; without a function, print it, and ask."""
+    if callable(yes):
+        return yes(plan)
+    sys.stdout.write(f"{plan}\n")
+    if yes:
+        return True
+    if not (is_notebook() or sys.stdin.isatty()):
+        sys.stdout.write("nothing was installed: there is no terminal to ask in; give yes=True\n")
+        return False
+    return input("Shall the server get this? [y/N] ").strip().lower() in ("y", "yes")
+
+
+def provide(
+    owner: Routes,
+    parts: Parts,
+    workflow: Workflow,
+    *,
+    yes: Consent = False,
+    on_progress: Callable[[ProvideStep], object] | None = None,
+    timeout: float | None = None,
+) -> Plan:
+    """Provide what a workflow lacks; see :meth:`Workflow.provide`."""
+    deadline = Deadline.after(timeout)
+    told = on_progress or (lambda step: None)
+    return Providing(owner, parts, workflow, told, deadline).run(yes)
