@@ -195,7 +195,7 @@ class Manager:
             by_key.update(
                 {urls[pack.id]: pack for pack in packs if pack.is_git and pack.id in urls}
             )
-        return dialect.failed_imports(by_key)
+        return dialect.failed_imports(by_key) if by_key else []
 
     def models(self) -> list[KnownModel]:
         """Return the model files in the Manager's list; empty with the new page of Manager 4.

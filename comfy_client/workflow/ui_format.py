@@ -5,13 +5,14 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
 import attrs
 
-from ..errors import WorkflowError
+from ..errors import ConversionWarning, WorkflowError
 from .convert import Chooser, Conversion, classes_in, convert
 from .definition_source import Definitions, as_mapping
 
@@ -52,14 +53,29 @@ def to_api(
             "with the client, as in Workflow.load(..., api), or give api.run() the file itself; "
             "or export it with Workflow > Export (API)"
         )
+    done = _converted(ui, where, definitions, strict, dynamic_prompts, packs)
+    _warn(done.warnings)
+    return done
+
+
+def _converted(
+    ui: Mapping[str, Any],
+    where: str,
+    definitions: Definitions,
+    strict: bool,
+    dynamic_prompts: int | Chooser | None,
+    packs: Mapping[str, str] | None,
+) -> Conversion:
     try:
         known = as_mapping(definitions, classes_in(ui))
-        done = convert(ui, known, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs)
+        return convert(ui, known, strict=strict, dynamic_prompts=dynamic_prompts, packs=packs)
     except WorkflowError as exc:
         raise WorkflowError(f"{where}: {exc}") from None
-    for warning in done.warnings[:_MOST_WARNINGS]:
+
+
+def _warn(told: Iterable[ConversionWarning]) -> None:
+    for warning in islice(told, _MOST_WARNINGS):
         warnings.warn(warning, stacklevel=_level())
-    return done
 
 
 @attrs.frozen(eq=False)
@@ -99,12 +115,14 @@ def read_rest(
         WorkflowError: As :func:`to_api`.
     """
     where, rng = unread.where, unread.dynamic_prompts
-    done = to_api(unread.ui, where, definitions, dynamic_prompts=rng)
+    done = _converted(unread.ui, where, definitions, False, rng, None)
     for node_id, node in done.graph.items():
         own = graph.get(node_id)
         kind = node["class_type"]
         if own is not None and kind in unread.classes and own["class_type"] == kind:
             own["inputs"] = {**node["inputs"], **own["inputs"]}
+    new = (one for one in done.warnings if one.class_type in unread.classes)
+    _warn(one for one in new if one.kind != "not_installed")  # of which the first reading told
     return {**done.prompts, **(prompts or {})}, unread_in(unread.ui, where, done, rng)
 
 
