@@ -3,6 +3,7 @@
 Modules:
     main: The group of all commands, and how they end; ``help`` and ``schema``.
     run_command: ``run``, ``rerun`` and ``demo``.
+    provide_option: ``run --provide``.
     sweep_command: ``sweep``.
     watch_command: ``watch``, ``wait``, and the changes of a queue and its history.
     serve_command: ``serve``.

@@ -23,6 +23,7 @@ from .input_options import fill
 from .own_prompts import mark, why_unknown
 from .printing import command, emit, note, open_option, say
 from .prompt_records import FileOrRecord, PromptSource, carried, file_or_record, record_of
+from .provide_option import check_provide, provide, provide_options
 from .results import (
     cancelled_if_stopped,
     check_out,
@@ -117,8 +118,10 @@ def options_of_run(command: Callable[..., None]) -> Callable[..., None]:
     "id=$(comfy-client run slow.json --detach)",
     "comfy-client run txt2img.json --out - | magick - -resize 50% small.jpg",
     "comfy-client run txt2img.json --host gpu-1:8188 --host gpu-2:8188",
+    "comfy-client run txt2img.json --provide --out pictures/",
 )
 @workflow_argument
+@provide_options
 @options_of_run
 @of_servers
 def run(given: ServerOptions, /, workflow: str, **options: Any) -> None:
@@ -173,6 +176,8 @@ class RunOptions:
     extra_data: Mapping[str, Any] = attrs.field(repr=False)  # with secrets
     timeout: float | None
     quiet: bool
+    provide: bool = False
+    yes: bool = False
 
 
 def run_workflow(given: ServerOptions, find: Callable[[], _Find], options: RunOptions) -> None:
@@ -183,6 +188,7 @@ def run_workflow(given: ServerOptions, find: Callable[[], _Find], options: RunOp
     if options.detach and options.retry_oom:
         raise click.UsageError("--detach does not wait, so --retry-oom could not run it again")
     check_out(options.out, as_json=given.json)
+    check_provide(given, provide=options.provide, yes=options.yes)
     with _submitting(given, find(), options) as (workflow, submit):
         if options.detach:
             with submit(workflow) as job:
@@ -250,6 +256,23 @@ def prepared(
     return workflow
 
 
+def _workflow(
+    given: ServerOptions, options: RunOptions, source: FileOrRecord, server: PromptSource
+) -> Workflow:
+    """Load a workflow, and set its inputs; with ``--provide``, provide what it lacks."""
+    settings = options.sets, options.inputs, options.seed
+    if not options.provide:
+        return prepared(source, *settings, server)
+    sets, inputs, seed = settings
+    return provide(
+        lambda: load_from(source, server),
+        lambda workflow: fill(workflow, server, sets=sets, inputs=inputs, seed=seed),
+        lambda: server.clients()[0],
+        yes=options.yes,
+        quiet=options.quiet,
+    )
+
+
 @contextlib.contextmanager
 def _submitting(
     given: ServerOptions, find: _Find, options: RunOptions
@@ -258,7 +281,7 @@ def _submitting(
 
     def read(server: PromptSource) -> tuple[Workflow, Mapping[str, Any]]:
         source = find(server)
-        workflow = prepared(source, options.sets, options.inputs, options.seed, server)
+        workflow = _workflow(given, options, source, server)
         extra = {**carried(source), **options.extra_data}
         return workflow, prompt_options(extra, workflow, server, detached=options.detach)
 

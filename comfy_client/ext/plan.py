@@ -211,7 +211,7 @@ class MissingClass:
 
 
 @attrs.frozen
-class Needs:
+class WorkflowNeeds:
     """The node classes and the model files that a server lacks.
 
     Attributes:
@@ -226,7 +226,7 @@ class Needs:
     declared: tuple[MissingModel, ...] = ()
 
 
-def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Needs:
+def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowNeeds:
     """Return what a server lacks, by the problems of a check."""
     classes: dict[str, MissingClass] = {}
     models, declared = [], []
@@ -250,14 +250,14 @@ def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> Needs:
                 if url or folder or value.lower().endswith(_MODEL_ENDINGS):
                     place = node_id, problem.input, problem.title, name
                     models.append(MissingModel(value, folder, url, *place))
-    return Needs(tuple(classes.values()), tuple(models), tuple(declared))
+    return WorkflowNeeds(tuple(classes.values()), tuple(models), tuple(declared))
 
 
 # -- what there is ------------------------------------------------------------------------
 
 
 @attrs.frozen(kw_only=True)
-class Facts:
+class ServerFacts:
     """What a server and its Manager know.
 
     Attributes:
@@ -283,7 +283,7 @@ class Facts:
     queued: int = 0
 
 
-def make_plan(needs: Needs, facts: Facts) -> Plan:
+def make_plan(needs: WorkflowNeeds, facts: ServerFacts) -> Plan:
     """Return the plan for what a workflow needs."""
     packs: dict[str, PlannedPack] = {}
     obstacles: dict[Obstacle, None] = {}
@@ -317,7 +317,7 @@ def _joined(known: PlannedPack | None, more: PlannedPack) -> PlannedPack:
     return attrs.evolve(known, classes=classes, alternatives=tuple(others))
 
 
-def _pack_for(missing: MissingClass, facts: Facts) -> PlannedPack | Obstacle:
+def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstacle:
     """Return the pack to get for a class, or why there is none."""
     if missing.name.startswith(_GROUPS):
         text = (
@@ -354,7 +354,7 @@ def _pack_for(missing: MissingClass, facts: Facts) -> PlannedPack | Obstacle:
     return Obstacle("unknown_class", missing.name, text)
 
 
-def _candidates(missing: MissingClass, facts: Facts) -> Iterator[tuple[str, str]]:
+def _candidates(missing: MissingClass, facts: ServerFacts) -> Iterator[tuple[str, str]]:
     """Yield the packs that may have a class, the best first: what ``install`` takes, and why."""
     if missing.cnr_id:
         yield missing.cnr_id, "the workflow names it"
@@ -393,7 +393,7 @@ def _installed(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack
     return None
 
 
-def _of_comfyui(missing: MissingClass, facts: Facts) -> Obstacle:
+def _of_comfyui(missing: MissingClass, facts: ServerFacts) -> Obstacle:
     """Return the sentence for a class of ComfyUI itself."""
     has = f"this server has {facts.comfyui}" if facts.comfyui else "this server lacks it"
     wanted, there = _release(missing.ver), _release(facts.comfyui)
@@ -421,7 +421,7 @@ def _without_manager(missing: MissingClass) -> Obstacle:
     return Obstacle("no_manager", missing.name, text)
 
 
-def _lacks(missing: MissingClass, pack: InstalledPack, facts: Facts) -> Obstacle:
+def _lacks(missing: MissingClass, pack: InstalledPack, facts: ServerFacts) -> Obstacle:
     """Return the sentence for a class that a loaded pack should have."""
     why = facts.failures.get(pack.id)
     if why is not None:
@@ -448,7 +448,7 @@ def _is_there(model: MissingModel, files: Mapping[str, frozenset[str]]) -> bool:
     return str(name) in files.get(kind, ())
 
 
-def _download_of(model: MissingModel, facts: Facts) -> PlannedModel | Obstacle:
+def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obstacle:
     """Return the download of a model, or why it cannot be downloaded."""
     path = PurePosixPath(model.name.replace("\\", "/"))
     if path.is_absolute() or ".." in path.parts:
@@ -479,7 +479,7 @@ def _planned(
     url: str,
     folder: str,
     entry: KnownModel | None,
-    facts: Facts,
+    facts: ServerFacts,
 ) -> PlannedModel:
     where, name = PurePosixPath(folder) / path.parent, path.name
     # The older pages take whole entries of their list only, with its name and folder.
@@ -498,7 +498,11 @@ def _planned(
 
 
 def _obstacle_to(
-    model: MissingModel, url: str | None, folder: str | None, entry: KnownModel | None, facts: Facts
+    model: MissingModel,
+    url: str | None,
+    folder: str | None,
+    entry: KnownModel | None,
+    facts: ServerFacts,
 ) -> Obstacle | None:
     """Return why a model cannot be downloaded; None if it can."""
     name = brief(model.name)
@@ -544,6 +548,6 @@ def _listed(names: Iterable[str]) -> str:
     return ", ".join(shown[:_MOST]) + more
 
 
-def kinds_in(needs: Needs) -> set[str]:
+def kinds_in(needs: WorkflowNeeds) -> set[str]:
     """Return the kinds of models whose files must be known for a plan."""
     return {one.folder.partition("/")[0] for one in needs.declared if one.folder}

@@ -30,7 +30,16 @@ from ..transport.deadline import Deadline
 from ..workflow import Workflow
 from ..workflow.check import check
 from .manager import Manager
-from .plan import Facts, Needs, Obstacle, Plan, PlannedModel, PlannedPack, kinds_in, make_plan
+from .plan import (
+    Obstacle,
+    Plan,
+    PlannedModel,
+    PlannedPack,
+    ServerFacts,
+    WorkflowNeeds,
+    kinds_in,
+    make_plan,
+)
 from .plan import needs_of as needs_by
 from .tasks import Task
 
@@ -171,12 +180,12 @@ class Providing:
             if key in self.tried:
                 yield self.tried[key] or _still_missing(one)
 
-    def _facts(self, needs: Needs) -> Facts:
+    def _facts(self, needs: WorkflowNeeds) -> ServerFacts:
         if not (needs.classes or needs.models or needs.declared):
-            return Facts()
+            return ServerFacts()
         comfyui = self.owner.get_system_stats().comfyui_version
         files = {kind: self._files(kind) for kind in kinds_in(needs)}
-        facts = Facts(comfyui=comfyui, files=files)
+        facts = ServerFacts(comfyui=comfyui, files=files)
         manager = self.manager
         try:
             facts = attrs.evolve(facts, manager=manager.dialect)

@@ -598,7 +598,7 @@ class Workflow(Nodes):
             from comfy_client import ComfyApi, Workflow
 
             with ComfyApi("http://127.0.0.1:8188") as api:
-                workflow = Workflow.load("from_the_web.json", api)
+                workflow = Workflow.load("txt2img.json", api)
                 lacking = workflow.provide(api)
                 if lacking.ok:
                     api.run(workflow)

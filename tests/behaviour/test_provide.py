@@ -21,7 +21,9 @@ from comfy_client.testing import (
 
 GIT = "https://git.example.com/my-pack"
 MODELS = "https://models.example.com"
-TINY = ListedModel(filename="tiny.safetensors", url=f"{MODELS}/tiny.safetensors", save_path="checkpoints")
+TINY = ListedModel(
+    filename="tiny.safetensors", url=f"{MODELS}/tiny.safetensors", save_path="checkpoints"
+)
 DEEP = ListedModel(
     filename="deep.safetensors", url=f"{MODELS}/deep.safetensors", save_path="checkpoints/XL"
 )
@@ -122,7 +124,7 @@ def test_packs_of_a_file_are_installed_its_values_are_read_and_it_runs(
     api.run(workflow, timeout=60)
 
 
-def test_nothing_is_asked_or_installed_if_nothing_lacks(
+def test_a_workflow_that_lacks_nothing_causes_no_question(
     api: ComfyApi, server: ComfyServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert Workflow.example().provide(api) == Plan()
@@ -297,7 +299,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("step", ["install", "download", "restart"])
-def test_another_process_goes_on_where_one_was_killed(server: ComfyServer, step: str) -> None:
+def test_a_killed_process_is_carried_on_by_the_next(server: ComfyServer, step: str) -> None:
     declared = [{"name": "tiny.safetensors", "url": TINY.url, "directory": "checkpoints"}]
     source = page(mine(models=declared))
 

@@ -23,7 +23,7 @@ from tests.guide import GUIDE, PAGES, document, public_names, text_of
 GROUPS = {
     "First steps": ["start", "tasks", "running", "recipes", "typescript", "windows"],
     "Everyday use": [
-        *("workflows", "checking", "building", "files", "notebook", "jobs", "many-runs"),
+        *("workflows", "checking", "provide", "building", "files", "notebook", "jobs", "many-runs"),
         *("events", "errors", "command-line", "command-line-servers", "command-line-scripts"),
     ],
     "Servers": [

@@ -1,0 +1,123 @@
+"""``comfy-client run --provide``: packs and models first, then the picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi, Workflow
+from comfy_client.cli.exits import Exit
+from comfy_client.testing import ComfyServer, ListedPack, Manager4
+from tests.helpers.command_line import CommandLine
+
+NUMBER = {"input": {"required": {"number": ["INT", {"default": 0}]}}, "output_node": True}
+URL = "https://git.example.com/my-pack"
+MINE = ListedPack(name="my-pack", url=URL, classes={"Mine": NUMBER})
+
+
+@pytest.fixture
+def server() -> Iterator[ComfyServer]:
+    with ComfyServer(packs=[Manager4(packs=[MINE], reboot_seconds=1)], speed=1000) as running:
+        yield running
+
+
+@pytest.fixture
+def comfy_client(server: ComfyServer, tmp_path: Path) -> CommandLine:
+    return CommandLine(tmp_path, server.url)
+
+
+def write(folder: Path, *classes: str) -> Path:
+    """A file as the frontend saves it."""
+    widget = {"name": "number", "type": "INT", "widget": {"name": "number"}}
+    nodes = [
+        {"id": at, "type": name, "mode": 0, "inputs": [widget], "widgets_values": [at + 7]}
+        for at, name in enumerate(classes)
+    ]
+    path = folder / "from_the_web.json"
+    path.write_text(json.dumps({"version": 0.4, "nodes": nodes, "links": []}))
+    return path
+
+
+def inputs_of(server: ComfyServer) -> list[dict[str, Any]]:
+    """Those of the only prompt that ran."""
+    with ComfyApi(server.url) as api:
+        [entry] = api.get_histories().values()
+        return [node["inputs"] for node in Workflow.load(entry).to_dict().values()]
+
+
+def is_unchanged(server: ComfyServer) -> bool:
+    return not [one for one in server.requests if one.method == "POST"]
+
+
+def test_run_provides_what_a_file_lacks_and_runs_it(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path
+) -> None:
+    ended = comfy_client("run", write(tmp_path, "Mine"), "--provide", "--yes", "--json")
+    assert ended.status == Exit.DONE, ended.err
+    assert "prompt_id" in json.loads(ended.out)
+    assert f"install the pack {URL} from git.example.com, for Mine" in ended.err
+    assert f"install {URL} (1 of 2) ..." in ended.err
+    assert "Warning" not in ended.err
+    assert inputs_of(server) == [{"number": 7}]
+
+
+def test_set_applies_to_a_class_that_is_there_only_then(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path
+) -> None:
+    file = write(tmp_path, "Mine")
+    ended = comfy_client("run", file, "--provide", "--yes", "--set", "Mine.number=9")
+    assert ended.status == Exit.DONE, ended.err
+    assert inputs_of(server) == [{"number": 9}]
+
+
+def test_without_a_terminal_and_without_yes_the_plan_is_printed_and_nothing_is_installed(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path
+) -> None:
+    ended = comfy_client("run", write(tmp_path, "Mine"), "--provide")
+    assert ended.status == Exit.USAGE
+    assert "without a terminal to ask in, this needs --yes" in ended.err
+    assert f"install the pack {URL}" in ended.err
+    assert is_unchanged(server)
+
+
+def test_a_class_that_takes_a_person_is_said_and_nothing_runs(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path
+) -> None:
+    [error] = comfy_client.json(
+        "run", write(tmp_path, "NeverHeardOf"), "--provide", "--yes", status=Exit.REJECTED
+    )
+    assert "no pack is known for the node class 'NeverHeardOf'" in error["message"]
+    assert is_unchanged(server)
+
+
+@pytest.mark.posix("terminals")
+@pytest.mark.long
+@pytest.mark.parametrize(("typed", "status"), [("y\n", Exit.DONE), ("n\n", Exit.STOPPED)])
+def test_a_terminal_is_asked_once(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path, typed: str, status: Exit
+) -> None:
+    file = write(tmp_path, "Mine")
+    ended = comfy_client.on_terminal("run", file, "--provide", typed=typed)
+    assert ended.status == status, ended.out
+    assert ended.out.count("Shall the server get this? [y/N]") == 1
+    assert ("all steps are done" in ended.out) is (status is Exit.DONE)
+    assert is_unchanged(server) is (status is not Exit.DONE)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--yes"], "--yes answers the question of --provide"),
+        (["--provide", "--host", "a", "--host", "b"], "not on several servers"),
+        (["--provide", "--hosted"], "not on a hosted server"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(
+    comfy_client: CommandLine, tmp_path: Path, options: list[str], message: str
+) -> None:
+    ended = comfy_client("run", write(tmp_path, "Mine"), *options)
+    assert (ended.status, message in ended.err) == (Exit.USAGE, True)
