@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Collection
 from functools import cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -15,7 +14,7 @@ from aiohttp import web
 from ..transport.url import is_loopback_address
 from .files import EXTENSION_FILE, FILE_ROUTES, PACK_ROUTES, TEMPLATE, USER_ROUTES, Users, extension
 from .hosts import cors_headers, is_of_allowed_page, is_same_site
-from .packs.pack import Pack, PackServer, add_packs
+from .packs.pack import AllPacks, PackServer
 from .prompt_routes import JOB_ROUTES, PROMPT_ROUTES
 from .server_routes import (
     ASSET_ROUTES,
@@ -71,7 +70,7 @@ def _resources(*, newer: bool) -> tuple[web.AbstractResource, ...]:
 _shared_resources = cache(_resources)
 
 
-def application(state: ServerState, packs: Collection[Pack], server: PackServer) -> web.Application:
+def application(state: ServerState, packs: AllPacks, server: PackServer) -> web.Application:
     """Make the application with all routes, those of packs included."""
     options, folders = state.options, state.folders
     app = web.Application(
@@ -100,7 +99,7 @@ def application(state: ServerState, packs: Collection[Pack], server: PackServer)
         app.router.register_resource(resource)
     if options.page:
         options.page.add_routes(app.router)
-    add_packs(app, packs, server)
+    packs.add_to(app, server)
     app.router.add_static("/", folders.web)  # all else: 404 to GET, 405 to the rest
     return app
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from datetime import datetime
 from functools import partial
@@ -36,9 +36,10 @@ from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter, is_loopback
 from .node_files import load
 from .nodes import NodeRegistry, node_class
-from .packs.pack import Pack, PackServer
+from .packs.pack import AllPacks, Pack, PackServer
 from .packs.registry import packs_of
 from .page import checked_settings, find_page
+from .received import Records
 from .replay import Player
 from .routes import application
 from .scripting import PromptHooks, ScriptedServer
@@ -263,6 +264,7 @@ class ComfyServer(ScriptedServer):
         )
         self._added, self._packs = dict[str, type](), dict[Path, str]()
         self.packs: dict[str, Pack] = packs_of(packs)
+        self._all_packs = AllPacks(self.packs.values())
         self._kept_root = None if root is None else Path(root)
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()  # guards the above; held while it starts or stops
@@ -333,6 +335,7 @@ class ComfyServer(ScriptedServer):
         del self._added[name]
         if self._state:
             self._state.nodes.restore(self._added)
+            self._all_packs.add_nodes()
 
     @property
     def models(self) -> dict[str, list[str]]:
@@ -511,7 +514,7 @@ class ComfyServer(ScriptedServer):
         state = ServerState(options, folders, nodes, self._active, self._records)
         is_local = is_loopback(self._own.port.host)
         pack_server = PackServer(state, partial(self._reboot, state), is_local)
-        app = _below(options, application(state, self.packs.values(), pack_server))
+        app = _below(options, application(state, self._all_packs, pack_server))
         if self._credentials is not None and not self._gateway:
             app.middlewares.append(_guard(self._credentials))
         faults = fault_middleware(state, self._records, state.connections, options.prefix)
@@ -545,8 +548,7 @@ class ComfyServer(ScriptedServer):
             if self._gateway:
                 self._gateway.release()
             self._beginning = self._replaced = None
-            for pack in self.packs.values():
-                pack.forget()
+            self._all_packs.forget()
             if self._root is not None:
                 self._root = None
                 if self._kept_root is None:
@@ -577,7 +579,8 @@ class ComfyServer(ScriptedServer):
                 if self._replaced is state:
                     self._start(again=True)
 
-        threading.Thread(target=replace, name="ComfyServer reboot", daemon=True).start()
+        caught = partial(_keep_error, replace, self._records)
+        threading.Thread(target=caught, name="ComfyServer reboot", daemon=True).start()
 
     def mark_start(self) -> None:
         """Have :meth:`reset` return to the files, node classes and faults of now.
@@ -588,8 +591,7 @@ class ComfyServer(ScriptedServer):
 
     def _mark(self, state: ServerState) -> None:
         self._beginning = Beginning.of(state.folders.root, self._added, self._packs, self._active)
-        for pack in self.packs.values():
-            pack.mark()
+        self._all_packs.mark()
 
     def reset(self, keep: Collection[Kept] = ()) -> None:
         """Return to the start, in milliseconds, so that one server serves many tests.
@@ -647,8 +649,7 @@ class ComfyServer(ScriptedServer):
             state.nodes.restore(self._added)
             self._packs = {**beginning.packs}
             state.folders.packs = {**self._packs}
-        for pack in self.packs.values():
-            state.loop.call(pack.reset, keep)
+        state.loop.call(self._all_packs.reset, keep)
         if self._player:
             self._player.rewind()
         if self._gateway:
@@ -718,6 +719,14 @@ class ComfyServer(ScriptedServer):
         if self._state is None:
             raise RuntimeError("the server is not running: use `with ComfyServer()`, or start() it")
         return self._state
+
+
+def _keep_error(work: Callable[[], object], records: Records) -> None:
+    """Call a function; record that another program has taken the server's port."""
+    try:
+        work()
+    except OSError as exc:
+        records.keep(records.errors, exc)
 
 
 def _worker(state: ServerState) -> threading.Thread:

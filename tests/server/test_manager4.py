@@ -6,12 +6,13 @@ import asyncio
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import requests
 
 from comfy_client.testing import ComfyServer, ListedModel, ListedPack, Manager4, declare_node
+from comfy_client.testing.packs.manager import TaskWorker
 from comfy_client.testing.packs.manager4_params import task_of
 from comfy_client.testing.packs.manager4_queue import TaskQueue
 from comfy_client.testing.packs.manager_security import ActionNeed, SecurityLevel, allows
@@ -133,12 +134,23 @@ def test_reset_uninstalls_what_came_later_and_a_user_s_class_stays(
     install(server, "my-pack")
     server.restart()
     assert get(server, "/object_info/Mine").json()["Mine"]["output"] == ["STRING"]
+    server.reset(keep=["nodes"])
+    assert get(server, "/object_info/Mine").json()["Mine"]["output"] == ["STRING"]
     server.reset()
     assert manager.installed == {}
     assert get(server, "/v2/customnode/installed?mode=imported").json() == {}
     install(server, "my-pack")
     server.reset(keep=["nodes"])
     assert manager.installed == {"my-pack": True}
+    assert get(server, "/v2/customnode/installed?mode=imported").json() == {}
+
+
+def test_classes_of_packs_stay_when_one_of_a_user_is_removed() -> None:
+    manager = Manager4(packs=[MINE], installed=["my-pack"])
+    with ComfyServer(packs=[manager]) as server:
+        server.add_node(declare_node("Other"))
+        server.remove_node("Other")
+        assert "Mine" in classes(server)
 
 
 def test_a_snapshot_is_restored_at_the_next_start(server: ComfyServer, manager: Manager4) -> None:
@@ -229,8 +241,13 @@ def test_a_model_that_is_there_stays_as_it_is(server: ComfyServer) -> None:
 
 def test_a_model_without_save_path_kills_the_worker(server: ComfyServer) -> None:
     """The result tells; the next task waits for another start."""
-    assert "TypeError" in work(server, "install-model", **model())
-    assert idle(server)
+    add(server, "install-model", **model())
+    add(server, "enable", cnr_id="x")
+    start(server)
+    until(lambda: idle(server))
+    assert get(server, "/v2/manager/queue/status").json()["pending_count"] == 1
+    [item] = get(server, "/v2/manager/queue/history").json()["history"].values()
+    assert "TypeError" in item["result"]
     assert install(server, "my-pack") == "success"
 
 
@@ -242,30 +259,120 @@ def test_a_model_of_the_user_is_listed() -> None:
 # -- the worker -------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("params", [None, [], "x", 5, {"mode": [], "is_stable": "yes"}])
+def test_parameters_of_no_kind_are_refused(server: ComfyServer, params: object) -> None:
+    body = {"ui_id": "1", "client_id": "me", "kind": "install", "params": params}
+    answer = post(server, "/v2/manager/queue/task", body)
+    assert (answer.status_code, answer.text[:17]) == (400, "Invalid task data")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ui_id": []}, {"client_id": 5}, {"url": None}, {"filename": {}, "mode": "local"}]
+)
+def test_a_model_with_values_of_other_types_is_refused(server: ComfyServer, wrong: Any) -> None:
+    body = {"ui_id": "1", "client_id": "me", **model(save_path="loras"), **wrong}
+    assert post(server, "/v2/manager/queue/install_model", body).status_code == 400
+    assert get(server, "/v2/manager/queue/status").json()["pending_count"] == 0
+
+
+def test_a_thousand_tasks_wait_at_most() -> None:
+    packs = [ListedPack(name=f"pack{at}", url=f"https://a.example.com/{at}") for at in range(1001)]
+    manager = Manager4(packs=packs, installed=[pack.name for pack in packs])
+    with ComfyServer(packs=[manager]) as server:
+        path = "/v2/manager/queue/update_all?client_id=me&ui_id=1"
+        answer = post(server, path, None)
+        assert (answer.status_code, "1,000 tasks" in answer.text) == (503, True)
+        assert get(server, "/v2/manager/queue/status").json()["pending_count"] == 1000
+
+
+def test_a_task_of_a_megabyte_is_refused(server: ComfyServer) -> None:
+    body = {"ui_id": "1", "client_id": "me", "kind": "enable", "params": {"cnr_id": "x" * 2**20}}
+    assert post(server, "/v2/manager/queue/task", body).status_code == 413
+
+
+class Parts:
+    """A server for a queue of tasks, which keeps what is sent; simulated time does not pass."""
+
+    def __init__(self, *, is_connected: bool = True) -> None:
+        self.sent: list[Any] = []
+        self.clock = SimpleNamespace(pauses=self.pauses, local=lambda: datetime(2026, 12, 1))
+        ids = SimpleNamespace(new=lambda _: SimpleNamespace(hex="0123456789"))
+        self.state = SimpleNamespace(
+            options=SimpleNamespace(clock=self.clock, ids=ids),
+            send=self.send,
+            sockets=SimpleNamespace(is_connected=lambda _: is_connected),
+        )
+
+    def pauses(self, seconds: float) -> Iterator[float]:
+        yield 0.001
+
+    def send(self, event: str, data: Any, client_id: str | None = None) -> None:
+        self.sent.append((event, data.get("ui_id", data.get("status"))))
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+def queue_of(parts: Any, do: Callable[[Any], str]) -> TaskQueue:
+    return TaskQueue(parts, TaskWorker(), {}, do, dict, 0.0)
+
+
+def test_the_newest_thousand_results_are_kept_and_told_to_connected_clients_alone() -> None:
+    parts = Parts(is_connected=False)
+    queue = queue_of(parts, lambda task: "success")
+
+    async def work() -> None:
+        for name in ("a", "b"):
+            for at in range(1000 if name == "a" else 2):
+                queue.add(task_of(f"{name}{at}", "me", "enable", {"cnr_id": "x"}))
+            await queue.process()
+
+    asyncio.run(work())
+    assert [*queue.history][:1] == ["a2"]
+    assert [*queue.history][-2:] == ["b0", "b1"]
+    assert parts.sent == [("cm-queue-status", "all-done")] * 2
+
+
+def test_an_error_in_a_task_ends_the_worker_alone() -> None:
+    """It is the result of the task; the next worker does the rest."""
+
+    def do(task: Any) -> str:
+        if task.ui_id == "bad":
+            raise LookupError("no such thing")
+        return "success"
+
+    parts, worker = Parts(), TaskWorker(lives=True)
+    queue = TaskQueue(cast(Any, parts), worker, {}, do, dict, 0.0)
+
+    async def both() -> None:
+        for ui_id in ("bad", "good"):
+            queue.add(task_of(ui_id, "me", "enable", {"cnr_id": "x"}))
+        await worker.work(queue.process)
+        told = queue.status(None)
+        assert (told["is_processing"], told["in_progress_count"]) == (False, 0)
+        assert (told["pending_count"], told["done_count"]) == (1, 1)
+        await worker.work(queue.process)
+
+    asyncio.run(both())
+    results = [item["result"] for item in queue.history.values()]
+    assert results == ["Exception: LookupError: no such thing", "success"]
+
+
 def test_a_task_that_comes_while_the_worker_closes_down_is_stranded() -> None:
     """``start`` answers 201 then, as there still is a worker; the next one does the task."""
     done: list[str] = []
-    sent: list[Any] = []
 
-    async def closing(seconds: float) -> None:
-        if seconds == 0.5 and len(done) == 1:
-            queue.add(task_of("late", "me", "enable", {"cnr_id": "x"}))
-
-    def pauses(seconds: float) -> Iterator[float]:
-        yield 0.001
-
-    def send(event: str, data: Any, client_id: str | None = None) -> None:
-        sent.append((event, data.get("ui_id", data.get("status"))))
+    class Closing(Parts):
+        async def sleep(self, seconds: float) -> None:
+            if seconds == 0.5 and len(done) == 1:
+                queue.add(task_of("late", "me", "enable", {"cnr_id": "x"}))
 
     def do(task: Any) -> str:
         done.append(task.ui_id)
         return "success"
 
-    clock = SimpleNamespace(pauses=pauses, local=lambda: datetime(2026, 12, 1))
-    ids = SimpleNamespace(new=lambda _: SimpleNamespace(hex="0123456789"))
-    options = SimpleNamespace(clock=clock, ids=ids)
-    parts: Any = SimpleNamespace(state=SimpleNamespace(options=options, send=send), sleep=closing)
-    queue = TaskQueue(parts, {}, do, dict, 0.0)
+    parts = Closing()
+    queue = queue_of(parts, do)
 
     async def both() -> None:
         queue.add(task_of("first", "me", "enable", {"cnr_id": "x"}))
@@ -277,7 +384,7 @@ def test_a_task_that_comes_while_the_worker_closes_down_is_stranded() -> None:
     asyncio.run(both())
     assert done == ["first", "late"]
     assert queue.history["late"]["batch_id"] is None
-    assert [told for event, told in sent if event == "cm-queue-status"] == ["all-done"] * 2
+    assert [told for event, told in parts.sent if event == "cm-queue-status"] == ["all-done"] * 2
 
 
 # -- security ---------------------------------------------------------------------------

@@ -138,6 +138,36 @@ def test_a_security_level_refuses_packs_of_a_batch_and_of_manager_3() -> None:
         assert post(server, "/manager/queue/disable", ASKED).status_code == 200
 
 
+@pytest.mark.parametrize("body", [None, [], {}, {"version": "unknown", "files": []}])
+def test_wrong_packs_fail_before_the_worker_has_them(manager3: ComfyServer, body: Any) -> None:
+    for kind in ("install", "disable", "reinstall"):
+        assert post(manager3, f"/manager/queue/{kind}", body).status_code == 500
+    assert get(manager3, "/manager/queue/status").json()["total_count"] == 0
+    with ComfyServer(packs=["manager4-legacy"], speed=1000) as server:
+        answer = post(server, "/v2/manager/queue/batch", {"disable": [body], "install_model": [{}]})
+        assert answer.status_code == 500
+        assert get(server, "/v2/manager/queue/status").json()["is_processing"] is False
+
+
+def test_an_error_in_work_is_its_result_and_the_worker_goes_on(legacy: ComfyServer) -> None:
+    wrong = {**FILE, "filename": 5}
+    told = batch(legacy, disable=[ASKED], install_model=[wrong])
+    assert told["model_result"]["2"].startswith("Exception: ('install_model', ")
+    assert told["nodepack_result"] == {"1": "success"}
+    assert batch(legacy, disable=[ASKED])["nodepack_result"] == {"1": "success"}
+
+
+def test_old_managers_take_a_thousand_tasks_at_most(legacy: ComfyServer) -> None:
+    body = {"disable": [ASKED] * 1001}
+    assert post(legacy, "/v2/manager/queue/batch", body).status_code == 503
+    assert batch(legacy, disable=[ASKED])["done_count"] == 1
+    packs = [ListedPack(name=f"pack{at}", url=f"https://a.example.com/{at}") for at in range(1001)]
+    manager = Manager3(packs=packs, installed=[pack.name for pack in packs])
+    with ComfyServer(packs=[manager]) as server:
+        assert post(server, "/manager/queue/update_all", None).status_code == 503
+        assert get(server, "/manager/queue/status").json()["total_count"] == 0
+
+
 @pytest.mark.parametrize("url", ["https://git.example.com/other.git", "file:///other"])
 def test_a_repository_is_installed_by_its_url_if_that_is_allowed(url: str) -> None:
     with ComfyServer(packs=[Manager3(allow_git_url=True, allow_pip=True)]) as server:

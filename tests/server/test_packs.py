@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
+import click
 import pytest
 import requests
 from aiohttp import web
 
+from comfy_client.cli.serve_command import serve
 from comfy_client.testing import ComfyServer
 from comfy_client.testing.packs.pack import Pack, PackRoutes, PackServer
+from comfy_client.testing.packs.registry import KNOWN
 from tests.helpers.bare import Socket, get
 from tests.helpers.clients import until
 
@@ -71,6 +77,25 @@ def counting() -> Counting:
 def server(counting: Counting) -> Iterator[ComfyServer]:
     with ComfyServer(packs=[counting], prefix="/comfy") as running:
         yield running
+
+
+def test_a_pack_is_of_one_server(server: ComfyServer, counting: Counting) -> None:
+    with pytest.raises(ValueError, match="another server has this counting"):
+        ComfyServer(packs=[counting])
+    assert get(server, "/counting").json()["processes"] == 1
+
+
+def test_a_pause_of_nothing_lets_others_go_on() -> None:
+    clock = SimpleNamespace(pauses=lambda seconds: iter(()))
+    state: Any = SimpleNamespace(options=SimpleNamespace(clock=clock))
+
+    async def both() -> str:
+        other = asyncio.create_task(asyncio.sleep(0, "done"))
+        for _ in range(2):
+            await PackServer(state, print, is_local=True).sleep(0)
+        return other.result()
+
+    assert asyncio.run(both()) == "done"
 
 
 @pytest.mark.parametrize("prefix", ["", "/api"])
@@ -160,11 +185,36 @@ def test_errors_in_the_work_of_a_pack_are_raised_at_the_end() -> None:
         ([4], TypeError, "a list of names"),
         (["manger4"], ValueError, "did you mean 'manager4'"),
         (["manager4", "manager4"], ValueError, "manager4 twice"),
+        (["manager4", "crystools", "manager3"], ValueError, "manager4 and manager3, but a ComfyUI"),
     ],
 )
 def test_wrong_packs_are_refused(packs: object, error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         ComfyServer(packs=packs)  # type: ignore[arg-type]
+
+
+def test_serve_has_all_packs_by_name() -> None:
+    [option] = [one for one in serve.params if one.name == "pack"]
+    assert isinstance(option.type, click.Choice)
+    assert {*option.type.choices} == KNOWN.keys()
+
+
+def test_a_reboot_to_a_port_that_was_taken_is_an_error_of_the_server(server: ComfyServer) -> None:
+    server.pause()
+    with pytest.raises(requests.ConnectionError):
+        requests.post(f"{server.url}/counting/reboot", timeout=30)
+    until(lambda: not answers(server))
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", server.port))
+        other.listen()
+        server.speed = 1e6
+        server.resume()
+        until(lambda: server.errors)
+    [error] = server.errors
+    server.errors.clear()
+    assert isinstance(error, OSError)
+    assert error.errno == errno.EADDRINUSE
 
 
 def answers(server: ComfyServer) -> bool:

@@ -6,7 +6,8 @@ Subclasses add how work is given to a Manager; their ``prefix`` is that of its r
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import json
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
@@ -35,6 +36,11 @@ _DEFAULTS: Final[Mapping[str, str]] = {
     "policy/update": "stable-comfyui",
     "channel_url_list": "",
 }
+#: How many tasks wait at most, how many of the newest results are kept, and how many snapshots.
+MOST: Final = 1_000
+#: How many of the newest batches are kept.
+MOST_BATCHES: Final = 100
+_LARGEST: Final = 2**20  # bytes of a body
 _NO_BODY: Final = ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data")
 _REFUSED: Final = "Invalid Content-Type for this endpoint. Use application/json or omit body."
 
@@ -59,6 +65,26 @@ class ManagerState:
     installed: Mapping[str, PackFolder]
     settings: Mapping[str, str]
     snapshots: Mapping[str, Mapping[str, PackFolder]]
+
+
+@attrs.define(eq=False)
+class TaskWorker:
+    """The worker of a Manager, from a start or a reset to the next.
+
+    Attributes:
+        lives: Whether it does tasks, waits for more, or is closing down.
+        runs: Whether it does a task now.
+    """
+
+    lives: bool = False
+    runs: bool = False
+
+    async def work(self, process: Callable[[], Awaitable[None]]) -> None:
+        """Do tasks.  However that ends, there is no worker afterwards."""
+        try:
+            await process()
+        finally:
+            self.lives = self.runs = False
 
 
 class ManagerBase(Pack):
@@ -123,6 +149,7 @@ class ManagerBase(Pack):
             (*PACKS, *packs), installed, online=online, unreachable=options.unreachable
         )
         self._batches: dict[str, dict[str, Any]] = {}
+        self._worker = TaskWorker()
         self._settings: Mapping[str, str] = {**_DEFAULTS, "channel_url_list": self.channel}
         self._snapshots: Mapping[str, Mapping[str, PackFolder]] = {}
         self._restoring: Mapping[str, PackFolder] | None = None
@@ -159,7 +186,9 @@ class ManagerBase(Pack):
         super().start(server)
         if self._restoring is not None:
             self.packs.now, self._restoring = self._restoring, None
-        self._import()
+        self._imported = self.packs.now
+        self.add_nodes()
+        self.begin()
 
     def mark(self) -> None:
         """Keep the state to which :meth:`reset` returns."""
@@ -168,10 +197,14 @@ class ManagerBase(Pack):
     def reset(self, keep: Collection[Kept]) -> None:
         """Return to the state that was marked; ``"nodes"`` keeps the installed packs."""
         super().reset(keep)
-        kept = self.packs.now if "nodes" in keep else None
+        packs = self.packs.now
         self._return_to(self._marked)
-        self.packs.now = self.packs.now if kept is None else kept
-        self._import()
+        if "nodes" in keep:
+            self.packs.now = packs  # the classes are those of before, too
+        else:
+            self._imported = self.packs.now
+            self.add_nodes()
+        self.begin()
 
     def forget(self) -> None:
         """Return to the state of a new Manager."""
@@ -186,14 +219,49 @@ class ManagerBase(Pack):
         self._snapshots, self._restoring = state.snapshots, None
         self._batches.clear()
 
-    def _import(self) -> None:
-        """Have the node classes of the enabled packs, unless others have their names."""
-        self._imported = self.packs.now
+    def add_nodes(self) -> None:
+        """Add the node classes of the imported packs, unless others have their names."""
         nodes = self.server.state.nodes
         for pack in self._imported.values():
             for name, cls in pack.listed.node_types().items():
                 if pack.enabled and name not in nodes.classes:
                     nodes.add(name, cls)
+
+    # -- work ---------------------------------------------------------------------------
+
+    @property
+    def worker(self) -> TaskWorker:
+        """The worker."""
+        return self._worker
+
+    def begin(self) -> None:
+        """Begin without work, in a new process or after a reset."""
+        self._worker = TaskWorker()
+
+    def start_worker(self) -> bool:
+        """Start the worker; return False if there is one, which may be closing down."""
+        if self.worker.lives:
+            return False
+        self.worker.lives = True
+        self.run(self.worker.work(self.process))
+        return True
+
+    async def process(self) -> None:
+        """Do all work that waits."""
+
+    def forget_pending(self) -> None:
+        """Forget the work that has not begun."""
+
+    async def start_work(self, request: web.Request) -> web.Response:
+        """Answer ``queue/start``."""
+        if (refusal := self.refusal(request)) is not None:
+            return refusal
+        return web.Response(status=200 if self.start_worker() else 201)
+
+    async def _forget_work(self, request: web.Request) -> web.Response:
+        if (refusal := self.refusal(request)) is None:
+            self.forget_pending()
+        return refusal or web.Response()
 
     # -- routes -------------------------------------------------------------------------
 
@@ -209,6 +277,7 @@ class ManagerBase(Pack):
             *settings,
             ("GET", "/manager/share_option", self._share_option),
             ("POST", "/manager/reboot", self._reboot),
+            ("POST", "/manager/queue/reset", self._forget_work),
             ("GET", "/customnode/installed", self._installed),
             ("GET", "/customnode/getmappings", self._mappings),
             ("POST", "/customnode/import_fail_info", self._import_fail_info),
@@ -349,7 +418,8 @@ class ManagerBase(Pack):
         if refusal is None:
             now = self.server.state.options.clock.local()
             name = f"{now:%Y-%m-%d_%H-%M-%S}_snapshot"
-            self._snapshots = {**self._snapshots, name: self.packs.now}
+            snapshots = {**self._snapshots, name: self.packs.now}
+            self._snapshots = dict([*snapshots.items()][-MOST:])
         return refusal or web.Response()
 
     async def snapshot_target(self, request: web.Request) -> Any:
@@ -374,9 +444,43 @@ class ManagerBase(Pack):
         return web.Response()
 
 
-async def json_of(request: web.Request) -> Any:
-    """Return the JSON of a request's body, whatever its type; None if it is none."""
+async def read_json(request: web.Request) -> Any:
+    """Return the JSON of a request's body, whatever its type.
+
+    Raises:
+        ValueError: It is none.
+        HTTPRequestEntityTooLarge: It is too large for the embedded server.
+    """
+    body = await request.read()
+    if len(body) > _LARGEST:
+        raise web.HTTPRequestEntityTooLarge(_LARGEST, len(body))
     try:
-        return await request.json()
-    except (ValueError, RecursionError):
+        return json.loads(body)
+    except RecursionError as exc:
+        raise ValueError("too deep") from exc
+
+
+async def json_of(request: web.Request) -> Any:
+    """Return the JSON of a request's body; None if it is none."""
+    try:
+        return await read_json(request)
+    except ValueError:
         return None
+
+
+def check_room(count: int) -> None:
+    """Refuse work if so many tasks would wait.
+
+    Raises:
+        HTTPServiceUnavailable: They are more than the embedded server keeps.
+    """
+    if count > MOST:
+        text = f"the embedded server keeps {MOST:,} tasks at most"
+        raise web.HTTPServiceUnavailable(text=text)
+
+
+def remember(kept: dict[str, Any], key: str, value: Any, most: int) -> None:
+    """Put a value into a mapping, and drop the oldest ones beyond a number."""
+    kept[key] = value
+    while len(kept) > most:
+        del kept[next(iter(kept))]

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 from aiohttp import web
 
-from ..beginning import Kept
-from .manager import json_of
+from .manager import check_room, json_of
 from .manager_models import is_listed
-from .manager_old import OldManager
+from .manager_old import MODEL, OldManager, check_posted
 from .manager_security import ActionNeed
-from .pack import PackRoutes, PackServer
+from .pack import PackRoutes
 
 _KINDS: Final = ("install", "uninstall", "update", "fix", "disable")
-_MODEL: Final = "install_model"
 
 
 class Manager3(OldManager):
@@ -31,50 +29,42 @@ class Manager3(OldManager):
         """Return what a kind of work on a pack needs."""
         return "middle" if kind in ("update", "fix") else super().need(kind, params)
 
-    def start(self, server: PackServer) -> None:
-        """Begin with a process of the server, which has nothing to do."""
-        super().start(server)
-        self._begin()
-
-    def reset(self, keep: Collection[Kept]) -> None:
-        """Return to the state that was marked."""
-        super().reset(keep)
-        self._begin()
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin without work."""
+        super().begin()
         self._pending: list[tuple[str, dict[str, Any]]] = []
         self._results: dict[str, dict[str, str]] = {"nodepack_result": {}, "model_result": {}}
-        self._runs = self._has_worker = False
         self._preview_method = "none"
+
+    def forget_pending(self) -> None:
+        """Forget the work that has not begun."""
+        self._pending.clear()
 
     # -- worker -------------------------------------------------------------------------
 
     def _counts(self) -> dict[str, int]:
         done = sum(map(len, self._results.values()))
-        return {"total_count": len(self._pending) + self._runs + done, "done_count": done}
+        return {"total_count": len(self._pending) + self.worker.runs + done, "done_count": done}
 
     def _tell(self, status: str, told: Mapping[str, Any]) -> None:
         data = {"status": status, **told, **self._counts()}
         self.server.state.send("cm-queue-status", data)
 
-    async def _process(self) -> None:
+    async def process(self) -> None:
         """Do all tasks.  There is one result for all tasks with one ``ui_id``."""
         while self._pending:
             kind, params = self._pending.pop(0)
-            self._runs = True
-            await self.server.sleep(self.options.seconds)
-            result = self.work(kind, params)
+            result = await self.do(kind, params)
             ui_id = params.get("ui_id")
-            is_model = kind == _MODEL
+            is_model = kind == MODEL
             target = "model_manager" if is_model else "nodepack_manager"
             self._tell("in_progress", {"target": ui_id, "ui_target": target})
             results = self._results["model_result" if is_model else "nodepack_result"]
             results[str(ui_id)] = result
-            self._runs = False
+            self.worker.runs = False
         self._tell("done", {name: {**found} for name, found in self._results.items()})
         for found in self._results.values():
             found.clear()
-        self._has_worker = False
 
     # -- routes -------------------------------------------------------------------------
 
@@ -82,11 +72,10 @@ class Manager3(OldManager):
         """Return the routes."""
         return (
             *super().routes(),
-            *(("POST", f"/manager/queue/{kind}", self._add) for kind in (*_KINDS, _MODEL)),
+            *(("POST", f"/manager/queue/{kind}", self._add) for kind in (*_KINDS, MODEL)),
             ("POST", "/manager/queue/reinstall", self._reinstall),
             ("POST", "/manager/queue/update_all", self._update_all),
-            ("POST", "/manager/queue/start", self._start),
-            ("POST", "/manager/queue/reset", self._reset),
+            ("POST", "/manager/queue/start", self.start_work),
             ("GET", "/manager/queue/status", self._status),
             ("GET", "/manager/policy/component", self._component_policy),
             ("GET", "/manager/preview_method", self._get_preview_method),
@@ -100,40 +89,31 @@ class Manager3(OldManager):
         params = await json_of(request)
         if not self.allows(self.need(kind, params)):
             return web.Response(status=403)
-        if kind == _MODEL and not is_listed(params, self.options.models):
+        if kind == MODEL and not is_listed(params, self.options.models):
             text = "Invalid model install request is detected"
             return web.Response(status=400, text=text)
-        self._pending.append((kind, {**params}))
+        check_posted(kind, params)
+        self._add_all([(kind, params)])
         return web.Response()
+
+    def _add_all(self, work: list[tuple[str, dict[str, Any]]]) -> None:
+        check_room(self._counts()["total_count"] + len(work))
+        self._pending += work
 
     async def _reinstall(self, request: web.Request) -> web.Response:
         params = await json_of(request)
-        for kind in ("uninstall", "install"):
-            if self.allows(self.need(kind, params)):
-                self._pending.append((kind, {**params}))
+        both = [one for one in ("uninstall", "install") if self.allows(self.need(one, params))]
+        check_posted("reinstall", params)
+        self._add_all([(kind, params) for kind in both])
         raise web.HTTPInternalServerError  # though both are queued
 
     async def _update_all(self, request: web.Request) -> web.Response:
         if (refusal := self.refusal(request, "middle")) is None:
-            self._pending += [("update", pack) for pack in self.all_packs()]
-        return refusal or web.Response()
-
-    async def _start(self, request: web.Request) -> web.Response:
-        if (refusal := self.refusal(request)) is not None:
-            return refusal
-        if self._has_worker:
-            return web.Response(status=201)
-        self._has_worker = True
-        self.run(self._process())
-        return web.Response()
-
-    async def _reset(self, request: web.Request) -> web.Response:
-        if (refusal := self.refusal(request)) is None:
-            self._pending.clear()
+            self._add_all([("update", pack) for pack in self.all_packs()])
         return refusal or web.Response()
 
     async def _status(self, request: web.Request) -> web.Response:
-        state = {"in_progress_count": int(self._runs), "is_processing": self._has_worker}
+        state = {"in_progress_count": int(self.worker.runs), "is_processing": self.worker.lives}
         return web.json_response({**self._counts(), **state})
 
     async def _component_policy(self, request: web.Request) -> web.Response:

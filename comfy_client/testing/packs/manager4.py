@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
-from typing import Final, cast
+from collections.abc import Callable
+from typing import Any, Final, cast
 
 from aiohttp import web
 
-from ..beginning import Kept
 from .installed import answer_of
-from .manager import ManagerBase, json_of
-from .manager4_params import ManagerTask, read_task, task_of
+from .manager import ManagerBase, json_of, read_json
+from .manager4_params import ManagerTask, read_model, read_task, task_of
 from .manager4_queue import TaskQueue
 from .manager_models import install_model
 from .manager_security import need_to_install
 from .pack import PackRoutes, PackServer
 
 _FAILED: Final = "failed"
-_MODEL_FIELDS: Final = ("client_id", "ui_id", "name", "type", "url", "filename")
 
 
 class Manager4Base(ManagerBase):
@@ -79,24 +77,25 @@ class Manager4(Manager4Base):
     name = "manager4"
     _queue: TaskQueue | None = None
 
-    def start(self, server: PackServer) -> None:
-        """Begin with a process of the server, whose history is empty."""
-        super().start(server)
-        self._begin()
-
-    def reset(self, keep: Collection[Kept]) -> None:
-        """Return to the state that was marked, without history."""
-        super().reset(keep)
-        self._begin()
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin without tasks and without history."""
+        super().begin()
         self._queue = TaskQueue(
             self.server,
+            self.worker,
             self.batches,
             self._work,
             lambda: answer_of(self.packs.now),
             self.options.seconds,
         )
+
+    async def process(self) -> None:
+        """Do the tasks."""
+        await self._tasks_now.process()
+
+    def forget_pending(self) -> None:
+        """Forget the tasks that have not begun."""
+        self._tasks_now.forget_pending()
 
     @property
     def _tasks_now(self) -> TaskQueue:
@@ -143,8 +142,7 @@ class Manager4(Manager4Base):
             ("POST", "/v2/manager/queue/install_model", self._add_model),
             ("POST", "/v2/manager/queue/update_all", self._update_all),
             ("POST", "/v2/manager/queue/update_comfyui", self._update_comfyui),
-            ("POST", "/v2/manager/queue/start", self._start),
-            ("POST", "/v2/manager/queue/reset", self._reset),
+            ("POST", "/v2/manager/queue/start", self.start_work),
             ("GET", "/v2/manager/queue/history", self._history),
             ("GET", "/v2/manager/queue/history_list", self._history_list),
             ("GET", "/v2/customnode/fetch_updates", self._fetch_updates),
@@ -157,23 +155,19 @@ class Manager4(Manager4Base):
 
     async def _add_task(self, request: web.Request) -> web.Response:
         try:
-            body = await request.json()
-        except (ValueError, RecursionError):
+            body = await read_json(request)
+        except ValueError:
             return web.Response(status=500, text="Internal server error")
-        try:
-            self._tasks_now.add(read_task(body))
-        except ValueError as exc:
-            return web.Response(status=400, text=str(exc))
-        return web.Response()
+        return self._add(body, read_task)
 
     async def _add_model(self, request: web.Request) -> web.Response:
-        body = await json_of(request)
-        given = body if isinstance(body, dict) else {}
-        for name in _MODEL_FIELDS:
-            if name not in given:
-                return web.Response(status=400, text=f"Missing required field: {name}")
-        task = task_of(given["ui_id"], given["client_id"], "install-model", given)
-        self._tasks_now.add(task)
+        return self._add(await json_of(request), read_model)
+
+    def _add(self, body: Any, read: Callable[[Any], ManagerTask]) -> web.Response:
+        try:
+            self._tasks_now.add(read(body))
+        except ValueError as exc:
+            return web.Response(status=400, text=str(exc))
         return web.Response()
 
     async def _update_all(self, request: web.Request) -> web.Response:
@@ -194,21 +188,6 @@ class Manager4(Manager4Base):
             params = {"is_stable": asked.get("stable", "true").lower() == "true"}
             task = task_of(asked["ui_id"], asked["client_id"], "update-comfyui", params)
             self._tasks_now.add(task)
-        return refusal or web.Response()
-
-    async def _start(self, request: web.Request) -> web.Response:
-        if (refusal := self.refusal(request)) is not None:
-            return refusal
-        if self._tasks_now.has_worker:
-            return web.Response(status=201)  # also while it closes down, and takes no task
-        self._tasks_now.has_worker = True
-        self.run(self._tasks_now.process())
-        return web.Response()
-
-    async def _reset(self, request: web.Request) -> web.Response:
-        refusal = self.refusal(request)
-        if refusal is None:
-            self._tasks_now.forget_pending()
         return refusal or web.Response()
 
     async def _history(self, request: web.Request) -> web.Response:

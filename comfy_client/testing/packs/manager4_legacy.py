@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import attrs
 from aiohttp import web
 
-from ..beginning import Kept
+from .manager import MOST_BATCHES, check_room, read_json, remember
 from .manager4 import Manager4Base
-from .manager_old import OldManager
+from .manager_old import MODEL, OldManager, check_posted
 from .manager_security import ActionNeed
-from .pack import PackRoutes, PackServer
+from .pack import PackRoutes
 
 #: The work that a batch may hold, as lists of packs or models, in the order in which it is done.
-_KINDS: Final = ("uninstall", "install", "reinstall", "update", "disable", "fix", "install_model")
+_KINDS: Final = ("uninstall", "install", "reinstall", "update", "disable", "fix", MODEL)
 
 
 @attrs.define(eq=False)
@@ -51,23 +51,20 @@ class Manager4Legacy(OldManager, Manager4Base):
             return super().need("install", params)
         return "high+" if kind == "fix" else super().need(kind, params)
 
-    def start(self, server: PackServer) -> None:
-        """Begin with a process of the server, which has nothing to do."""
-        super().start(server)
-        self._begin()
-
-    def reset(self, keep: Collection[Kept]) -> None:
-        """Return to the state that was marked."""
-        super().reset(keep)
-        self._begin()
-
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Begin without batches."""
+        super().begin()
         self._waiting: list[_Batch] = []
-        self._runs = self._has_worker = False
+
+    def forget_pending(self) -> None:
+        """Forget the work that has not begun."""
+        del self._waiting[1:]
+        for batch in self._waiting:
+            batch.tasks.clear()
 
     # -- worker -------------------------------------------------------------------------
 
-    async def _process(self) -> None:
+    async def process(self) -> None:
         """Do all batches, and tell everybody."""
         while self._waiting:
             batch = self._waiting[0]
@@ -81,21 +78,19 @@ class Manager4Legacy(OldManager, Manager4Base):
                 "batch_id": batch.batch_id,
             }
             self.batches.pop(batch.batch_id, None)
-            self.batches[batch.batch_id] = told
+            remember(self.batches, batch.batch_id, told, MOST_BATCHES)
             left = {"remaining_batch_count": len(self._waiting)}
             self._tell("batch-done", {**told, **left})
             self._waiting.pop(0)
-        self._has_worker = False
         self._tell("all-done", {})
 
     async def _next_task(self, batch: _Batch) -> None:
         kind, params = batch.tasks.pop(0)
-        self._runs = True
-        await self.server.sleep(self.options.seconds)
-        is_model = kind == "install_model"
+        result = await self.do(kind, params)
+        is_model = kind == MODEL
         results = batch.model_result if is_model else batch.nodepack_result
-        results[str(params.get("ui_id"))] = self.work(kind, params)
-        self._runs = False
+        results[str(params.get("ui_id"))] = result
+        self.worker.runs = False
         told = {
             "target": params.get("ui_id"),
             "batch_id": batch.batch_id,
@@ -115,7 +110,6 @@ class Manager4Legacy(OldManager, Manager4Base):
         return (
             *super().routes(),
             ("POST", "/v2/manager/queue/batch", self._add_batch),
-            ("POST", "/v2/manager/queue/reset", self._reset),
             ("GET", "/v2/manager/queue/status", self._status),
             ("GET", "/v2/manager/queue/history", self._history),
             ("GET", "/v2/manager/queue/history_list", self._history_list),
@@ -123,11 +117,12 @@ class Manager4Legacy(OldManager, Manager4Base):
         )
 
     async def _add_batch(self, request: web.Request) -> web.Response:
-        body = await request.json()
+        body = await read_json(request)
         number = self.server.state.options.ids.new("batch").hex
         batch, failed = _Batch(str(body.get("batch_id") or number)), []
         for kind in _KINDS:
             for params in body.get(kind) or ():
+                check_posted(kind, params)
                 if not self.allows(self.need(kind, params)):
                     failed.append(params["id"])
                 elif kind == "reinstall":
@@ -137,25 +132,17 @@ class Manager4Legacy(OldManager, Manager4Base):
         if body.get("update_all") and self.allows("middle+"):
             batch.tasks += [("update", pack) for pack in self.all_packs()]
         batch.total = len(batch.tasks)
+        check_room(sum(max(one.total, 1) for one in (*self._waiting, batch)))
         self._waiting.append(batch)
-        if not self._has_worker:
-            self._has_worker = True
-            self.run(self._process())
+        self.start_worker()
         return web.json_response({"failed": failed})
-
-    async def _reset(self, request: web.Request) -> web.Response:
-        if (refusal := self.refusal(request)) is None:
-            del self._waiting[1:]
-            for batch in self._waiting:
-                batch.tasks.clear()
-        return refusal or web.Response()
 
     async def _status(self, request: web.Request) -> web.Response:
         told = {
             "total_count": sum(batch.total for batch in self._waiting),
             "done_count": sum(batch.done for batch in self._waiting),
-            "in_progress_count": int(self._runs),
-            "is_processing": self._has_worker,
+            "in_progress_count": int(self.worker.runs),
+            "is_processing": self.worker.lives,
         }
         return web.json_response(told)
 

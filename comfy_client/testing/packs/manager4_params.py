@@ -24,6 +24,9 @@ KINDS: Final = (
     "install-model",
 )
 _Check = Callable[[Any], bool]
+_MODEL: Final = "ModelMetadata"
+_MODEL_NEEDS: Final = ("name", "type", "url", "filename")
+_MODEL_FIELDS: Final = ("client_id", "ui_id", *_MODEL_NEEDS)
 _MORE: Final = "For further information visit https://errors.pydantic.dev/2.14/v"
 
 
@@ -61,8 +64,8 @@ _MODELS: Final[Mapping[str, tuple[Mapping[str, _Check], Mapping[str, _Check]]]] 
     "UninstallPackParams": ({"node_name": _text}, {"is_unknown": _OPTIONAL_BOOL}),
     "DisablePackParams": ({"node_name": _text}, {"is_unknown": _OPTIONAL_BOOL}),
     "EnablePackParams": ({"cnr_id": _text}, {}),
-    "ModelMetadata": (
-        dict.fromkeys(("name", "type", "url", "filename"), _text),
+    _MODEL: (
+        dict.fromkeys(_MODEL_NEEDS, _text),
         dict.fromkeys(("base", "save_path", "ui_id"), _OPTIONAL_TEXT),
     ),
 }
@@ -132,22 +135,49 @@ def read_task(body: Any) -> ManagerTask:
             f"kind\n  Input should be {known} [type=enum, input_value={kind!r}, "
             f"input_type={type(kind).__name__}]\n    {_MORE}/enum"
         )
+    if not isinstance(params := given.get("params", {}), dict):
+        wrong += [
+            f"params.{model}\n  Input should be a valid dictionary or instance of {model} "
+            f"[type=model_type, input_value={params!r}, input_type={type(params).__name__}]\n"
+            f"    {_MORE}/model_type"
+            for model in _MODELS
+        ]
     if wrong:
         count = f"{len(wrong)} validation error{'s' if len(wrong) > 1 else ''}"
         lines = "\n".join(wrong)
         raise ValueError(f"Invalid task data: {count} for QueueTaskItem\n{lines}")
-    return ManagerTask(given["ui_id"], given["client_id"], kind, *_read(given["params"]))
+    return task_of(given["ui_id"], given["client_id"], kind, params)
+
+
+def read_model(body: Any) -> ManagerTask:
+    """Return the task to install the model of a posted body.
+
+    Raises:
+        ValueError: It is none; the message is that of the answer.
+    """
+    given = body if isinstance(body, dict) else {}
+    for name in _MODEL_FIELDS:
+        if name not in given:
+            raise ValueError(f"Missing required field: {name}")
+    ids = {name: given[name] for name in ("ui_id", "client_id")}
+    task = read_task({**ids, "kind": "install-model", "params": given})
+    if task.model != _MODEL:
+        raise ValueError(f"Invalid model data: validation errors for {_MODEL}")
+    return task
 
 
 def task_of(ui_id: str, client_id: str, kind: str, params: Mapping[str, Any]) -> ManagerTask:
-    """Return a task with these parameters."""
+    """Return a task with these parameters.
+
+    Raises:
+        ValueError: No model has a field of them with such a value.
+    """
     return ManagerTask(ui_id, client_id, kind, *_read(params))
 
 
-def _read(params: Any) -> tuple[Mapping[str, Any], str]:
+def _read(given: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
     """Return parameters by the model that fits best, and its name."""
-    given = params if isinstance(params, dict) else {}
-    best, most = "UpdateAllPacksParams", -1
+    best, most = "", -1
     for name, (required, optional) in _MODELS.items():
         fields = {**required, **optional}
         count = len(given.keys() & fields.keys())
@@ -156,5 +186,7 @@ def _read(params: Any) -> tuple[Mapping[str, Any], str]:
         )
         if fits and count > most:
             best, most = name, count
+    if not best:
+        raise ValueError("Invalid task data: validation errors for QueueTaskItem: params")
     required, optional = _MODELS[best]
-    return {one: given.get(one) if most >= 0 else None for one in (*required, *optional)}, best
+    return {one: given.get(one) for one in (*required, *optional)}, best

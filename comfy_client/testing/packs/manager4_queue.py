@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from .installed import SKIP, SUCCESS
+from .manager import MOST, MOST_BATCHES, TaskWorker, check_room, remember
 from .manager4_params import ManagerTask
 from .pack import PackServer
 
 _WAIT: Final = 4.0  # simulated seconds that the worker waits for more
-_MOST: Final = 10_000  # tasks in the history
 _CLOSING: Final = 0.5  # simulated seconds of its end, in which it takes no task
 
 
@@ -21,6 +21,7 @@ class TaskQueue:
     def __init__(
         self,
         server: PackServer,
+        worker: TaskWorker,
         batches: dict[str, dict[str, Any]],
         work: Callable[[ManagerTask], str],
         installed: Callable[[], Mapping[str, Any]],
@@ -30,12 +31,15 @@ class TaskQueue:
 
         Args:
             server: The server.
+            worker: What does the tasks.
             batches: The batches that are kept as files, the oldest first.
-            work: What does a task, and returns its result.  An exception kills the worker.
+            work: What does a task, and returns its result.  An exception kills the worker; there
+                is another when ``queue/start`` is sent.
             installed: What tells of the installed packs.
             seconds: How many simulated seconds a task takes.
         """
         self._server = server
+        self._worker = worker
         self._batches = batches
         self._work = work
         self._installed = installed
@@ -45,11 +49,14 @@ class TaskQueue:
         self.history: dict[str, dict[str, Any]] = {}
         self._batch: dict[str, Any] | None = None
         self._news = asyncio.Event()
-        #: Whether there is a worker, which may be closing down.
-        self.has_worker: bool = False
 
     def add(self, task: ManagerTask) -> None:
-        """Add a task, and begin a batch if there is none."""
+        """Add a task, and begin a batch if there is none.
+
+        Raises:
+            HTTPServiceUnavailable: Too many tasks wait.
+        """
+        check_room(len(self._pending) + 1)
         if self._batch is None:
             now = self._now()
             number = self._server.state.options.ids.new("batch").hex[:8]
@@ -80,7 +87,7 @@ class TaskQueue:
             "done_count": sum(is_own(one["client_id"]) for one in self.history.values()),
             "in_progress_count": running,
             "pending_count": pending,
-            "is_processing": self.has_worker if client_id is None else bool(running),
+            "is_processing": self._worker.lives if client_id is None else bool(running),
         }
         return told if client_id is None else {"client_id": client_id, **told}
 
@@ -94,11 +101,9 @@ class TaskQueue:
             self._tell("cm-task-started", task)
             await self._server.sleep(self._seconds)
             if not self._do(task):
-                self.has_worker = False
                 return
         await self._server.sleep(_CLOSING)
         self._end_batch()
-        self.has_worker = False
         self._server.state.send("cm-queue-status", {"status": "all-done"})
 
     async def _has_task(self) -> bool:
@@ -117,7 +122,7 @@ class TaskQueue:
         try:
             result = self._work(task) if task.is_complete else task.death()
             lives = task.is_complete
-        except TypeError as exc:
+        except Exception as exc:  # noqa: BLE001  it is the result, and ends the worker alone
             result, lives = f"Exception: {type(exc).__name__}: {exc}", False
         self._running = None
         good = result in (SUCCESS, SKIP)
@@ -127,7 +132,7 @@ class TaskQueue:
             "completed": True,
             "messages": [] if good else [result],
         }
-        self.history[task.ui_id] = {
+        item = {
             **task.told(),
             "timestamp": now,
             "result": result,
@@ -135,15 +140,18 @@ class TaskQueue:
             "batch_id": self._batch["batch_id"] if self._batch else None,
             "end_time": now,
         }
-        if len(self.history) > _MOST:
-            del self.history[next(iter(self.history))]
+        remember(self.history, task.ui_id, item, MOST)
         if self._batch is not None:
-            self._batch["operations"].append(_operation(task, result, status, now))
+            operations = self._batch["operations"]
+            operations.append(_operation(task, result, status, now))
+            del operations[:-MOST]
         self._tell("cm-task-completed", task, result=result, status=status, timestamp=now)
         return lives
 
     def _tell(self, event: str, task: ManagerTask, **more: Any) -> None:
         """Send an event of a task to its client, with all that the Manager knows."""
+        if not self._server.state.sockets.is_connected(task.client_id):
+            return
         state = {
             "history": {**self.history},
             "running_queue": [self._running.told()] if self._running else [],
@@ -159,7 +167,7 @@ class TaskQueue:
             return
         done = [one["result"] for one in batch["operations"]]
         counts = {name: done.count(name) for name in ("success", "error", "skip")}
-        self._batches[batch["batch_id"]] = {
+        kept = {
             **batch,
             "end_time": str(self._now()),
             "state_after": self._snapshot(),
@@ -168,6 +176,7 @@ class TaskQueue:
             "failed_operations": counts["error"],
             "skipped_operations": counts["skip"],
         }
+        remember(self._batches, batch["batch_id"], kept, MOST_BATCHES)
 
     def _snapshot(self) -> dict[str, Any]:
         """Return what a batch keeps of the installed packs."""

@@ -17,6 +17,8 @@ from .manager_models import install_model, models_answer
 from .manager_security import ActionNeed, need_to_install
 from .pack import PackRoutes
 
+#: The kind of work that installs a model.
+MODEL: Final = "install_model"
 #: Which list the answer names, by the mode that is asked for.
 _LISTS: Final = {"local": "local"}
 
@@ -34,12 +36,20 @@ class OldManager(ManagerBase):
         """Return what a kind of work on a pack needs, of those that need the same everywhere."""
         if kind == "install":
             return need_to_install(version_of(params))
-        needs: Mapping[str, ActionNeed] = {"uninstall": "middle", "install_model": "middle+"}
+        needs: Mapping[str, ActionNeed] = {"uninstall": "middle", MODEL: "middle+"}
         return needs.get(kind, "none")
 
-    def work(self, kind: str, params: Mapping[str, Any]) -> str:
-        """Do work on a pack or a model; return the result."""
-        if kind == "install_model":
+    async def do(self, kind: str, params: Mapping[str, Any]) -> str:
+        """Begin work, take its time and do it; return the result, which may be an exception."""
+        self.worker.runs = True
+        await self.server.sleep(self.options.seconds)
+        try:
+            return self._work(kind, params)
+        except Exception:  # noqa: BLE001  it is the result
+            return f"Exception: {(kind, params)!r:.1000}"
+
+    def _work(self, kind: str, params: Mapping[str, Any]) -> str:
+        if kind == MODEL:
             folders = self.server.state.folders
             return install_model(params, folders, self.options.unreachable)
         name = name_of(params)
@@ -119,6 +129,22 @@ class OldManager(ManagerBase):
         if not self.options.allow_pip:
             return web.json_response({self.reason: "allow_pip_install"}, status=403)
         return web.Response(status=200 if isinstance(await json_of(request), dict) else 400)
+
+
+def check_posted(kind: str, params: Any) -> None:
+    """Fail as the handler does that reads what work needs.
+
+    Raises:
+        KeyError: Something is missing.
+        TypeError: It is no dict, or has no list of addresses.
+        IndexError: The list of addresses is empty.
+    """
+    if not isinstance(params, dict):
+        raise TypeError(f"{kind} of {params!r:.100}")
+    if kind == MODEL:
+        _ = params["filename"], params["save_path"], params["type"], params["url"]
+    else:
+        name_of(params)
 
 
 def name_of(params: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Sequence
 from typing import Any, cast
 
 import attrs
@@ -35,12 +35,14 @@ class PackServer:
         """Wait for simulated seconds."""
         for pause in self.state.options.clock.pauses(seconds):
             await asyncio.sleep(pause)
+        await asyncio.sleep(0)  # others go on even if there was nothing to wait for
 
 
 class Pack:
     """A node pack with routes, whose settings and state outlive a restart of its server.
 
-    The server calls all of its methods but :meth:`mark` in its own thread.
+    The server calls :meth:`take`, :meth:`mark`, :meth:`forget` and :meth:`add_nodes` in any thread,
+    the other methods in its own.
 
     Attributes:
         name: The name by which ``packs`` has it.
@@ -48,6 +50,7 @@ class Pack:
 
     name = ""
     _server: PackServer | None = None
+    _is_taken = False
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[None]] = set()
@@ -56,6 +59,16 @@ class Pack:
     def server(self) -> PackServer:
         """The server, while it runs."""
         return cast(PackServer, self._server)
+
+    def take(self) -> None:
+        """Have the pack for a server.
+
+        Raises:
+            ValueError: Another server has it.
+        """
+        if self._is_taken:
+            raise ValueError(f"another server has this {self.name} already: make one for each")
+        self._is_taken = True
 
     def routes(self) -> PackRoutes:
         """Return the routes."""
@@ -72,7 +85,7 @@ class Pack:
         self._server = None
 
     def mark(self) -> None:
-        """Keep the state to which :meth:`reset` returns; called in any thread."""
+        """Keep the state to which :meth:`reset` returns."""
 
     def reset(self, keep: Collection[Kept]) -> None:
         """Return to the state that was marked, and cancel all work; ``keep`` as of the server."""
@@ -81,6 +94,9 @@ class Pack:
 
     def forget(self) -> None:
         """Return to the state of a new pack, since the server's files are deleted."""
+
+    def add_nodes(self) -> None:
+        """Add the node classes that the pack brings, since others were removed with them."""
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run a coroutine until it ends, or the server stops or is reset."""
@@ -95,20 +111,48 @@ class Pack:
             self._server.state.keep_error(error)
 
 
-def add_packs(app: web.Application, packs: Collection[Pack], server: PackServer) -> None:
-    """Add the routes of packs to an application, which starts and stops them."""
-    for pack in packs:
-        for method, path, handler in pack.routes():
-            for prefix in ("", "/api"):
-                app.router.add_route(method, f"{prefix}{path}", handler)
+class AllPacks:
+    """The packs of a server: what the server does with each of them."""
 
-    async def start(app: web.Application) -> None:
-        for pack in packs:
-            pack.start(server)
+    def __init__(self, packs: Iterable[Pack]) -> None:
+        self._packs = tuple(packs)
+        for pack in self._packs:
+            pack.take()
 
-    async def stop(app: web.Application) -> None:
-        for pack in packs:
-            pack.stop()
+    def add_to(self, app: web.Application, server: PackServer) -> None:
+        """Add their routes to an application, which starts and stops them."""
+        for pack in self._packs:
+            for method, path, handler in pack.routes():
+                for prefix in ("", "/api"):
+                    app.router.add_route(method, f"{prefix}{path}", handler)
 
-    app.on_startup.append(start)
-    app.on_cleanup.append(stop)
+        async def start(app: web.Application) -> None:
+            for pack in self._packs:
+                pack.start(server)
+
+        async def stop(app: web.Application) -> None:
+            for pack in self._packs:
+                pack.stop()
+
+        app.on_startup.append(start)
+        app.on_cleanup.append(stop)
+
+    def mark(self) -> None:
+        """Keep the state to which :meth:`reset` returns."""
+        for pack in self._packs:
+            pack.mark()
+
+    def reset(self, keep: Collection[Kept]) -> None:
+        """Return to the state that was marked."""
+        for pack in self._packs:
+            pack.reset(keep)
+
+    def forget(self) -> None:
+        """Return to the state of new packs."""
+        for pack in self._packs:
+            pack.forget()
+
+    def add_nodes(self) -> None:
+        """Add the node classes that they bring."""
+        for pack in self._packs:
+            pack.add_nodes()

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from ...nearest import nearest
 from .crystools import Crystools
+from .manager import ManagerBase
 from .manager3 import Manager3
 from .manager4 import Manager4
 from .manager4_legacy import Manager4Legacy
@@ -22,7 +23,7 @@ def packs_of(given: Iterable[str | Pack]) -> dict[str, Pack]:
     """Return the packs of ``ComfyServer(packs=...)`` by name, new ones for those that are named.
 
     Raises:
-        ValueError: An unknown name, or a pack twice.
+        ValueError: An unknown name, a pack twice, or two Managers.
         TypeError: Something else than a name or a pack.
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
@@ -33,6 +34,10 @@ def packs_of(given: Iterable[str | Pack]) -> dict[str, Pack]:
         if pack.name in found:
             raise ValueError(f"packs has {pack.name} twice")
         found[pack.name] = pack
+    managers = [name for name, pack in found.items() if isinstance(pack, ManagerBase)]
+    if len(managers) > 1:
+        which = " and ".join(managers)
+        raise ValueError(f"packs has {which}, but a ComfyUI runs one ComfyUI-Manager at a time")
     return found
 
 
