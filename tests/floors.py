@@ -41,6 +41,7 @@ FLOORS: Final = {
     "comfyui-frontend-package": Floor("1.32.9", "the page of the oldest version that is played"),
     "distributed": Floor("2025.1.0", "2024.8.0 has no dask.tokenize"),
     "blake3": Floor("0.4.1", "the oldest that was tried"),
+    "mcp": Floor("2.2", "the oldest that was tried"),
 }
 
 
@@ -52,7 +53,7 @@ def constraints() -> list[str]:
     found = []
     for line in sorted({line for text in needs for line in text.split("\n")}):
         if line and not line.startswith("#"):
-            match = re.fullmatch(r"([\w.-]+) >= ([\d.]+)", line)
+            match = re.fullmatch(r"([\w.-]+) >= ([\d.]+)(?:, < \d+)?", line)
             assert match, f"no oldest release: {line}"
             name, release = match.groups()
             floor = FLOORS.get(name)

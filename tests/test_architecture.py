@@ -40,7 +40,7 @@ ROOMS = (
     ("ext", "parts"),
     ("client",),
     ("hosted",),
-    ("aio", "distributed", "pool"),
+    ("aio", "distributed", "mcp", "pool"),
     ("comfy_client",),
     ("testing",),
     ("cli",),
@@ -71,6 +71,7 @@ LIBRARIES = {
     "comfy_client.hosted.api": {"requests", "blinker"},
     "comfy_client.distributed": {"dask", "distributed"},
     "comfy_client.cli": {"click"},
+    "comfy_client.mcp.protocol": {"anyio", "mcp", "mcp_types", "uvicorn"},
     "comfy_client.testing": {"aiohttp", "multidict", "PIL"},
     "comfy_client.testing.plugin": {"pytest"},
 }
@@ -208,8 +209,8 @@ def test_modules_below_the_client_do_not_import_it() -> None:
         if "comfy_client.client" in others
         or any(isinstance(n, ast.Name) and n.id == "ComfyApi" for n in nodes(name))
     }
-    # Its face, many of it as one, and many of it on a cluster.
-    above = ("comfy_client.cli.", "comfy_client.pool.", "comfy_client.distributed.")
+    # Its faces, many of it as one, and many of it on a cluster.
+    above = tuple(f"comfy_client.{room}." for room in ("cli", "distributed", "mcp", "pool"))
     knowing -= {name for name in knowing if name.startswith(above)} | {"comfy_client.aio"}
     # The plugin is installed under another name.
     assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys() & MODULES.keys()

@@ -13,6 +13,7 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import (
+    mcp_command,
     prompt_commands,
     raw_commands,
     run_command,
@@ -104,6 +105,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         run_command.demo,
         workflow_commands.example,
         serve_command.serve,
+        mcp_command.mcp,
         workflow_commands.stubs,
         raw_commands.object_info,
         schema,

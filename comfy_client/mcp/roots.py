@@ -1,0 +1,81 @@
+"""The folders whose files an agent may use, and no others."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import Final
+
+from ..nearest import nearest
+from .answers import Refusal
+
+#: The most workflows that are listed.
+MOST_WORKFLOWS: Final = 200
+#: The most entries of folders that are looked at to find them.
+_MOST_ENTRIES: Final = 10_000
+
+
+class Roots:
+    """Folders, named when the server starts.
+
+    Links are resolved before a path is compared with the folders, so none leads out of them.
+    """
+
+    def __init__(self, folders: Iterable[str | os.PathLike[str]]) -> None:
+        self.folders: tuple[Path, ...] = tuple(Path(one).resolve(strict=True) for one in folders)
+
+    def workflows(self) -> dict[str, Path]:
+        """Return the JSON files of the folders and of their subfolders, by name.
+
+        A name that two folders have is that of the first.
+        """
+        found: dict[str, Path] = {}
+        for folder in self.folders:
+            for pattern in ("*.json", "*/*.json"):
+                for path in sorted(islice(folder.glob(pattern), _MOST_ENTRIES)):
+                    if self._holds(path):
+                        found.setdefault(path.relative_to(folder).as_posix(), path)
+        return dict(islice(found.items(), MOST_WORKFLOWS))
+
+    def workflow(self, name: str) -> Path:
+        """Return the path of a workflow by its name.
+
+        Raises:
+            Refusal: The folders have no such workflow.
+        """
+        for folder in self.folders:
+            for path in (folder / name, folder / f"{name}.json"):
+                if path.suffix == ".json" and self._holds(path):
+                    return path
+        near = nearest(name, list(self.workflows()), 3)
+        hint = f"nearest: {', '.join(map(repr, near))}; " if near else ""
+        raise Refusal(
+            "unknown_workflow",
+            f"the folders have no workflow {name!r:.200}",
+            f"{hint}inputs() without arguments lists the workflows; API JSON works, too",
+        )
+
+    def file(self, path: str) -> Path:
+        """Return a file of the folders, by its path: absolute, or relative to one of them.
+
+        Raises:
+            Refusal: There is no such file in the folders.
+        """
+        for folder in self.folders:
+            if self._holds(folder / path):
+                return (folder / path).resolve()
+        raise Refusal(
+            "file_not_allowed",
+            f"{path!r:.200} is no file in the folders of this server",
+            f"use a file in {', '.join(map(str, self.folders)) or 'none: no folder was given'}",
+        )
+
+    def _holds(self, path: Path) -> bool:
+        """Return whether a path is that of a plain file, which truly is in one of the folders."""
+        try:
+            real = path.resolve(strict=True)
+            return real.is_file() and any(map(real.is_relative_to, self.folders))
+        except (OSError, ValueError, RuntimeError):  # no such file, a null byte, a circle of links
+            return False
