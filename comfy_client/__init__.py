@@ -69,6 +69,7 @@ Modules:
     showing: Progress bars, and values as HTML.
     distributed: Workflows on a cluster of Dask.
     testing: The embedded server.
+    mcp: Workflows as tools for agents.
     cli: The command line.
     aio: Events and results for ``asyncio``.
     connecting: Waits until the server answers and the socket is up.

@@ -216,6 +216,26 @@ def test_modules_below_the_client_do_not_import_it() -> None:
     assert knowing - {"comfy_client.client"} == KNOW_THE_CLIENT.keys() & MODULES.keys()
 
 
+def test_only_its_command_knows_the_tools_of_agents() -> None:
+    """And imports them when it runs, as their library is large; one module of them knows that."""
+    inside = {name for name in MODULES if room_of(name) == "mcp"}
+    assert {name for name, others in arrows().items() if others & inside} - inside == {
+        "comfy_client.cli.mcp_command"
+    }
+    first = {one for one in tree("comfy_client.cli.mcp_command").body if is_import(one)}
+    assert "mcp" not in " ".join(map(ast.unparse, first))
+    knowing = {name for name in MODULES if {"mcp", "mcp_types"} & roots_of(name)}
+    assert knowing == {"comfy_client.mcp.protocol"}
+
+
+def is_import(node: ast.AST) -> bool:
+    return isinstance(node, ast.Import | ast.ImportFrom)
+
+
+def roots_of(name: str) -> set[str]:
+    return {other.partition(".")[0] for other in imported(name)}
+
+
 def test_each_public_name_is_what_type_checkers_see() -> None:
     """The package looks for its names when they are used."""
     seen, *_ = (node for node in tree("comfy_client").body if isinstance(node, ast.If))

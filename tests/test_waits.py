@@ -56,6 +56,7 @@ ALLOWED = {
     ("interrupts", "self.limit(value).acquire()"): "of a lock that nobody else knows",
     ("jobs.handle", "ended.acquire()"): "of a lock that nobody else knows",
     ("pool.dispatcher", "todo.get(timeout=left)"): "in a thread of the library",
+    ("mcp.protocol", "ThreadPoolExecutor(_THREADS, 'comfy-mcp')"): "an event loop waits for it",
     ("pool.membership", "runtime.ThreadPoolExecutor(max(1, len(servers)))"): (
         "five seconds, in which prompts are taken back after Ctrl-C"
     ),

@@ -6,6 +6,7 @@ Modules:
     provide_option: ``run --provide``.
     sweep_command: ``sweep``.
     watch_command: ``watch``, ``wait``, and the changes of a queue and its history.
+    mcp_command: ``mcp``.
     serve_command: ``serve``.
     serve_options: The options of ``serve``, and the embedded server that they make.
     serve_watch: What comes to a served server, and when nobody uses it any more.

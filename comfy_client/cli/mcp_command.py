@@ -86,7 +86,7 @@ def mcp(
     with needs_extra("mcp", "comfy-client mcp"):
         from ..mcp.protocol import Door, serve_http, serve_stdio
         from ..mcp.roots import Roots
-        from ..mcp.runs import Options
+        from ..mcp.runs import AgentOptions
 
     own = {KEY: mark()[KEY]}
     why_not = why_unknown()
@@ -99,7 +99,7 @@ def mcp(
         def more(workflow: Workflow) -> Mapping[str, Any]:
             return prompt_options({}, workflow, LazyServer(lambda: api))
 
-        options = Options(own, allow_spend=allow_spend, more=more)
+        options = AgentOptions(own, allow_spend=allow_spend, more=more)
         door = Door(api, Roots(folders), options, with_own_tools=tools)
         try:
             if address is None:

@@ -62,7 +62,7 @@ _NEXT: Final[tuple[tuple[type[BaseException], str], ...]] = (
 )
 
 
-class Refusal(Exception):
+class CallRefused(Exception):
     """A refusal of this server, before anything is sent.
 
     Attributes:
@@ -77,20 +77,20 @@ class Refusal(Exception):
 
 
 @attrs.frozen
-class _Facts(AsDict):
+class _AnswerFacts(AsDict):
     """The facts of an answer, which ``to_dict`` bounds and frees from secrets."""
 
     facts: Mapping[str, Any]
 
 
-class Picture(NamedTuple):
+class Thumbnail(NamedTuple):
     """A thumbnail."""
 
     content: bytes
     mime: str
 
 
-class Link(NamedTuple):
+class OutputLink(NamedTuple):
     """A link to the whole content of an output."""
 
     uri: str
@@ -98,19 +98,19 @@ class Link(NamedTuple):
     mime: str
 
 
-class Answer(NamedTuple):
+class ToolAnswer(NamedTuple):
     """The answer to a call."""
 
     facts: Mapping[str, Any]
-    pictures: tuple[Picture, ...] = ()
-    links: tuple[Link, ...] = ()
+    pictures: tuple[Thumbnail, ...] = ()
+    links: tuple[OutputLink, ...] = ()
     is_error: bool = False
 
     @property
     def text(self) -> str:
         """The facts as JSON: bounded, without secrets."""
         marked = {**self.facts, "data_is": MARK} if "data" in self.facts else self.facts
-        return json.dumps(_Facts(marked).to_dict()["facts"], ensure_ascii=False)
+        return json.dumps(_AnswerFacts(marked).to_dict()["facts"], ensure_ascii=False)
 
 
 def cut(text: object, most: int = MOST_TEXT) -> str:
@@ -122,11 +122,11 @@ def cut(text: object, most: int = MOST_TEXT) -> str:
 # -- errors -----------------------------------------------------------------------------
 
 
-def error_answer(error: Exception, **known: Any) -> Answer:
+def error_answer(error: Exception, **known: Any) -> ToolAnswer:
     """Return the answer for an error; ``known`` has facts such as the prompt's id."""
-    if isinstance(error, Refusal):
+    if isinstance(error, CallRefused):
         facts = {"code": error.code, "next": error.next_step}
-        return Answer({**known, **facts, "data": {"message": cut(error)}}, is_error=True)
+        return ToolAnswer({**known, **facts, "data": {"message": cut(error)}}, is_error=True)
     if isinstance(error, ComfyError):
         step = next((step for kind, step in _NEXT if isinstance(error, kind)), _AWAY)
         code = error.code
@@ -140,7 +140,7 @@ def error_answer(error: Exception, **known: Any) -> Answer:
     if problems:
         data["message"] = cut(data["message"], 300)
         data["problems"] = problems_of(problems)
-    return Answer({**known, "code": code, "next": step, "data": data}, is_error=True)
+    return ToolAnswer({**known, "code": code, "next": step, "data": data}, is_error=True)
 
 
 def status_of(error: Exception) -> str:
@@ -154,7 +154,7 @@ def status_of(error: Exception) -> str:
             return "lost"
         case PromptRejected():
             return "rejected"
-        case Refusal() | WorkflowError() | ServerUnreachable() | AuthenticationError():
+        case CallRefused() | WorkflowError() | ServerUnreachable() | AuthenticationError():
             return "not_sent"
     return "unknown"
 
@@ -177,7 +177,7 @@ def problems_of(problems: tuple[Problem, ...]) -> list[dict[str, Any]]:
 # -- runs -------------------------------------------------------------------------------
 
 
-def unfinished(prompt_id: str, job: Job | None) -> Answer:
+def unfinished(prompt_id: str, job: Job | None) -> ToolAnswer:
     """Return the answer for a prompt that has not ended; without a job, it is still being sent."""
     facts: dict[str, Any] = {
         "prompt_id": prompt_id,
@@ -187,10 +187,10 @@ def unfinished(prompt_id: str, job: Job | None) -> Answer:
     if job is not None:
         facts["progress"] = round(job.progress.fraction, 3)
         facts["data"] = {"why": cut(job.why(), 300)}
-    return Answer(facts)
+    return ToolAnswer(facts)
 
 
-def finished(prompt_id: str, result: Result, timeout: float) -> Answer:
+def finished(prompt_id: str, result: Result, timeout: float) -> ToolAnswer:
     """Return the answer for a success; thumbnails take ``timeout`` seconds at most, each."""
     files = result.files[:MOST_FILES]
     links = tuple(_link(prompt_id, n, one) for n, one in enumerate(files))
@@ -205,11 +205,11 @@ def finished(prompt_id: str, result: Result, timeout: float) -> Answer:
     if len(files) < len(result.files):
         data["more_files"] = len(result.files) - len(files)
     facts = {"prompt_id": prompt_id, "status": "succeeded", "data": data}
-    return Answer(facts, tuple(filter(None, pictures)), links)
+    return ToolAnswer(facts, tuple(filter(None, pictures)), links)
 
 
-def _link(prompt_id: str, n: int, output: Output) -> Link:
-    return Link(f"comfy://output/{prompt_id}/{n}", cut(output.filename, 200), mime_of(output))
+def _link(prompt_id: str, n: int, output: Output) -> OutputLink:
+    return OutputLink(f"comfy://output/{prompt_id}/{n}", cut(output.filename, 200), mime_of(output))
 
 
 def mime_of(output: Output) -> str:
@@ -219,7 +219,7 @@ def mime_of(output: Output) -> str:
     )
 
 
-def thumbnail(output: Output, timeout: float) -> Picture | None:
+def thumbnail(output: Output, timeout: float) -> Thumbnail | None:
     """Return a small version of a picture; None if it cannot be made."""
     from ..showing.thumbnails import reduced
 
@@ -230,7 +230,7 @@ def thumbnail(output: Output, timeout: float) -> Picture | None:
                 file = io.BytesIO()
                 small.save(file, "WEBP", quality=quality, method=2)
                 if 4 * len(file.getvalue()) <= 3 * THUMBNAIL_CHARACTERS:
-                    return Picture(file.getvalue(), "image/webp")
+                    return Thumbnail(file.getvalue(), "image/webp")
             small = small.reduce(2)
     except Exception:  # noqa: BLE001  # Pillow raises whatever it comes across; the link stays
         return None

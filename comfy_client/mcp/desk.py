@@ -15,7 +15,7 @@ from ..models import NodeDef
 from ..nearest import nearest
 from ..workflow import Workflow
 from ..workflow.problems import shown
-from .answers import Answer, Refusal, cut, finished, mime_of, problems_of
+from .answers import CallRefused, ToolAnswer, cut, finished, mime_of, problems_of
 from .roots import Roots
 from .runs import Runs, costs_money
 from .toolbox import ROLES
@@ -42,7 +42,7 @@ TEMPLATES: Final = {
 }
 
 
-class Content(NamedTuple):
+class ResourceContent(NamedTuple):
     """The content of a resource: text, or bytes."""
 
     content: str | bytes
@@ -72,7 +72,7 @@ class Desk:
                 source = json.loads(source)
             except (ValueError, RecursionError) as exc:
                 step = "send a graph in API format, or a name"
-                raise Refusal("invalid_json", f"the workflow is no JSON: {exc}", step) from None
+                raise CallRefused("invalid_json", f"the workflow is no JSON: {exc}", step) from None
         if isinstance(source, str):
             return Workflow.load(self.roots.workflow(source), self._api)
         return Workflow.load(source, self._api)
@@ -92,16 +92,16 @@ class Desk:
 
         return prepare
 
-    def finished(self, job: Job) -> Answer:
+    def finished(self, job: Job) -> ToolAnswer:
         """Return the answer for a job that has ended; raise its error."""
         return finished(job.prompt_id, job.result(0), _THUMBNAIL_TIMEOUT)
 
     # -- tools that only read --------------------------------------------------------------
 
-    def inputs(self, workflow: str | Mapping[str, Any] | None = None) -> Answer:
+    def inputs(self, workflow: str | Mapping[str, Any] | None = None) -> ToolAnswer:
         """List the inputs of a workflow and its problems; without one, list the workflows."""
         if workflow is None:
-            return Answer({"data": {"workflows": list(self.roots.workflows())}})
+            return ToolAnswer({"data": {"workflows": list(self.roots.workflows())}})
         loaded = self.load(workflow)
         report = loaded.check(self._api)
         settable = loaded.inputs(self._api)
@@ -115,9 +115,9 @@ class Desk:
         }
         if len(settable) > _MOST_INPUTS:
             data["more_inputs"] = len(settable) - _MOST_INPUTS
-        return Answer({"can_run": report.ok, "data": data})
+        return ToolAnswer({"can_run": report.ok, "data": data})
 
-    def nodes(self, search: str = "", **exact: str) -> Answer:
+    def nodes(self, search: str = "", **exact: str) -> ToolAnswer:
         """Find node classes by words, or describe the one in the argument ``class``."""
         if "class" in exact:
             return self._class(exact["class"])
@@ -129,18 +129,18 @@ class Desk:
         )
         classes = list(islice(found, _MOST_CLASSES + 1))
         data = {"classes": classes[:_MOST_CLASSES], "more": len(classes) > _MOST_CLASSES}
-        return Answer({"data": data})
+        return ToolAnswer({"data": data})
 
     def _each(self) -> Iterator[tuple[str, NodeDef]]:
         for name, definition in self._api.iter_node_definitions():
             yield name, NodeDef.from_json(name, definition)
 
-    def _class(self, name: str) -> Answer:
+    def _class(self, name: str) -> ToolAnswer:
         definition = self._api.node_definitions([name]).get(name)
         if definition is None:
             near = nearest(name, list(self._api.node_names()), 3)
             step = f"nearest: {', '.join(near)}" if near else "search for words of its name"
-            raise Refusal("unknown_class", f"the server has no node class {name!r:.200}", step)
+            raise CallRefused("unknown_class", f"the server has no node class {name!r:.200}", step)
         node = NodeDef.from_json(name, definition)
         required = node.input.get("required") or {}
         inputs = [
@@ -156,9 +156,9 @@ class Desk:
             "outputs": [cut(one, 100) for one in node.output],
             "is_output": node.output_node,
         }
-        return Answer({"costs_money": costs_money(definition), "data": data})
+        return ToolAnswer({"costs_money": costs_money(definition), "data": data})
 
-    def server(self) -> Answer:
+    def server(self) -> ToolAnswer:
         """Tell what the server is, and which prompts of this tool it has."""
         report = self._api.doctor(timeout=_DOCTOR_TIMEOUT)
         failed = [f"{one.name}: {one.found}" for one in report if one.state == "failed"]
@@ -169,7 +169,7 @@ class Desk:
             past = self._api.get_histories(_LATEST)
         except ComfyError as exc:
             step = "tell the user what is wrong with the connection"
-            raise Refusal("server_away", f"{facts['connection']}; {exc}", step) from exc
+            raise CallRefused("server_away", f"{facts['connection']}; {exc}", step) from exc
         own = [
             {"prompt_id": one.prompt_id, "status": status}
             for status, items in (("running", queue.running), ("pending", queue.pending))
@@ -188,40 +188,44 @@ class Desk:
         counts = {"running": len(queue.running), "pending": len(queue.pending)}
         facts |= {"queue": counts, "own_prompts": own[:_MOST_PROMPTS]}
         facts["own_ended"] = ended[:_MOST_PROMPTS]
-        return Answer({**facts, "data": {"version": stats.comfyui_version, "devices": devices}})
+        return ToolAnswer({**facts, "data": {"version": stats.comfyui_version, "devices": devices}})
 
     # -- files -----------------------------------------------------------------------------
 
-    def upload(self, path: str) -> Answer:
+    def upload(self, path: str) -> ToolAnswer:
         """Upload a file of the folders; return the value for an input."""
         sent = self._api.upload_image(self.roots.file(path))
-        return Answer({"data": {"value": sent.ref}})
+        return ToolAnswer({"data": {"value": sent.ref}})
 
     def workflows(self) -> dict[str, str]:
         """Return the workflows of the folders as resources: their names by URI."""
         return {f"{_WORKFLOWS}{quote(name, safe='')}": name for name in self.roots.workflows()}
 
-    def read(self, uri: str) -> Content:
+    def read(self, uri: str) -> ResourceContent:
         """Return the content of a resource.
 
         Raises:
-            Refusal: There is no such resource, or it is too large.
+            CallRefused: There is no such resource, or it is too large.
             ComfyError: The server did not send it.
         """
         if uri.startswith(_WORKFLOWS):
             name = unquote(uri.removeprefix(_WORKFLOWS))
-            return Content(json.dumps(_shown(self.load(name)), indent=1), "application/json")
+            return ResourceContent(
+                json.dumps(_shown(self.load(name)), indent=1), "application/json"
+            )
         prompt_id, _, n = uri.removeprefix(_OUTPUTS).partition("/")
         if not (uri.startswith(_OUTPUTS) and n.isascii() and n.isdecimal() and len(n) < 7):
-            raise Refusal("unknown_resource", f"no resource {uri!r:.200}", "use a URI of a run")
+            raise CallRefused("unknown_resource", f"no resource {uri!r:.200}", "use a URI of a run")
         files = self.runs.find(prompt_id).job.result().result(_THUMBNAIL_TIMEOUT).files
         if int(n) >= len(files):
-            raise Refusal("unknown_resource", f"that run has {len(files)} outputs", "count from 0")
+            raise CallRefused(
+                "unknown_resource", f"that run has {len(files)} outputs", "count from 0"
+            )
         output = files[int(n)]
         content = output.bytes()
         if len(content) > MOST_BYTES:
-            raise Refusal("too_large", f"it has {len(content)} bytes", f"fetch {output.url}")
-        return Content(content, mime_of(output))
+            raise CallRefused("too_large", f"it has {len(content)} bytes", f"fetch {output.url}")
+        return ResourceContent(content, mime_of(output))
 
 
 def _input(one: Any) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from mcp.shared.message import SessionMessage
 from .._version import __version__
 from ..client import ComfyApi
 from ..errors import ComfyError
-from .answers import Answer, Refusal, error_answer, status_of, unfinished
+from .answers import CallRefused, ToolAnswer, error_answer, status_of, unfinished
 from .desk import TEMPLATES, Desk
 from .roots import Roots
-from .runs import Begun, Options, Runs
-from .toolbox import INSTRUCTIONS, LONGEST_WAIT, TOOLS, Tool, own_tools
+from .runs import AgentOptions, Begun, Runs
+from .toolbox import INSTRUCTIONS, LONGEST_WAIT, TOOLS, AgentTool, own_tools
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -40,7 +40,7 @@ _PAUSE: Final = 0.5
 #: How many requests to the server of all calls are under way.
 _THREADS: Final = 16
 #: A request's context in the library.
-_Context = ServerRequestContext[Any, Any]
+_RequestContext = ServerRequestContext[Any, Any]
 #: Reports progress from 0 to 1, with a message.
 _Tell = Callable[[float, str], Awaitable[None]]
 
@@ -55,11 +55,18 @@ class Door:
     """
 
     def __init__(
-        self, api: ComfyApi, roots: Roots, options: Options, *, with_own_tools: bool = False
+        self,
+        api: ComfyApi,
+        roots: Roots,
+        options: AgentOptions,
+        *,
+        with_own_tools: bool = False,
+        longest_call: float = LONGEST_CALL,
     ) -> None:
         self._threads = ThreadPoolExecutor(_THREADS, "comfy-mcp")
         self._desk = Desk(api, roots, Runs(api, options, self._threads))
         self._with_own_tools = with_own_tools
+        self._longest_call = longest_call
         self.was_asked: Callable[[object], bool] = lambda _: True
         self.server: Server[Any] = Server(
             "comfy-client",
@@ -73,12 +80,12 @@ class Door:
         )
 
     def close(self) -> None:
-        """Send nothing more; what is being sent is sent to its end."""
-        self._threads.shutdown(cancel_futures=True)
+        """Send nothing more; prompts go on."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     # -- what the protocol asks ------------------------------------------------------------
 
-    async def _list_tools(self, ctx: _Context, params: object) -> types.ListToolsResult:
+    async def _list_tools(self, ctx: _RequestContext, params: object) -> types.ListToolsResult:
         tools = [*TOOLS, *(await self._own_tools()).values()]
         return types.ListToolsResult(
             tools=[
@@ -95,7 +102,7 @@ class Door:
         )
 
     async def _call_tool(
-        self, ctx: _Context, params: types.CallToolRequestParams
+        self, ctx: _RequestContext, params: types.CallToolRequestParams
     ) -> types.CallToolResult:
         async def tell(share: float, message: str) -> None:
             await ctx.session.report_progress(share, 1.0, message)
@@ -107,14 +114,16 @@ class Door:
             if tool.name == "job" or "key" in tool.properties:
                 answer = await self._run_or_job(ctx, tool, arguments, tell)
             else:
-                with _limit():
+                with _limit(self._longest_call):
                     work = functools.partial(getattr(self._desk, tool.name), **arguments)
                     answer = await self._in_thread(work)
         except Exception as exc:  # noqa: BLE001  # each becomes an answer
             answer = _error(exc)
         return _result(answer)
 
-    async def _list_resources(self, ctx: _Context, params: object) -> types.ListResourcesResult:
+    async def _list_resources(
+        self, ctx: _RequestContext, params: object
+    ) -> types.ListResourcesResult:
         found = await self._in_thread(self._desk.workflows)
         resources = [
             types.Resource(uri=uri, name=name, mime_type="application/json")
@@ -123,7 +132,7 @@ class Door:
         return types.ListResourcesResult(resources=resources)
 
     async def _list_templates(
-        self, ctx: _Context, params: object
+        self, ctx: _RequestContext, params: object
     ) -> types.ListResourceTemplatesResult:
         templates = [
             types.ResourceTemplate(uri_template=uri, name=uri.split("/")[2], description=text)
@@ -132,11 +141,11 @@ class Door:
         return types.ListResourceTemplatesResult(resource_templates=templates)
 
     async def _read_resource(
-        self, ctx: _Context, params: types.ReadResourceRequestParams
+        self, ctx: _RequestContext, params: types.ReadResourceRequestParams
     ) -> types.ReadResourceResult:
         uri = str(params.uri)
         try:
-            with _limit():
+            with _limit(self._longest_call):
                 content, mime = await self._in_thread(functools.partial(self._desk.read, uri))
         except Exception as exc:  # noqa: BLE001  # each becomes an answer
             raise MCPError(types.INVALID_PARAMS, _error(exc).text) from None
@@ -150,10 +159,10 @@ class Door:
 
     # -- tools ---------------------------------------------------------------------------
 
-    async def _own_tools(self) -> dict[str, Tool]:
+    async def _own_tools(self) -> dict[str, AgentTool]:
         return await self._in_thread(self._made_tools) if self._with_own_tools else {}
 
-    def _made_tools(self) -> dict[str, Tool]:
+    def _made_tools(self) -> dict[str, AgentTool]:
         def loaded() -> Iterator[tuple[str, Any]]:
             for name in self._desk.roots.workflows():
                 with contextlib.suppress(ComfyError, OSError):  # no workflow, or nobody converts it
@@ -161,18 +170,20 @@ class Door:
 
         return own_tools(loaded())
 
-    async def _tool(self, name: str) -> Tool:
+    async def _tool(self, name: str) -> AgentTool:
         tools = {one.name: one for one in TOOLS}
         tool = tools.get(name) or (await self._own_tools()).get(name)
         if tool is None:
-            raise Refusal("unknown_tool", f"there is no tool {name!r:.80}", "list the tools again")
+            raise CallRefused(
+                "unknown_tool", f"there is no tool {name!r:.80}", "list the tools again"
+            )
         return tool
 
     async def _run_or_job(
-        self, ctx: _Context, tool: Tool, arguments: dict[str, Any], tell: _Tell
-    ) -> Answer:
+        self, ctx: _RequestContext, tool: AgentTool, arguments: dict[str, Any], tell: _Tell
+    ) -> ToolAnswer:
         """Run a workflow, or look at a prompt, within the time for a call."""
-        ends = time.monotonic() + LONGEST_CALL
+        ends = time.monotonic() + self._longest_call
         wait = arguments.pop("wait", LONGEST_WAIT)
         runs = self._desk.runs
         if tool.name == "job":
@@ -192,10 +203,10 @@ class Door:
         except Exception as exc:  # noqa: BLE001  # each becomes an answer
             status = status_of(exc) if begun.was_sent else "not_sent"
             if status == "interrupted" and arguments.get("cancel"):
-                return Answer({"prompt_id": _id(begun), "status": status})
+                return ToolAnswer({"prompt_id": _id(begun), "status": status})
             return _error(exc, prompt_id=_id(begun), status=status)
 
-    def _begin(self, tool: Tool, given: dict[str, Any]) -> Begun:
+    def _begin(self, tool: AgentTool, given: dict[str, Any]) -> Begun:
         key = given.pop("key", None)
         source, inputs = given.pop("workflow", tool.workflow), given.pop("inputs", given)
         runs = self._desk.runs
@@ -203,10 +214,10 @@ class Door:
         prepare = self._desk.preparing(source, inputs)
         try:
             return runs.begin(prompt_id, [source, inputs], prepare, may_exist=key is not None)
-        except Refusal as exc:
-            raise _Known(exc, prompt_id=prompt_id, status="not_sent") from None
+        except CallRefused as exc:
+            raise _KnownError(exc, prompt_id=prompt_id, status="not_sent") from None
 
-    async def _followed(self, begun: Begun, ends: float, tell: _Tell) -> Answer:
+    async def _followed(self, begun: Begun, ends: float, tell: _Tell) -> ToolAnswer:
         """Wait for the end of a prompt; report progress, which only grows."""
         if not begun.job.done():
             return unfinished(begun.prompt_id, None)
@@ -220,7 +231,7 @@ class Door:
             await _until(bell, min(ends, time.monotonic() + _PAUSE))
         if not job.done():
             return unfinished(job.prompt_id, job)
-        answer: Answer = await self._in_thread(functools.partial(self._desk.finished, job))
+        answer: ToolAnswer = await self._in_thread(functools.partial(self._desk.finished, job))
         return answer
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
@@ -230,7 +241,7 @@ class Door:
         return found.result()
 
 
-class _Known(Exception):
+class _KnownError(Exception):
     """An error, with facts for its answer."""
 
     def __init__(self, error: Exception, **facts: Any) -> None:
@@ -260,27 +271,27 @@ async def _until(bell: anyio.Event, ends: float) -> None:
 
 
 @contextlib.contextmanager
-def _limit() -> Iterator[None]:
+def _limit(seconds: float) -> Iterator[None]:
     """Context manager: give a call that is no run its time."""
     try:
-        with anyio.fail_after(LONGEST_CALL):
+        with anyio.fail_after(seconds):
             yield
     except TimeoutError:
-        said = f"no answer of the server within {LONGEST_CALL:.0f} s"
-        raise Refusal("timeout", said, "call server(), and try again later") from None
+        said = f"no answer of the server within {seconds:g} s"
+        raise CallRefused("timeout", said, "call server(), and try again later") from None
 
 
 # -- answers ----------------------------------------------------------------------------
 
 
-def _error(error: Exception, **known: Any) -> Answer:
+def _error(error: Exception, **known: Any) -> ToolAnswer:
     """Return the answer for an error; one that nobody foresaw goes to the log, not to the agent."""
-    if isinstance(error, _Known):
+    if isinstance(error, _KnownError):
         return error_answer(error.error, **error.facts)
-    if isinstance(error, (ComfyError, Refusal, OSError, ValueError, TypeError)):
+    if isinstance(error, (ComfyError, CallRefused, OSError, ValueError, TypeError)):
         return error_answer(error, **known)
     log.error("a call failed", exc_info=error)
-    refusal = Refusal("internal_error", "this server has a fault", "tell the user; see its log")
+    refusal = CallRefused("internal_error", "this server has a fault", "tell the user; see its log")
     return error_answer(refusal, **known)
 
 
@@ -290,7 +301,7 @@ def _id(begun: Begun) -> str:
     return begun.job.result().prompt_id if has_job else begun.prompt_id
 
 
-def _result(answer: Answer) -> types.CallToolResult:
+def _result(answer: ToolAnswer) -> types.CallToolResult:
     content: list[types.ContentBlock] = [types.TextContent(text=answer.text)]
     content += [
         types.ImageContent(data=base64.b64encode(one.content).decode(), mime_type=one.mime)

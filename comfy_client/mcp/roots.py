@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from ..nearest import nearest
-from .answers import Refusal
+from .answers import CallRefused
 
 #: The most workflows that are listed.
 MOST_WORKFLOWS: Final = 200
@@ -43,7 +43,7 @@ class Roots:
         """Return the path of a workflow by its name.
 
         Raises:
-            Refusal: The folders have no such workflow.
+            CallRefused: The folders have no such workflow.
         """
         for folder in self.folders:
             for path in (folder / name, folder / f"{name}.json"):
@@ -51,7 +51,7 @@ class Roots:
                     return path
         near = nearest(name, list(self.workflows()), 3)
         hint = f"nearest: {', '.join(map(repr, near))}; " if near else ""
-        raise Refusal(
+        raise CallRefused(
             "unknown_workflow",
             f"the folders have no workflow {name!r:.200}",
             f"{hint}inputs() without arguments lists the workflows; API JSON works, too",
@@ -61,12 +61,12 @@ class Roots:
         """Return a file of the folders, by its path: absolute, or relative to one of them.
 
         Raises:
-            Refusal: There is no such file in the folders.
+            CallRefused: There is no such file in the folders.
         """
         for folder in self.folders:
             if self._holds(folder / path):
                 return (folder / path).resolve()
-        raise Refusal(
+        raise CallRefused(
             "file_not_allowed",
             f"{path!r:.200} is no file in the folders of this server",
             f"use a file in {', '.join(map(str, self.folders)) or 'none: no folder was given'}",

@@ -13,7 +13,6 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
 from typing import Any, Final
 
 import attrs
@@ -22,7 +21,7 @@ from ..client import ComfyApi
 from ..errors import ComfyError
 from ..jobs.job import Job
 from ..workflow import Workflow
-from .answers import Refusal
+from .answers import CallRefused
 
 log: logging.Logger = logging.getLogger("comfy_client")
 
@@ -35,7 +34,7 @@ _PAYING: Final = ("AUTH_TOKEN_COMFY_ORG", "API_KEY_COMFY_ORG")
 
 
 @attrs.frozen
-class Options:
+class AgentOptions:
     """How prompts are submitted.
 
     Attributes:
@@ -82,11 +81,11 @@ class Runs:
         threads: Where requests are sent.
     """
 
-    def __init__(self, api: ComfyApi, options: Options, threads: ThreadPoolExecutor) -> None:
+    def __init__(self, api: ComfyApi, options: AgentOptions, threads: ThreadPoolExecutor) -> None:
         self._api = api
         self._options = options
         self._threads = threads
-        self._lock = Lock()  # guards the dict; nothing is done while it is held
+        #: Changed by single steps, which need no lock.
         self._begun: dict[str, Begun] = {}
 
     def new_id(self, key: str | None) -> str:
@@ -108,7 +107,7 @@ class Runs:
             may_exist: Whether the server may have it from an earlier process.
 
         Raises:
-            Refusal: Another call had this key.
+            CallRefused: Another call had this key.
         """
         digest = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:32]
         begun, is_new = self._entry(Begun(prompt_id, digest))
@@ -140,7 +139,7 @@ class Runs:
             if found.exception() is None:
                 try:
                     self.stop(begun)
-                except (ComfyError, Refusal) as exc:
+                except (ComfyError, CallRefused) as exc:
                     log.warning("prompt %s was not cancelled: %s", begun.prompt_id, exc)
 
         begun.is_unwanted = True
@@ -150,7 +149,7 @@ class Runs:
         """Cancel a prompt of this installation; return False if it has ended.
 
         Raises:
-            Refusal: It is not one of these.
+            CallRefused: It is not one of these.
             ComfyError: As :meth:`Job.cancel`.
         """
         job = begun.job.result()
@@ -158,7 +157,7 @@ class Runs:
             found = self._found(begun.prompt_id)
             if found is None or not self.is_own(found):
                 said = "only prompts that this tool has run may be cancelled"
-                raise Refusal("not_yours", said, "leave it alone, or ask the user")
+                raise CallRefused("not_yours", said, "leave it alone, or ask the user")
         return job.cancel()
 
     def is_own(self, extra_data: Mapping[str, Any]) -> bool:
@@ -171,12 +170,11 @@ class Runs:
 
     def _entry(self, fresh: Begun) -> tuple[Begun, bool]:
         """Return the entry of a prompt, and whether it is the fresh one."""
-        with self._lock:
-            begun = self._begun.setdefault(fresh.prompt_id, fresh)
-            if len(self._begun) > _MOST_KEPT:
-                over = [name for name, one in self._begun.items() if one.is_over]
-                for name in over[: len(self._begun) - _MOST_KEPT]:
-                    del self._begun[name]
+        begun = self._begun.setdefault(fresh.prompt_id, fresh)
+        if len(self._begun) > _MOST_KEPT:
+            over = [name for name, one in list(self._begun.items()) if one.is_over]
+            for name in over[: len(self._begun) - _MOST_KEPT]:
+                self._begun.pop(name, None)
         return begun, begun is fresh
 
     def _start(self, begun: Begun, work: Callable[[], Job]) -> None:
@@ -184,8 +182,7 @@ class Runs:
             try:
                 job = work()
             except BaseException as exc:
-                with self._lock:  # another call may try again
-                    self._begun.pop(begun.prompt_id, None)
+                self._begun.pop(begun.prompt_id, None)  # another call may try again
                 begun.job.set_exception(exc)
                 if not isinstance(exc, Exception):
                     raise
@@ -212,7 +209,9 @@ class Runs:
         own = {**self._options.mark, CALL: begun.digest}
         more["extra_data"] = {**(more.get("extra_data") or {}), **own}
         if begun.is_unwanted:
-            raise Refusal("cancelled", "the call was cancelled before it was sent", "nothing runs")
+            raise CallRefused(
+                "cancelled", "the call was cancelled before it was sent", "nothing runs"
+            )
         begun.was_sent = True
         return self._api.submit(workflow, prompt_id=begun.prompt_id, strict=True, **more)
 
@@ -221,7 +220,7 @@ class Runs:
         definitions = self._api.node_definitions(classes)
         paid = sorted(name for name in classes if costs_money(definitions.get(name)))
         if paid:
-            raise Refusal(
+            raise CallRefused(
                 "costs_money",
                 f"nodes call paid services: {', '.join(paid)}",
                 "ask the user, who may start this server with --allow-spend",
@@ -243,4 +242,6 @@ def costs_money(definition: object) -> bool:
 def _check_digest(found: object, digest: str) -> None:
     if found != digest:
         said = "the key belongs to an earlier run with other arguments"
-        raise Refusal("key_used", said, "take a new key for a new run; job shows the earlier one")
+        raise CallRefused(
+            "key_used", said, "take a new key for a new run; job shows the earlier one"
+        )

@@ -12,7 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from ..nearest import nearest
 from ..workflow import Workflow
-from .answers import Refusal
+from .answers import CallRefused
 
 #: The longest wait of a call in seconds: many hosts give up after 60.
 LONGEST_WAIT: Final = 50.0
@@ -26,7 +26,7 @@ INSTRUCTIONS: Final = (
 )
 
 
-class Tool(NamedTuple):
+class AgentTool(NamedTuple):
     """A tool.
 
     Attributes:
@@ -57,7 +57,7 @@ class Tool(NamedTuple):
         """Return the arguments; objects may come as JSON text, as some hosts send them so.
 
         Raises:
-            Refusal: An unknown or a missing argument, or one of the wrong type or range.
+            CallRefused: An unknown or a missing argument, or one of the wrong type or range.
         """
         for name in arguments:
             if name not in self.properties:
@@ -91,7 +91,7 @@ _WAIT: Final = {
 _ID: Final = {"type": "string", "maxLength": 200}
 
 TOOLS: Final = (
-    Tool(
+    AgentTool(
         "run",
         "Check a workflow, run it once, wait, and return its files, pictures as thumbnails. "
         "Invalid workflows are not sent; the answer says what is wrong. Every answer has the "
@@ -108,7 +108,7 @@ TOOLS: Final = (
         },
         ("workflow",),
     ),
-    Tool(
+    AgentTool(
         "job",
         "Wait on for a run, or cancel it, and return its status, files or error.",
         {
@@ -118,14 +118,14 @@ TOOLS: Final = (
         },
         ("prompt_id",),
     ),
-    Tool(
+    AgentTool(
         "inputs",
         "List the inputs of a workflow with roles, ranges and choices, and what is wrong with it "
         "on this server: missing models, node packs, values. Without arguments: list workflows.",
         {"workflow": _WORKFLOW},
         is_reading=True,
     ),
-    Tool(
+    AgentTool(
         "nodes",
         "Find node classes of the server by words, or describe one class with its inputs.",
         {
@@ -134,13 +134,13 @@ TOOLS: Final = (
         },
         is_reading=True,
     ),
-    Tool(
+    AgentTool(
         "upload",
         "Upload a local file, and return the value for an input such as LoadImage.image.",
         {"path": {"type": "string", "description": "In a folder that server() lists"}},
         ("path",),
     ),
-    Tool(
+    AgentTool(
         "server",
         "Tell the version, memory and queue of the server, whether the connection is sound, and "
         "this tool's own prompts, with those that an earlier session left behind.",
@@ -166,12 +166,12 @@ _ROLES: Final[Mapping[str, Mapping[str, Any]]] = {
 ROLES: Final = tuple(_ROLES)
 
 
-def own_tools(workflows: Iterable[tuple[str, Workflow]]) -> dict[str, Tool]:
+def own_tools(workflows: Iterable[tuple[str, Workflow]]) -> dict[str, AgentTool]:
     """Return a tool for each of the first workflows, with its roles as arguments, by name.
 
     Their texts do not become a part of it: an agent would take them for its own instructions.
     """
-    tools: dict[str, Tool] = {}
+    tools: dict[str, AgentTool] = {}
     for name, workflow in workflows:
         if len(tools) == MOST_OWN_TOOLS:
             break
@@ -181,7 +181,7 @@ def own_tools(workflows: Iterable[tuple[str, Workflow]]) -> dict[str, Tool]:
         roles = {one.role for one in workflow.inputs()}
         properties = {role: schema for role, schema in _ROLES.items() if role in roles}
         described = f"Run the workflow {name!r:.100}, as run does."
-        own = Tool(called, described, {**properties, "key": _KEY}, workflow=name)
+        own = AgentTool(called, described, {**properties, "key": _KEY}, workflow=name)
         tools[called] = own
     return tools
 
@@ -199,7 +199,7 @@ _TYPES: Final[Mapping[str, tuple[type, ...]]] = {
 
 
 def _checked(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
-    """Return the value of an argument if it fits its schema; else raise Refusal."""
+    """Return the value of an argument if it fits its schema; else raise CallRefused."""
     kinds = schema["type"] if isinstance(schema["type"], list) else [schema["type"]]
     if isinstance(value, str) and "string" not in kinds:
         value = _parsed(value)
@@ -222,5 +222,5 @@ def _parsed(text: str) -> Any:
         return text
 
 
-def _wrong(message: str, wanted: str) -> Refusal:
-    return Refusal("wrong_arguments", message, f"call it again with: {wanted}")
+def _wrong(message: str, wanted: str) -> CallRefused:
+    return CallRefused("wrong_arguments", message, f"call it again with: {wanted}")

@@ -32,7 +32,7 @@ GROUPS = {
     ],
     "Programs": [
         *("service", "asyncio", "testing", "testing-faults", "fake-server", "fake-manager"),
-        *("node-packs", "recording", "json", "monitoring"),
+        *("node-packs", "recording", "json", "monitoring", "mcp"),
     ],
     "Project": [
         *("compatibility", "fidelity", "speed", "faults"),
