@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+import httpx2
 import mcp_types as types
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from mcp import Client
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp.client.streamable_http import streamable_http_client
 
 from comfy_client import ComfyApi
 from comfy_client.mcp.protocol import Door
 from comfy_client.mcp.roots import Roots
 from comfy_client.mcp.runs import AgentOptions
+from tests.helpers.command_line import CommandLine
 
-MARK = {"comfy_client_cli": "these tests"}
+MARK = {"comfy_client_cli": "these.tests"}
+#: By which the command has the same mark.
+VARIABLES = {"COMFYUI_INSTALLATION_ID": MARK["comfy_client_cli"]}
+TOKEN = "a token of more than 16 characters"
 
 
 @attrs.frozen
@@ -92,11 +99,48 @@ def connected_agent(target: Any, mode: str = "auto") -> Iterator[Agent]:
 
 
 @contextmanager
+def agent_on_stdio(command: CommandLine, *args: object, mode: str = "auto") -> Iterator[Agent]:
+    """An agent that starts the installed command; when it leaves, it closes the command's stdin."""
+    (program, *words), env = command.words_and_variables("mcp", *args, **VARIABLES)
+    parameters = StdioServerParameters(command=program, args=words, env=env)
+    with (
+        (command.home / "mcp.log").open("a") as log,
+        connected_agent(stdio_client(parameters, log), mode) as agent,
+    ):
+        yield agent
+
+
+@contextmanager
+def http_door(command: CommandLine, *args: object) -> Iterator[str]:
+    """The URL of the installed command over HTTP, with the token ``TOKEN``."""
+    variables = {**VARIABLES, "COMFY_MCP_TOKEN": TOKEN}
+    with command.started("mcp", *args, "--http", "0", **variables) as process:
+        assert process.stderr is not None
+        yield process.stderr.readline().strip()
+
+
+@contextmanager
+def agent_over_http(url: str, mode: str = "auto") -> Iterator[Agent]:
+    """An agent that has the token."""
+    http = httpx2.AsyncClient(
+        headers={"Authorization": f"Bearer {TOKEN}"}, timeout=60.0, trust_env=False
+    )
+    with connected_agent(streamable_http_client(url, http_client=http), mode) as agent:
+        yield agent
+        agent.portal.call(http.aclose)
+
+
+@contextmanager
 def agent_of(
-    url: str, *folders: Path, mode: str = "auto", allow_spend: bool = False, **options: Any
+    url: str,
+    *folders: Path,
+    mode: str = "auto",
+    allow_spend: bool = False,
+    client: type[ComfyApi] = ComfyApi,
+    **options: Any,
 ) -> Iterator[Agent]:
     """An agent in the process of the tests; ``options`` are those of ``Door``."""
-    with closing(ComfyApi(url, timeout=(5.0, 20.0))) as api:
+    with closing(client(url, timeout=(5.0, 20.0))) as api:
         door = Door(api, Roots(folders), AgentOptions(MARK, allow_spend=allow_spend), **options)
         with closing(door), connected_agent(door.server, mode) as agent:
             yield agent

@@ -156,6 +156,12 @@ class CommandLine:
                 except subprocess.TimeoutExpired:
                     process.kill()
 
+    def words_and_variables(
+        self, *args: object, **variables: str
+    ) -> tuple[list[str], dict[str, str]]:
+        """An installed command for another program to start, and its environment."""
+        return self._command(args), self._environment(variables)
+
     def _command(self, args: tuple[object, ...]) -> list[str]:
         assert COMMAND.exists(), "the tests need the package installed beside this Python"
         return [str(COMMAND), *map(str, args)]
