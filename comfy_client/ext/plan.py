@@ -347,9 +347,10 @@ def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstac
         return _lacks(missing, loaded, facts)
     if any(missing.name in pack.classes for pack in facts.known.values()):  # ComfyUI's own
         return _of_comfyui(missing, facts)
+    newer = f" than {facts.comfyui}" if facts.comfyui else ""
     text = (
         f"no pack is known for the node class {brief(missing.name)}: ask where the workflow comes "
-        "from, or remove the node"
+        f"from, or update ComfyUI if the class belongs to a newer one{newer}"
     )
     return Obstacle("unknown_class", missing.name, text)
 
@@ -461,11 +462,11 @@ def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obst
         named = [one for one in named if one.kind in (None, model.folder.partition("/")[0])]
     if not entries and (url is None or facts.manager == "manager3"):
         entries = named
-    if len({one.url for one in entries}) > 1:
+    if len({one.url for one in entries}) > 1 and url is None:
         urls = _listed([one.url for one in entries])
         text = f"{brief(model.name)} is the name of several models: download the right one: {urls}"
         return Obstacle("several_urls", model.name, text)
-    entry = entries[0] if entries else None
+    entry = entries[0] if len({one.url for one in entries}) == 1 else None
     url = entry.url if entry and (url is None or facts.manager == "manager3") else url
     folder = model.folder or (entry.kind if entry else None)
     return _obstacle_to(model, url, folder, entry, facts) or _planned(
