@@ -268,7 +268,8 @@ class LegacyRoutes(_Listed):
     def send(self, work: Work) -> None:
         """Queue a batch of one task; the worker starts by itself."""
         if work.kind == "install-model":
-            key, entry = "install_model", self.model(work)
+            # A refused one is told by its id, which the list does not give.
+            key, entry = "install_model", {"id": work.name, **self.model(work)}
         elif work.kind == "update-comfyui":
             key, entry = "update_comfyui", {"ui_id": work.id, "stable": work.stable}
         else:  # a pack that is disabled is enabled by installing it

@@ -255,12 +255,13 @@ def test_a_disabled_pack_is_enabled_instead_of_another_one(kind: str) -> None:
     [
         ({"security_level": "strong"}, page(mine())),
         ({"security_level": "strong"}, page(mine("Registered", cnr_id="registered"))),
+        ({"security_level": "strong"}, with_model(url=TINY.url, directory="checkpoints")),
     ],
 )
 def test_security_settings_that_forbid_it_are_named(
     kind: str, settings: dict[str, Any], source: dict[str, Any]
 ) -> None:
-    manager = KINDS[kind](packs=[MINE, REGISTERED], **settings)
+    manager = KINDS[kind](packs=[MINE, REGISTERED], models=[TINY], **settings)
     with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
         plan = load(source, api).provide(api, yes=True)
         assert requests_to_restart(server) == 0
@@ -298,13 +299,16 @@ class Killed(BaseException):
     """The end of the process, as far as the server can tell."""
 
 
-@pytest.mark.parametrize("step", ["install", "download", "restart"])
+@pytest.mark.parametrize("step", ["install", "download", "restart", "rebooting"])
 def test_a_killed_process_is_carried_on_by_the_next(server: ComfyServer, step: str) -> None:
+    """``rebooting``: it dies while the server is away."""
     declared = [{"name": "tiny.safetensors", "url": TINY.url, "directory": "checkpoints"}]
     source = page(mine(models=declared))
 
     def die(now: ProvideStep) -> None:
-        if now.kind == step:
+        if now.kind == "restart" and step == "rebooting":
+            api.ext.manager.reboot(wait=0)
+        if now.kind in (step, "restart"):
             raise Killed
 
     with ComfyApi(server.url) as api, pytest.raises(Killed):
@@ -321,6 +325,7 @@ def test_a_killed_process_is_carried_on_by_the_next(server: ComfyServer, step: s
             "install": ["install", "download", "restart"],
             "download": ["download", "restart"],
             "restart": ["restart"],
+            "rebooting": [],
         }[step]
     )
     assert requests_to_restart(server) == 1
