@@ -16,9 +16,10 @@ import attrs
 
 from ..models.packs import InstalledPack, KnownModel, KnownPack
 from ..to_dict import AsDict
-from ..values import list_at, table_at, text
+from ..values import list_at, table_at
+from ..workflow.convert.warnings import pack_of
 from ..workflow.graph import brief, inputs_of, shorten
-from ..workflow.model_files import MissingModel, is_file_name, models_in, source_of
+from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
 from ..workflow.problems import CORE, Problem
 from .manager import folder_of, packs_with
 
@@ -140,10 +141,10 @@ class PlannedModel(AsDict):
         return urlsplit(self.url).hostname or ""
 
     def __str__(self) -> str:
-        size = f"{self.size}, " if self.size else "size unknown, "
+        size = shorten(self.size, 20) if self.size else "size unknown"
         return (
-            f"download {shorten(self.name, 200)} ({size}from {self.host}) to "
-            f"models/{self.folder}: {self.url}"
+            f"download {shorten(self.name, 200)} ({size}, from {self.host}) to "
+            f"models/{shorten(self.folder, 200)}: {shorten(self.url, 1000)}"
         )
 
 
@@ -236,9 +237,8 @@ def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowN
             continue
         if problem.type == "missing_node_type":
             meta = table_at(graph, node_id, "_meta")
-            facts = {key: text(meta.get(key)) or None for key in ("cnr_id", "aux_id", "ver")}
             if name not in classes or not (classes[name].cnr_id or classes[name].aux_id):
-                classes[name] = MissingClass(name, **facts)
+                classes[name] = MissingClass(name, **pack_of(meta))
             declared += [
                 MissingModel(one["name"], one.get("directory"), one.get("url"), node_id, "")
                 for one in models_in(list_at(meta, "models"))
@@ -456,8 +456,9 @@ def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obst
         text = f"{brief(model.name)} is no name of a model file: choose another in the workflow"
         return Obstacle("no_folder", model.name, text)
     url = _file_url(model.url)
-    entries = [one for one in facts.listed if one.url in (model.url, url)]
-    named = [one for one in facts.listed if one.filename.casefold() == path.name.casefold()]
+    listed = [one for one in facts.listed if is_safe_url(one.url)]
+    entries = [one for one in listed if one.url in (model.url, url)]
+    named = [one for one in listed if one.filename.casefold() == path.name.casefold()]
     if model.folder:
         named = [one for one in named if one.kind in (None, model.folder.partition("/")[0])]
     if not entries and (url is None or facts.manager == "manager3"):

@@ -6,7 +6,7 @@ The state is the server's alone, so that another process can carry on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -29,7 +29,7 @@ from ..to_dict import AsDict
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
 from ..workflow.check import check
-from .manager import Manager
+from .manager import Manager, folder_of
 from .plan import (
     Obstacle,
     Plan,
@@ -108,7 +108,7 @@ class Providing:
         workflow: The workflow, whose inputs may be set to the names of new files.
         on_progress: Called with each step.
         deadline: When it must end.
-        tried: What was done or could not be done, by pack or URL: it is not tried twice.
+        tried: What was done (None), and why the rest could not be done: nothing is tried twice.
     """
 
     owner: Routes
@@ -166,8 +166,8 @@ class Providing:
         obstacles = [*self._told(found.packs), *self._told(found.models), *found.impossible]
         return attrs.evolve(
             found,
-            packs=tuple(one for one in found.packs if one.id not in self.tried),
-            models=tuple(one for one in found.models if one.url not in self.tried),
+            packs=tuple(one for one in found.packs if _key(one) not in self.tried),
+            models=tuple(one for one in found.models if _key(one) not in self.tried),
             impossible=tuple(dict.fromkeys(obstacles)),
         )
 
@@ -176,9 +176,8 @@ class Providing:
     ) -> Iterator[Obstacle]:
         """Yield why things that are still planned were not provided when they were tried."""
         for one in planned:
-            key = one.id if isinstance(one, PlannedPack) else one.url
-            if key in self.tried:
-                yield self.tried[key] or _still_missing(one)
+            if _key(one) in self.tried:
+                yield self.tried[_key(one)] or _still_missing(one)
 
     def _facts(self, needs: WorkflowNeeds) -> ServerFacts:
         if not (needs.classes or needs.models or needs.declared):
@@ -217,32 +216,39 @@ class Providing:
     def _carry_out(self, plan: Plan) -> None:
         total = len(plan.packs) + len(plan.models) + plan.restart
         done = 0
-        is_new = False
         for pack in plan.packs:
             if pack.action != "restart":
                 self.on_progress(ProvideStep(pack.action, pack.id, done, total))
-                work = self.manager.enable if pack.action == "enable" else self.manager.install
-                self.tried[pack.id] = self._try(pack.id, partial(work, pack.id))
-            is_new = is_new or self.tried.get(pack.id) is None
+                self._install(pack)
             done += 1
         for model in plan.models:
             self.on_progress(ProvideStep("download", model.name, done, total))
             self._download(model)
             done += 1
-        if is_new:
+        new = [pack for pack in plan.packs if self.tried.get(_key(pack)) is None]
+        if new:
             self.on_progress(ProvideStep("restart", "", done, total))
-            self._restart(plan.packs)
+            self._restart(new)
+
+    def _install(self, pack: PlannedPack) -> None:
+        work = self.manager.enable if pack.action == "enable" else self.manager.install
+        failed = self._try(pack.id, partial(work, pack.id))
+        if failed is not None and failed.cause == "failed":
+            text = f"{failed.message}; if you trust the pack, install it on the server by hand"
+            failed = attrs.evolve(failed, message=text)
+        self.tried[_key(pack)] = failed
 
     def _download(self, model: PlannedModel) -> None:
         work = partial(self.manager.install_model, model.url, model.folder, model.name)
-        failed = self.tried[model.url] = self._try(model.name, work)
+        failed = self._try(model.name, work)
         if failed is not None and failed.cause == "failed":
             text = (
                 f"{failed.message}; if {model.host} asks for a login or for consent to a licence, "
                 f"or the server cannot reach it, download {model.url} yourself, and copy it to "
                 f"models/{model.folder}"
             )
-            self.tried[model.url] = attrs.evolve(failed, message=text)
+            failed = attrs.evolve(failed, message=text)
+        self.tried[_key(model)] = failed
         for node_id, name in model.places if failed is None else ():
             if name:
                 self.workflow[node_id][name] = model.value
@@ -262,17 +268,22 @@ class Providing:
             return Obstacle("failed", about, str(exc))
         return None
 
-    def _restart(self, packs: tuple[PlannedPack, ...]) -> None:
+    def _restart(self, packs: Iterable[PlannedPack]) -> None:
         left = self._left("the server was not restarted")
+        refused = None
         try:
             self.manager.reboot(_RESTART if left is None else left)
         except ManagerRefused as exc:
             text = f"{exc}; or restart the server by hand: the packs are installed"
-            for pack in packs:
-                self.tried[pack.id] = self.tried.get(pack.id) or Obstacle("refused", pack.id, text)
-            return
-        for pack in packs:
-            self.tried.setdefault(pack.id, None)
+            refused = Obstacle("refused", "restart", text)
+        self.tried.update({_key(pack): refused for pack in packs})
+
+
+def _key(one: PlannedPack | PlannedModel) -> str:
+    """Return by what a pack or a model is known to have been tried: its folder, or its URL."""
+    if isinstance(one, PlannedModel):
+        return one.url
+    return (folder_of(one.id) if "://" in one.id else one.id).casefold()
 
 
 def _still_missing(one: PlannedPack | PlannedModel) -> Obstacle:

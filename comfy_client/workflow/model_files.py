@@ -152,7 +152,7 @@ def models_in(declared: object) -> list[dict[str, str]]:
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             continue
         kept = {"name": name}
-        if isinstance(url, str) and _is_safe_url(url):
+        if isinstance(url, str) and is_safe_url(url):
             kept["url"] = url
         if isinstance(folder, str) and len(folder) < 100 and _FOLDER.fullmatch(folder):
             kept["directory"] = folder
@@ -161,7 +161,7 @@ def models_in(declared: object) -> list[dict[str, str]]:
     return found
 
 
-def _is_safe_url(url: str) -> bool:
+def is_safe_url(url: str) -> bool:
     """Return whether a URL is safe to show to people, who may open or copy it."""
     if len(url) > _LONGEST_URL:
         return False

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pickle
 from typing import Any
 
 import pytest
 
+from comfy_client import ConversionWarning, Workflow
 from comfy_client.ext import Obstacle, Plan, PlannedModel, PlannedPack
 from comfy_client.ext.plan import (
     MissingClass,
@@ -261,3 +263,21 @@ def test_a_printed_plan_has_all_steps_hosts_and_losses() -> None:
     assert Plan()
     told = plan.to_dict()
     assert (told["ok"], told["restart"], told["packs"][0]["host"]) == (False, True, "github.com")
+
+
+def test_values_of_classes_that_came_later_are_read_where_none_was_set() -> None:
+    definition = {"input": {"required": {"a": ["INT", {}]}}, "output": [], "output_node": True}
+    widget = {"name": "a", "type": "INT", "widget": {"name": "a"}}
+    node = {"type": "Mine", "mode": 0, "inputs": [widget], "widgets_values": [7]}
+    nodes = [{"id": at, "title": title, **node} for at, title in enumerate(("kept", "read"), 1)]
+    with pytest.warns(ConversionWarning, match="its values are left out"):
+        workflow = Workflow.load({"version": 0.4, "nodes": nodes, "links": []}, {})
+    workflow["kept"].set("a", 9, force=True)
+    for one in (workflow.copy(), pickle.loads(pickle.dumps(workflow)), workflow):
+        one.read_rest({})
+        assert not one["read"].inputs
+        one.read_rest({"Mine": definition})
+        assert [node["a"] for node in one] == [9, 7]
+        one["read"]["a"] = 8
+        one.read_rest({"Mine": definition})  # there is no rest
+        assert one["read"]["a"] == 8
