@@ -246,7 +246,6 @@ def test_ctrl_c_in_a_sweep_cancels_what_runs(comfy_client: CommandLine) -> None:
             _, err = process.communicate(timeout=LIMIT)
         assert process.returncode == 130, err
         assert "Cancelling prompt " in err
-        assert "keep" not in err
         server.until(lambda: {run.status for run in server.ran} == {"error"}, LIMIT)
 
 
