@@ -71,6 +71,12 @@ class Timing:
         stream: The age from which a job of a hosted server gets an event stream.
         stream_pause: The first pause before its stream is opened again; it doubles with each one.
         stream_cap: The longest of these pauses.
+        task: The pause between questions about tasks of ComfyUI-Manager; an event ends it.
+        task_worker: How long such a task may wait without a worker until one is started.
+        task_forgotten: How long the Manager's queue must be empty until a task without a result
+            counts as forgotten.
+        task_routes: How long the routes of the Manager may be missing, as after a restart.
+        reboot: How long a server may go on answering after it was asked to restart.
         show: How long a run, or the transfer of a large file, lasts before its progress is shown.
     """
 
@@ -132,6 +138,11 @@ class Timing:
     stream: float = 0.15
     stream_pause: float = 0.5
     stream_cap: float = 10.0
+    task: float = 0.5
+    task_worker: float = 3.0
+    task_forgotten: float = 3.0
+    task_routes: float = 120.0
+    reboot: float = 10.0
     show: float = 0.4
 
     def __repr__(self) -> str:

@@ -164,12 +164,36 @@ MONITOR: Final[Mapping[str, str]] = {
     "switch": "api.ext.monitor.start(), or api.ext.monitor.stop()",
 }
 
+#: Names of ``api.ext.manager``.
+MANAGER: Final[Mapping[str, str]] = {
+    "checkExtensionUpdate": "api.ext.manager.update(pack), or update_all(): each tells the new one",
+    "checkSupported": "api.ext.manager.available()",
+    "defaultUi": "the Manager no longer tells it",
+    "fixInstallExtension": "api.ext.manager.fix(pack).result()",
+    "getExtensionList": "api.ext.manager.mappings(), or api.ext.manager.installed()",
+    "getNodeMapList": "api.ext.manager.mappings(), or api.ext.manager.pack_of(class_type)",
+    "getVersion": "api.ext.manager.version",
+    "installExtension": "api.ext.manager.install(pack).result()",
+    "installExtensionFromGit": "api.ext.manager.install_git(url)",
+    "installPipPackages": "api.ext.manager.install_pip(package)",
+    "isSupported": "api.ext.manager.available()",
+    "previewMethod": 'api.run(workflow, preview_method="taesd")',
+    "rebootInstance": "api.ext.manager.reboot()",
+    "setActiveExtension": "api.ext.manager.enable(pack), or api.ext.manager.disable(pack)",
+    "uninstallExtension": "api.ext.manager.uninstall(pack).result()",
+    "updataAllExtensions": "api.ext.manager.update_all()",
+    "updateAllExtensions": "api.ext.manager.update_all()",
+    "updateComfyUI": "api.ext.manager.update_comfyui().result()",
+    "updateExtension": "api.ext.manager.update(pack).result()",
+}
+
 #: What the guide calls an object of each class, and the names that it lacks.
 _OWNERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "ComfyApi": ("api", CLIENT),
     "ComfyPool": ("pool", POOL),
     "Job": ("job", JOB),
     "Extensions": ("api.ext", EXTENSIONS),
+    "Manager": ("api.ext.manager", MANAGER),
     "Monitor": ("api.ext.monitor", MONITOR),
 }
 

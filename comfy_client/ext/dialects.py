@@ -265,8 +265,21 @@ class LegacyRoutes(_Listed):
     name = "manager4-legacy"
     prefix = "/v2"
 
+    def result(self, work: Work) -> str | None:
+        """Return the result in the file of its batch, which the Manager writes at the end."""
+        try:
+            found = self.get("/manager/queue/history", {"id": _batch_of(work)})
+        except ApiError as exc:
+            if exc.status != 400:
+                raise
+            return None
+        return results_in(found).get(work.id)
+
     def send(self, work: Work) -> None:
-        """Queue a batch of one task; the worker starts by itself."""
+        """Queue a batch of one task; the worker starts by itself.
+
+        The Manager keeps a file of each batch, by its id.
+        """
         if work.kind == "install-model":
             # A refused one is told by its id, which the list does not give.
             key, entry = "install_model", {"id": work.name, **self.model(work)}
@@ -274,7 +287,7 @@ class LegacyRoutes(_Listed):
             key, entry = "update_comfyui", {"ui_id": work.id, "stable": work.stable}
         else:  # a pack that is disabled is enabled by installing it
             key, entry = "install" if work.kind == "enable" else work.kind, self.listing(work)
-        body = {key: [entry] if key != "update_comfyui" else True, "batch_id": work.id}
+        body = {key: [entry] if key != "update_comfyui" else True, "batch_id": _batch_of(work)}
         answer = self.post("/manager/queue/batch", json=body)
         if work.name in list_at(answer.json(), "failed"):
             raise AuthenticationError(
@@ -285,11 +298,29 @@ class LegacyRoutes(_Listed):
             )
 
 
+def _batch_of(work: Work) -> str:
+    """Return the unique part of the id of a task: the id of its batch, and the name of a file."""
+    return work.id.split(":")[1]
+
+
 class Manager3Routes(_Listed):
     """ComfyUI-Manager 3, a folder of ``custom_nodes``."""
 
     name = "manager3"
     prefix = ""
+
+    def post(self, route: str, *, params: Mapping[str, str] | None = None, **body: Any) -> Response:
+        """Send a command as later releases want it, or as those before April 2026 did.
+
+        They have ``GET`` for all commands but those that queue work.
+        """
+        try:
+            return super().post(route, params=params, **body)
+        except NotSupported as exc:
+            if exc.status != 405:
+                raise
+        query = {**(params or {}), **body.get("json", {})}
+        return self._http.request("GET", self.prefix + route, params=query, max_bytes=SMALL)
 
     def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
         """Return which packs failed to import, asking about each."""
@@ -340,12 +371,14 @@ def find(http: Http, client_id: Callable[[], str]) -> ManagerRoutes:
     version = _version(http, "")
     if version is not None:
         return Manager3Routes(http, version, client_id)
-    raise NotSupported(f"GET /v2/manager/version: {MISSING}")
+    raise NotSupported(MISSING, method="GET", path="/v2/manager/version")
 
 
 def _version(http: Http, prefix: str) -> str | None:
     try:
         answer = http.request("GET", f"{prefix}/manager/version", max_bytes=SMALL)
-    except (NotFound, NotSupported):
+    except (NotFound, NotSupported) as exc:
+        if not exc.status:  # no request was sent, as this is not ComfyUI's own API
+            raise
         return None
     return None if answer.is_page else answer.text.strip()[:100]

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 import attrs
 
-from .. import runtime
+from ..attributes import KnownAttributes
 from ..connecting import wait_until_ready
 from ..errors import (
     ApiError,
@@ -19,7 +19,8 @@ from ..errors import (
     NotFound,
     NotSupported,
     RequestTimeout,
-    TransportError,
+    ServerUnreachable,
+    TaskFailed,
 )
 from ..jobs.execute import Parts
 from ..models.packs import (
@@ -44,10 +45,6 @@ from .tasks import Task, TaskWatcher, new_id, parts_of
 AnyPack = str | InstalledPack | KnownPack
 #: Seconds that the Manager may take for work without a task.
 _DIRECT: Final = 600.0
-#: Seconds after which a server that goes on answering has not begun to restart.
-_BEGINS: Final = 10.0
-#: The pause between two questions whether a server is back.
-_PAUSE: Final = 0.5
 #: The name among what the parts of a client remember.
 _NAME: Final = "ComfyUI-Manager"
 #: What may make a regular expression of the server slow.
@@ -62,18 +59,32 @@ class _Known:
 
     parts: Parts
     dialect: ManagerRoutes | None = None
+    link: int | None = None
     tasks: TaskWatcher = attrs.field(init=False)
 
     def __attrs_post_init__(self) -> None:
-        self.tasks = TaskWatcher(self.find, self._has_model, self._subscribe)
+        timing = self.parts.tracker.timing
+        self.tasks = TaskWatcher(self.find, self._has_model, self._subscribe, timing)
 
-    def find(self) -> ManagerRoutes:
-        """Return the routes of this server's Manager; ask which it is the first time."""
-        found = self.dialect
-        if found is None:
+    def find(self, anew: bool = False) -> ManagerRoutes:
+        """Return the routes of this server's Manager; ask which it is.
+
+        That is asked once for each connection of the socket, as the server may have been restarted
+        with another one, and if ``anew``.
+        """
+        self.parts.check_open()
+        found, link = self.dialect, self.parts.tracker.link
+        if found is None or anew or link != self.link:
             connection = self.parts.connection
-            self.dialect = found = find(self.parts.http, lambda: connection.client_id)
+            found = find(self.parts.http, lambda: connection.client_id)
+            self.dialect, self.link = found, link
         return found
+
+    def settle(self) -> None:
+        """Wait for the socket, which brings the results of tasks, or for its failure."""
+        self.parts.connection.start()
+        timing = self.parts.tracker.timing
+        self.parts.connection.wait_settled(timing.settle, or_failed=False)
 
     def _has_model(self, work: Work) -> bool:
         kind, _, below = work.folder.partition("/")
@@ -95,7 +106,7 @@ class _Known:
         return unsubscribe
 
 
-class Manager:
+class Manager(KnownAttributes):
     """ComfyUI-Manager on the server: version 4 with either page, or version 3.
 
     Install the package ``comfyui-manager`` on the server, and start ComfyUI 0.4 or newer with
@@ -131,10 +142,25 @@ class Manager:
         self._known: _Known = parts.remembered.setdefault(_NAME, _Known(parts))
         self.snapshots = Snapshots(self._dialect)
 
+    def __repr__(self) -> str:
+        return f"<Manager of {self._owner.host}>"
+
     def _dialect(self) -> ManagerRoutes:
         return self._known.find()
 
     # -- reading -------------------------------------------------------------------------
+
+    def available(self) -> bool:
+        """Return whether the server has a Manager.
+
+        ``GET /v2/manager/version``, then ``GET /manager/version``; once for each connection of the
+        event socket, if it has one.
+        """
+        try:
+            self._dialect()
+        except NotSupported:
+            return False
+        return True
 
     @property
     def version(self) -> str:
@@ -323,7 +349,7 @@ class Manager:
     def update_all(self) -> list[Task]:
         """Update all enabled packs; return a task for each."""
         packs = [pack for pack in self.installed().values() if pack.enabled]
-        return [self._change("update", pack) for pack in packs]
+        return [self._start(self._work_on("update", pack)) for pack in packs]
 
     def fix(self, pack: AnyPack) -> Task:
         """Install a pack's requirements again.  Raises :class:`NotFound` without the pack."""
@@ -373,8 +399,6 @@ class Manager:
         name = folder_of(url)
         pack = self.installed().get(name)
         if pack is None:
-            from ..errors import TaskFailed
-
             raise TaskFailed(
                 f"install {name}: the Manager says that it is done, but the pack is not installed",
                 task_id="",
@@ -428,8 +452,10 @@ class Manager:
         if found is None:
             there = ", ".join(sorted(installed)) or "none"
             raise NotFound(f"{kind}: no pack {name!r} is installed; there are: {there:.1000}")
-        work = self._work(kind, name, version=found.ver, is_git=found.is_git)
-        return self._start(work)
+        return self._start(self._work_on(kind, found))
+
+    def _work_on(self, kind: str, pack: InstalledPack) -> Work:
+        return self._work(kind, pack.id, version=pack.ver, is_git=pack.is_git)
 
     def _work(self, kind: str, name: str, **facts: Any) -> Work:
         folder = facts.get("folder")
@@ -437,13 +463,17 @@ class Manager:
         return Work(id, kind, name, **facts)
 
     def _start(self, work: Work) -> Task:
-        send = self._dialect().send
-        return self._ask(work.kind, work.name, lambda: self._watch(work, lambda: send(work)))
+        dialect = self._dialect()
 
-    def _watch(self, work: Work, send: Callable[[], object] = lambda: None) -> Task:
-        task = self._known.tasks.watch(work, send)
-        task.owner = self._owner  # or a client that nobody refers to would be closed
-        return task
+        def send() -> None:
+            self._known.settle()
+            dialect.send(work)
+
+        return self._ask(work.kind, work.name, lambda: self._watch(work, send))
+
+    def _watch(self, work: Work, send: Callable[[], object] | None = None) -> Task:
+        # The task has the client, or one that nobody else refers to would be closed.
+        return self._known.tasks.watch(Task(work, self._owner), work, send)
 
     def _ask(self, kind: str, name: str, ask: Callable[[], T]) -> T:
         """Return what ``ask`` does; a 403 of the Manager is an error that says what to set."""
@@ -457,7 +487,7 @@ class Manager:
 
     # -- the server ----------------------------------------------------------------------
 
-    def reboot(self, wait: float = 120.0) -> None:
+    def reboot(self, wait: float | None = 120.0) -> None:
         """Restart the server, and wait until it can run prompts again.
 
         ``POST /v2/manager/reboot``; Manager 3: ``/manager/reboot``.  The server ends the
@@ -465,38 +495,55 @@ class Manager:
         :class:`JobLost`.  Node definitions are asked for again.
 
         Args:
-            wait: Seconds to wait until the server is back; 0: do not wait.
+            wait: Seconds to wait until the server is back; 0: do not wait; ``None``: no limit.
 
         Raises:
             ManagerRefused: The security settings forbid it; nothing was restarted.
-            RequestTimeout: The server does not answer in time.  It may be back later.
+            TaskFailed: The server goes on answering, so it was not restarted.
+            ServerUnreachable: It was away before, or is not back in time.  It may be back later.
+            RequestTimeout: It is back, but does not answer, or its Manager does not, in time.
         """
         deadline = Deadline.after(wait)
-        dialect = self._dialect()
-        try:
-            self._ask("restart the server", "", lambda: dialect.post("/manager/reboot"))
-            has_ended = False
-        except TransportError:
-            has_ended = True  # the good case
+        has_ended = self._ask("restart the server", "", self._ends)
         self._known.dialect = None
-        if not wait:
+        if wait == 0:
             return
-        begins = Deadline.after(min(_BEGINS, wait))
+        timing = self._parts.tracker.timing
+        begins = Deadline.after(min(timing.reboot, deadline.left()))
         while not has_ended and not begins.expired:
+            self._pause(begins)
             has_ended = not self._answers()
-            runtime.sleep(begins.left(_PAUSE))
-        wait_until_ready(self._owner, self._parts, deadline.left())
+        if not has_ended:
+            said = "the server was asked to restart, but goes on answering"
+            raise TaskFailed(said, task_id="", kind="reboot", name="")
+        wait_until_ready(self._owner, self._parts, None if wait is None else deadline.left())
         while not self._answers():
             if deadline.expired:
                 raise RequestTimeout(
-                    f"the server is back, but its Manager did not answer within {wait:g} s"
+                    f"the server is back, but its Manager did not answer within {wait or 0:g} s"
                 )
-            runtime.sleep(deadline.left(_PAUSE))
+            self._pause(deadline)
+
+    def _ends(self) -> bool:
+        """Ask the server to restart; return whether it has ended the connection."""
+        timing = self._parts.tracker.timing
+        try:
+            self._dialect().post("/manager/reboot", timeout=timing.reboot)
+        except ServerUnreachable:
+            raise  # nothing was sent
+        except ComfyError as exc:
+            if not is_away(exc):
+                raise
+            return not isinstance(exc, RequestTimeout)
+        return False
+
+    def _pause(self, deadline: Deadline) -> None:
+        self._parts.tracker.wake.wait_stopped(deadline.left(self._parts.tracker.timing.task))
 
     def _answers(self) -> bool:
         """Return whether the server has a Manager now; its routes may come late."""
         try:
-            self._dialect()
+            self._known.find(anew=True)
         except (NotSupported, NotFound):
             return False
         except ComfyError as exc:

@@ -6,6 +6,7 @@ packs that do not exist, so what is installed afterwards decides.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final, Literal
 
@@ -13,19 +14,18 @@ import attrs
 
 from ..errors import ComfyError, ManagerRefused, TaskFailed
 from ..models.packs import InstalledPack
+from ..timing import Timing
 from .dialects import Work, WorkQueue
 
-#: Seconds for which a task may wait while no worker is alive.
-_WORKER: Final = 3.0
 #: How often the worker is started again for a task.
 _STARTS: Final = 2
-#: Seconds with an empty queue and without a result after which a task counts as forgotten.
-_FORGOTTEN: Final = 3.0
 
 #: What the Manager says of work that it has done, or that was done already.
 _DONE: Final = ("success", "skip")
 #: What it says when its security level forbids the work.
 _REFUSED: Final = "failed"
+#: A part of what it says of versions that the registry has flagged.
+_FORBIDDEN: Final = "not allowed by the current security configuration"
 
 #: The lowest security levels that allow each kind of work, in the words of ``config.ini``.
 _NEEDS: Final[Mapping[str, str]] = {
@@ -38,17 +38,21 @@ _NEEDS: Final[Mapping[str, str]] = {
     "git": "allow_git_url_install = true",
     "pip": "allow_pip_install = true",
 }
+#: The login and the query of a URL, which may be secret, each after what stays of it.
+_SECRETS: Final = re.compile(r"(\bhttps?://)[^\s/@]+(?=@)|(\bhttps?://[^\s?]*\?)[^\s'\")]+")
 _USUAL: Final = "security_level = normal"
+#: What a version needs that the registry has flagged.
+_FLAGGED: Final = "allow_flagged_nodepack_install = true"
 _WHERE: Final = (
     "in config.ini of the Manager on the server (user/__manager/config.ini; before Manager 3.38 "
     "user/default/ComfyUI-Manager/config.ini), then restart the server"
 )
 
 
-def refusal(kind: str, name: str) -> ManagerRefused:
-    """Return the error for work that the security level forbids."""
+def refusal(kind: str, name: str, needs: str | None = None) -> ManagerRefused:
+    """Return the error for work that the security settings forbid; ``needs`` says what to set."""
     about = f"{kind} {name}" if name else kind
-    needs = _NEEDS.get(kind, _USUAL)
+    needs = needs or _NEEDS.get(kind, _USUAL)
     return ManagerRefused(
         f"the Manager refused to {about}: its security settings forbid it; set {needs} {_WHERE}",
         kind=kind,
@@ -61,12 +65,14 @@ class TaskEvidence:
     """What is known of a task that has not ended.
 
     Attributes:
+        timing: How long the Manager may take.
         result: What the Manager said; None: nothing yet.
         starts: How often the worker was started again for it.
         idle_at: Since when the queue is empty, in seconds of the monotonic clock; None: it is not.
         dead_at: Since when tasks wait without a worker; None: they do not.
     """
 
+    timing: Timing
     result: str | None = None
     starts: int = 0
     idle_at: float | None = None
@@ -81,17 +87,22 @@ class TaskEvidence:
         """
         is_idle = not queue.waiting and not queue.running
         is_dead = bool(queue.waiting) and not queue.running and not queue.is_processing
-        self.idle_at = (self.idle_at or now) if is_idle else None
-        self.dead_at = (self.dead_at or now) if is_dead else None
+        self.idle_at = since(self.idle_at, now) if is_idle else None
+        self.dead_at = since(self.dead_at, now) if is_dead else None
         if self.result is not None:
             return "end"
         if self.idle_at is not None:
-            return "end" if now - self.idle_at >= _FORGOTTEN else "wait"
-        if self.dead_at is None or now - self.dead_at < _WORKER:
+            return "end" if now - self.idle_at >= self.timing.task_forgotten else "wait"
+        if self.dead_at is None or now - self.dead_at < self.timing.task_worker:
             return "wait"
         self.dead_at = None
         self.starts += 1
         return "start" if self.starts <= _STARTS else "dead"
+
+
+def since(begin: float | None, now: float) -> float:
+    """Return when a state began that lasts now; None: it has begun now."""
+    return now if begin is None else begin
 
 
 def stopped(work: Work) -> TaskFailed:
@@ -112,6 +123,8 @@ def outcome(
     """
     if result == _REFUSED:
         return refusal(work.kind, work.name)
+    if result is not None and _FORBIDDEN in result:
+        return refusal(work.kind, work.name, _FLAGGED)
     if result is not None and result not in _DONE:
         return _failed(work, f"the Manager says: {result or 'no reason'}")
     pack = installed.get(work.name) or _by_repository(work, installed)
@@ -136,7 +149,7 @@ def outcome(
         case "update" | "fix":
             if pack is None:
                 return _failed(work, f"{claim}, but the pack is not installed")
-            if result is None:
+            if result is None and not _has_changed(work, pack):
                 return _failed(work, f"{claim}, so it is unknown whether it was done")
         case "install-model":
             if not has_model:
@@ -149,7 +162,13 @@ def outcome(
 
 def _failed(work: Work, why: str) -> TaskFailed:
     about = f"{work.kind} {work.name}".strip()
-    return TaskFailed(f"{about}: {why}", task_id=work.id, kind=work.kind, name=work.name)
+    said = _SECRETS.sub(r"\1\2***", why)  # the Manager repeats the URL of a model
+    return TaskFailed(f"{about}: {said}", task_id=work.id, kind=work.kind, name=work.name)
+
+
+def _has_changed(work: Work, pack: InstalledPack) -> bool:
+    """Return whether an update brought another version, as far as the one before is known."""
+    return work.kind == "update" and bool(work.version and pack.ver) and work.version != pack.ver
 
 
 def _is_release(version: str) -> bool:

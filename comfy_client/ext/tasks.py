@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from concurrent.futures import Future
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 import attrs
 
 from .. import runtime
-from ..errors import ComfyError, NotFound, NotSupported, TaskTimeout
+from ..errors import (
+    ComfyError,
+    NotFound,
+    NotSupported,
+    ServerUnreachable,
+    TaskTimeout,
+    TransportError,
+)
+from ..locks import check_may_wait, shared_lock
 from ..models.packs import InstalledPack
-from ..transport.deadline import check_timeout
+from ..timing import Timing
+from ..transport.deadline import LONGEST, Deadline
 from ..transport.failures import is_away
 from .dialects import ManagerRoutes, Work, results_in
-from .task_outcomes import TaskEvidence, outcome, stopped
-
-#: Seconds between two looks at the Manager's queue; an event ends the pause.
-_PAUSE: Final = 0.5
-#: Seconds for which the Manager's routes may be missing, as after a restart.
-_ROUTES: Final = 120.0
-
+from .task_outcomes import TaskEvidence, outcome, since, stopped
 
 #: How a task ended.
 _Ended = InstalledPack | ComfyError | None
@@ -29,28 +34,39 @@ _Ended = InstalledPack | ComfyError | None
 
 @attrs.define(eq=False)
 class _WatchedTask:
-    """A task that has not ended, and what is known of it."""
+    """A task that has not ended, and what is known of it.
+
+    Attributes:
+        task: The future of its user.
+        work: What the Manager was asked for.
+        evidence: What it has told since.
+        is_found: Whether it was not sent by this client, but found again by its id.
+        is_sent: Whether the request for it has ended.
+    """
 
     task: Task
     work: Work
     evidence: TaskEvidence
+    is_found: bool = False
     is_sent: bool = False
 
 
 class Task(Future["InstalledPack | None"]):
     """Work of the Manager: a :class:`concurrent.futures.Future` of the pack, as it is afterwards.
 
-    The result is ``None`` where there is no pack: after ``uninstall``, ``install_model``,
-    ``install_pip`` and ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
-    returns False.  ``wait`` and ``as_completed`` of :mod:`concurrent.futures` work with it.
+    The result is ``None`` where there is no pack: after ``uninstall``, ``install_model`` and
+    ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
+    returns False.  ``wait`` and ``as_completed`` of :mod:`concurrent.futures` work with it, and
+    ``asyncio.wrap_future``.  Callbacks of ``add_done_callback`` run in a thread of the client; one
+    that takes long delays other tasks, not events.
 
     Attributes:
         id: The id of the task; ``api.ext.manager.task(id)`` finds it again, also in another
             process and after a restart of the server.
         kind: ``install``, ``uninstall``, ``enable``, ``disable``, ``update``, ``fix``,
-            ``install-model``, ``install-git``, ``install-pip`` or ``update-comfyui``.
+            ``install-model`` or ``update-comfyui``.
         name: The pack's id, or the file name of a model; empty for ComfyUI itself.
-        owner: The client that started it.
+        owner: The client, which its tasks keep open.
     """
 
     id: str
@@ -58,13 +74,16 @@ class Task(Future["InstalledPack | None"]):
     name: str
     owner: object
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, owner: object) -> None:
         super().__init__()
         self.id = work.id
         self.kind = work.kind
         self.name = work.name
-        self.owner = None
+        self.owner = owner
         self.set_running_or_notify_cancel()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a task cannot be pickled: pass its id, and call api.ext.manager.task(id)")
 
     def __repr__(self) -> str:
         return f"<Task {self.kind} {self.name}: {self.state}>"
@@ -102,16 +121,19 @@ class Task(Future["InstalledPack | None"]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Wait as :meth:`result` does, and return its error, or None."""
-        check_timeout(timeout)
-        try:
-            return super().exception(timeout)
-        except TimeoutError:
-            if self.done():
-                raise
-        raise TaskTimeout(
-            f"{self.kind} {self.name}: not done within {timeout:g} s; the Manager goes on",
-            task_id=self.id,
-        )
+        deadline = Deadline.after(timeout)
+        check_may_wait()
+        while not runtime.in_slices(self._is_over, deadline.left(LONGEST)):
+            if deadline.expired:
+                raise TaskTimeout(
+                    f"{self.kind} {self.name}: not done within {timeout or 0:g} s; "
+                    "the Manager goes on",
+                    task_id=self.id,
+                )
+        return super().exception(0)
+
+    def _is_over(self, seconds: float) -> bool:
+        return bool(futures.wait([self], seconds).done)
 
 
 def new_id(kind: str, name: str) -> str:
@@ -134,50 +156,58 @@ class TaskWatcher:
     ``_lock`` guards the watched tasks and the thread; no request is made while it is held.
 
     Args:
-        dialect: Returns the Manager's routes.
+        dialect: Returns the Manager's routes; if true is given, asks anew which Manager there is.
         has_model: Returns whether the server lists a model file.
         subscribe: Registers a callback for the Manager's events; returns what unregisters it.
+        timing: How long the Manager may take.
     """
 
     def __init__(
         self,
-        dialect: Callable[[], ManagerRoutes],
+        dialect: Callable[[bool], ManagerRoutes],
         has_model: Callable[[Work], bool],
         subscribe: Callable[[Callable[[Any], object]], Callable[[], None]],
+        timing: Timing,
     ) -> None:
         self._dialect = dialect
         self._has_model = has_model
         self._subscribe = subscribe
-        self._lock = runtime.Lock()
+        self._timing = timing
+        self._lock = shared_lock()
         self._wake = runtime.Event()
         self._watched: dict[str, _WatchedTask] = {}
         self._is_running = False
         self._missing_at: float | None = None  # since when its routes are missing
 
-    def watch(self, work: Work, send: Callable[[], object] = lambda: None) -> Task:
+    def watch(self, task: Task, work: Work, send: Callable[[], object] | None = None) -> Task:
         """Return a task that ends when the work has; ``send`` asks the Manager for it.
 
-        Events are received from before that on, as they may come before the answer.
+        Events are received from before that on, as they may come before the answer.  If there is no
+        answer, the Manager may have the task: what it tells later decides.
         """
-        watch = _WatchedTask(Task(work), work, TaskEvidence())
+        watch = _WatchedTask(task, work, TaskEvidence(self._timing), is_found=send is None)
         with self._lock:
             if not self._is_running:
                 unsubscribe = self._subscribe(self._note)
                 thread = runtime.Thread(
-                    target=self._run, args=(unsubscribe,), name="comfy_client-manager", daemon=True
+                    target=self._run, args=(unsubscribe,), name="comfy-tasks", daemon=True
                 )
                 thread.start()
                 self._is_running = True
-            self._watched[work.id] = watch
+            known = self._watched.setdefault(work.id, watch)
+        if known is not watch:
+            return known.task
         try:
-            send()
-        except BaseException:
-            with self._lock:
-                self._watched.pop(work.id, None)
-            raise
+            if send is not None:
+                send()
+        except BaseException as exc:
+            if not isinstance(exc, TransportError) or isinstance(exc, ServerUnreachable):
+                with self._lock:
+                    self._watched.pop(work.id, None)
+                raise
         watch.is_sent = True
         self._wake.set()
-        return watch.task
+        return task
 
     def _note(self, event: Any) -> None:
         """Take the results out of an event of the Manager, and look at the tasks soon."""
@@ -192,7 +222,7 @@ class TaskWatcher:
         try:
             while (watched := self._waiting()) is not None:
                 self._look(watched)
-                self._wake.wait(_PAUSE)
+                self._wake.wait(self._timing.task)
                 self._wake.clear()
         except Exception as exc:  # noqa: BLE001 - the tasks end in it, whatever it is
             self._give_up(exc)
@@ -213,17 +243,18 @@ class TaskWatcher:
             self._is_running = False
             watched, self._watched = self._watched, {}
         for watch in watched.values():
-            watch.task.set_exception(error)
+            watch.task.set_exception(copy.copy(error))  # each has a traceback of its own
 
     def _look(self, watched: list[_WatchedTask]) -> None:
         """Ask about tasks, and end those that have ended; raise an error that stays."""
         try:
             ended = self._asked(watched)
         except ComfyError as exc:
-            is_missing = isinstance(exc, NotFound | NotSupported)  # for a while after a restart
             now = runtime.monotonic()
-            self._missing_at = (self._missing_at or now) if is_missing else None
-            if not is_away(exc) and not (is_missing and now - (self._missing_at or now) < _ROUTES):
+            is_missing = isinstance(exc, NotFound | NotSupported)  # for a while after a restart
+            self._missing_at = since(self._missing_at, now) if is_missing else None
+            is_over = self._missing_at is None or now - self._missing_at > self._timing.task_routes
+            if is_over and not is_away(exc):
                 raise
             return
         self._missing_at = None
@@ -236,17 +267,14 @@ class TaskWatcher:
             else:
                 watch.task.set_result(value)
 
-    def _asked(
-        self, watched: list[_WatchedTask]
-    ) -> list[tuple[_WatchedTask, InstalledPack | ComfyError | None]]:
+    def _asked(self, watched: list[_WatchedTask]) -> list[tuple[_WatchedTask, _Ended]]:
         """Ask the Manager; return the tasks that have ended, each with its result or error."""
         if not watched:
             return []
-        dialect = self._dialect()
+        dialect = self._dialect(self._missing_at is not None)
         queue = dialect.queue()  # first: a task that leaves it later has its result by then
         now = runtime.monotonic()
-        for watch in watched:
-            watch.evidence.result = watch.evidence.result or dialect.result(watch.work)
+        _ask_results(dialect, watched, is_idle=not (queue.waiting or queue.running))
         steps = {watch: watch.evidence.step(queue, now) for watch in watched}
         if "start" in steps.values():
             dialect.start()
@@ -261,3 +289,16 @@ class TaskWatcher:
         work = watch.work
         has_model = work.kind == "install-model" and self._has_model(work)
         return outcome(work, watch.evidence.result, installed, has_model)
+
+
+def _ask_results(dialect: ManagerRoutes, watched: list[_WatchedTask], *, is_idle: bool) -> None:
+    """Ask for results that no event has told.
+
+    The Manager does its tasks in their order, so while it works, those behind one without a result
+    need not be asked for.
+    """
+    is_behind = False
+    for watch in watched:
+        if watch.evidence.result is None and not (is_behind and not watch.is_found):
+            watch.evidence.result = dialect.result(watch.work)
+            is_behind |= watch.evidence.result is None and not watch.is_found and not is_idle
