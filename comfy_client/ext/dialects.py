@@ -11,7 +11,14 @@ from typing import Any, Final
 
 import attrs
 
-from ..errors import ApiError, AuthenticationError, NotFound, NotSupported
+from ..errors import (
+    ApiError,
+    AuthenticationError,
+    NotFound,
+    NotSupported,
+    ServerUnreachable,
+    TransportError,
+)
 from ..models.packs import ImportFailure, InstalledPack, KnownPack
 from ..transport.http import SMALL, Http
 from ..transport.response import Response
@@ -78,6 +85,7 @@ class ManagerRoutes:
 
     Attributes:
         version: The Manager's version, such as ``"V4.3"``.
+        http: The HTTP layer of the client.
         client_id: Returns the id of the client whose socket gets the events.
         name: ``"manager4"``, ``"manager4-legacy"`` or ``"manager3"``.
         prefix: What the paths of its routes begin with.
@@ -88,7 +96,7 @@ class ManagerRoutes:
 
     def __init__(self, http: Http, version: str, client_id: Callable[[], str]) -> None:
         self.version = version
-        self._http = http
+        self.http = http
         self.client_id = client_id
 
     # -- reading -------------------------------------------------------------------------
@@ -153,15 +161,15 @@ class ManagerRoutes:
 
     def get(self, route: str, params: Mapping[str, str] | None = None) -> Any:
         """Request JSON below the prefix."""
-        return self._http.json("GET", self.prefix + route, params=params)
+        return self.http.json("GET", self.prefix + route, params=params)
 
     def text(self, route: str) -> str:
         """Request a text below the prefix."""
-        return self._http.request("GET", self.prefix + route, max_bytes=SMALL).text.strip()
+        return self.http.request("GET", self.prefix + route, max_bytes=SMALL).text.strip()
 
     def post(self, route: str, *, params: Mapping[str, str] | None = None, **body: Any) -> Response:
         """Send a command below the prefix, and return the answer."""
-        return self._http.request(
+        return self.http.request(
             "POST", self.prefix + route, params=params, max_bytes=SMALL, **body
         )
 
@@ -320,7 +328,10 @@ class Manager3Routes(_Listed):
             if exc.status != 405:
                 raise
         query = {**(params or {}), **body.get("json", {})}
-        return self._http.request("GET", self.prefix + route, params=query, max_bytes=SMALL)
+        try:
+            return self.http.request("GET", self.prefix + route, params=query, max_bytes=SMALL)
+        except ServerUnreachable as exc:  # a GET is sent again, as to a server that restarts
+            raise TransportError(str(exc)) from None
 
     def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
         """Return which packs failed to import, asking about each."""

@@ -523,6 +523,7 @@ class Manager(KnownAttributes):
                     f"the server is back, but its Manager did not answer within {wait or 0:g} s"
                 )
             self._pause(deadline)
+        self._parts.definitions.forget()  # without a socket, nothing else tells of the restart
 
     def _ends(self) -> bool:
         """Ask the server to restart; return whether it has ended the connection."""

@@ -38,8 +38,9 @@ _NEEDS: Final[Mapping[str, str]] = {
     "git": "allow_git_url_install = true",
     "pip": "allow_pip_install = true",
 }
-#: The login and the query of a URL, which may be secret, each after what stays of it.
-_SECRETS: Final = re.compile(r"(\bhttps?://)[^\s/@]+(?=@)|(\bhttps?://[^\s?]*\?)[^\s'\")]+")
+#: The login of a URL, and the query, which may be secret.
+_LOGIN: Final = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+_QUERY: Final = re.compile(r"(://[^\s?]*\?)[^\s'\")]+")
 _USUAL: Final = "security_level = normal"
 #: What a version needs that the registry has flagged.
 _FLAGGED: Final = "allow_flagged_nodepack_install = true"
@@ -162,7 +163,7 @@ def outcome(
 
 def _failed(work: Work, why: str) -> TaskFailed:
     about = f"{work.kind} {work.name}".strip()
-    said = _SECRETS.sub(r"\1\2***", why)  # the Manager repeats the URL of a model
+    said = _QUERY.sub(r"\1***", _LOGIN.sub("***", why))  # the Manager repeats URLs of models
     return TaskFailed(f"{about}: {said}", task_id=work.id, kind=work.kind, name=work.name)
 
 

@@ -63,6 +63,7 @@ REASONS: Final = {
     "/internal": "has no internal routes of ComfyUI",
     "/ws": "has no WebSocket: each job has its own event stream",
     "/i18n": "has no translations of node packs",
+    "/v2/manager": "installs no node packs and no models: it has no ComfyUI-Manager",
     "/crystools": "does not tell how busy a machine is: it has no routes of node packs",
 }
 _OTHERWISE: Final = "has no such route: its routes are below /api/v2/"

@@ -408,6 +408,11 @@ class NodeDefinitions:
         if self._file is not None:
             self._file.drop(classes)
 
+    def forget(self) -> None:
+        """Forget everything, as the server was restarted."""
+        with self._lock:
+            self._forget()
+
     # -- one thread at a time ------------------------------------------------------------
 
     def _alone(self, work: Callable[[], T], deadline: Deadline) -> T:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,31 +10,10 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.errors import ManagerRefused, NotFound, NotSupported, TaskFailed, TaskTimeout
 from comfy_client.ext.manager import Manager
-from comfy_client.testing import (
-    ComfyServer,
-    ListedModel,
-    ListedPack,
-    Manager3,
-    Manager4,
-    Manager4Legacy,
-)
+from comfy_client.testing import ComfyServer, ListedPack, Manager4
 from tests.helpers.bare import post
 from tests.helpers.clients import until
-
-URL = "https://git.example.com/my-pack"
-MINE = ListedPack(
-    name="my-pack",
-    url=URL,
-    classes={"Mine": {"output": ["INT"], "input": {"required": {"a": ["INT"]}}}},
-    update="newer",
-)
-MODEL = "https://models.example.com/tiny.safetensors"
-TINY = ListedModel(filename="tiny.safetensors", url=MODEL, save_path="loras", type="lora")
-KINDS: dict[str, Callable[..., Any]] = {
-    "manager4": Manager4,
-    "manager4-legacy": Manager4Legacy,
-    "manager3": Manager3,
-}
+from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
 
 
 @pytest.fixture(params=KINDS)
@@ -47,11 +26,13 @@ def server(kind: str) -> Iterator[ComfyServer]:
     pack = KINDS[kind](packs=[MINE], models=[TINY], reboot_seconds=1)
     with ComfyServer(packs=[pack], speed=1000) as running:
         yield running
+        # The tasks of others stay.
+        assert not [request for request in running.requests if request.path.endswith("/reset")]
 
 
 @pytest.fixture
 def api(server: ComfyServer) -> Iterator[ComfyApi]:
-    with ComfyApi(server.url) as client:
+    with Hasty(server.url) as client:
         yield client
 
 
@@ -68,7 +49,7 @@ def test_the_manager_is_found_by_asking(manager: Manager, kind: str) -> None:
 def test_a_server_without_a_manager_says_how_to_get_one() -> None:
     with (
         ComfyServer() as server,
-        ComfyApi(server.url) as api,
+        Hasty(server.url) as api,
         pytest.raises(NotSupported, match=r"pip install comfyui-manager.*--enable-manager"),
     ):
         api.ext.manager.installed()
@@ -147,7 +128,7 @@ def test_a_task_is_found_again_after_a_reboot_and_in_another_client(
     task = manager.install(URL)
     pack = task.result(timeout=60)
     manager.reboot(wait=60)
-    with ComfyApi(server.url) as other:
+    with Hasty(server.url) as other:
         assert other.ext.manager.task(task.id).result(timeout=60) == pack
 
 
@@ -174,7 +155,7 @@ def test_success_of_enabling_that_did_nothing_is_an_error() -> None:
     """The real Manager 4 says so of a pack of the registry without a network."""
     ours = ListedPack(name="reg", url="https://git.example.com/reg", version="1.0.0")
     pack = Manager4(packs=[ours], installed=["reg"], online=False)
-    with ComfyServer(packs=[pack], speed=1000) as server, ComfyApi(server.url) as api:
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
         off = api.ext.manager.disable("reg").result(timeout=60)
         assert off is not None
         assert (off.id, off.enabled, off.ver) == ("reg", False, "1.0.0")
@@ -208,7 +189,7 @@ def test_settings_are_read_and_changed(manager: Manager) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_refusal_by_the_security_level_says_what_to_set(kind: str) -> None:
     pack = KINDS[kind](packs=[MINE], security_level="strong")
-    with ComfyServer(packs=[pack], speed=1000) as server, ComfyApi(server.url) as api:
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
         with pytest.raises(ManagerRefused, match="security_level") as caught:
             api.ext.manager.install(URL).result(timeout=60)
         assert (caught.value.kind, caught.value.name) == ("install", "my-pack")

@@ -1,0 +1,446 @@
+"""Tasks of ComfyUI-Manager on servers that die, are silent or refuse, and of clients that close."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import gc
+import pickle
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import attrs
+import pytest
+from aiohttp import web
+
+from comfy_client import ComfyApi, HostedApi
+from comfy_client.errors import (
+    ApiError,
+    AuthenticationError,
+    ClientClosed,
+    JobLost,
+    NotFound,
+    NotSupported,
+    RequestTimeout,
+    ServerUnreachable,
+    TaskFailed,
+    TaskTimeout,
+    TransportError,
+    UnexpectedResponse,
+)
+from comfy_client.ext import Manager, Task
+from comfy_client.testing import ComfyServer, Manager3, Manager4
+from comfy_client.testing.packs.pack import PackRoutes
+from tests.helpers.clients import LIMIT, until
+from tests.helpers.graphs import picture
+from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
+
+STATUS = "/v2/manager/queue/status"
+CALLS: dict[str, Callable[[Manager], object]] = {
+    "version": lambda manager: manager.version,
+    "dialect": lambda manager: manager.dialect,
+    "installed": lambda manager: manager.installed(),
+    "mappings": lambda manager: manager.mappings(),
+    "pack_of": lambda manager: manager.pack_of("Mine"),
+    "failed_imports": lambda manager: manager.failed_imports(),
+    "comfyui_versions": lambda manager: manager.comfyui_versions(),
+    "channels": lambda manager: manager.channels(),
+    "settings": lambda manager: manager.settings(),
+    "set": lambda manager: manager.set(db_mode="local"),
+    "install": lambda manager: manager.install(URL),
+    "uninstall": lambda manager: manager.uninstall("my-pack"),
+    "update_all": lambda manager: manager.update_all(),
+    "install_model": lambda manager: manager.install_model(MODEL, "loras"),
+    "install_git": lambda manager: manager.install_git(URL),
+    "install_pip": lambda manager: manager.install_pip("rich"),
+    "update_comfyui": lambda manager: manager.update_comfyui(),
+    "task": lambda manager: manager.task("install:0123456789ab:my-pack"),
+    "snapshots": lambda manager: manager.snapshots.list(),
+    "reboot": lambda manager: manager.reboot(),
+}
+
+
+@pytest.fixture
+def pack() -> Manager4:
+    return Manager4(packs=[MINE], models=[TINY], reboot_seconds=1)
+
+
+@pytest.fixture
+def server(pack: Manager4) -> Iterator[ComfyServer]:
+    with ComfyServer(packs=[pack], speed=1000) as running:
+        yield running
+
+
+@pytest.fixture
+def api(server: ComfyServer) -> Iterator[Hasty]:
+    with Hasty(server.url, timeout=(5, 5)) as client:
+        yield client
+
+
+@pytest.fixture
+def manager(api: Hasty) -> Manager:
+    return api.ext.manager
+
+
+@pytest.fixture
+def waiting(server: ComfyServer, manager: Manager) -> Task:
+    """A task that runs while the clock of its server stands."""
+    server.pause()
+    return manager.install(URL)
+
+
+# -- servers that die or restart ---------------------------------------------------------
+
+
+def test_a_task_of_a_server_that_was_killed_tells_what_is_installed_when_it_is_back(
+    server: ComfyServer, waiting: Task
+) -> None:
+    server.kill()
+    assert not waiting.wait(0.2)
+    server.resume()
+    server.start()
+    with pytest.raises(TaskFailed, match="has forgotten this task, but the pack is not installed"):
+        waiting.result(LIMIT)
+
+
+def test_a_task_that_was_done_before_its_server_died_has_its_pack(
+    server: ComfyServer, pack: Manager4, waiting: Task
+) -> None:
+    with server.faults.bad_gateway(path=f"{STATUS}*"):
+        server.resume()
+        server.until(lambda: pack.installed)
+        server.kill()
+    server.start()
+    found = waiting.result(LIMIT)
+    assert found is not None
+    assert found.id == "my-pack"
+
+
+def test_a_task_without_an_answer_to_its_request_is_followed(
+    server: ComfyServer, manager: Manager
+) -> None:
+    with server.faults.cut("POST", "/v2/manager/queue/task", ran=True, times=1):
+        task = manager.install(URL)
+        assert task.result(LIMIT) is not None
+
+
+def test_a_server_without_its_manager_after_a_restart_is_an_error_in_the_end(
+    server: ComfyServer, api: Hasty, waiting: Task
+) -> None:
+    class Hastier(Hasty):
+        timing = attrs.evolve(Hasty.timing, task_routes=0.2)
+
+    with (
+        server.faults.missing("*", "/v2/*"),
+        Hastier(server.url) as other,
+        pytest.raises(NotSupported, match="no ComfyUI-Manager"),
+    ):
+        other.ext.manager.task(waiting.id)
+    with Hastier(server.url) as other:
+        task = other.ext.manager.task(waiting.id)
+        with server.faults.missing("*", "/v2/*"), pytest.raises((NotSupported, NotFound)):
+            task.result(LIMIT)
+    server.resume()
+    assert waiting.result(LIMIT) is not None
+
+
+# -- servers that are silent or refuse ---------------------------------------------------
+
+
+def test_a_silent_server_ends_no_task_and_no_wait_beyond_its_time(
+    server: ComfyServer, waiting: Task
+) -> None:
+    with server.faults.freeze():
+        with pytest.raises(TaskTimeout):
+            waiting.result(0.2)
+        assert waiting.state == "running"
+    server.resume()
+    assert waiting.result(LIMIT) is not None
+
+
+def test_a_silent_server_is_no_task(server: ComfyServer) -> None:
+    with (
+        Hasty(server.url, timeout=(0.2, 0.2)) as api,
+        server.faults.freeze(),
+        pytest.raises(RequestTimeout),
+    ):
+        api.ext.manager.install(URL)
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, AuthenticationError), (500, ApiError), (503, None)]
+)
+def test_a_refusal_ends_all_tasks_and_a_proxy_that_waits_for_the_server_none(
+    server: ComfyServer, manager: Manager, status: int, error: type[ApiError] | None
+) -> None:
+    server.pause()
+    tasks = [manager.install(URL), manager.install("example-styles")]
+    with server.faults.bad_gateway(status, path="/v2/*") as fault:
+        if error is None:
+            until(lambda: fault.hits > 2)
+        else:
+            for task in tasks:
+                with pytest.raises(error):
+                    task.result(LIMIT)
+                assert task.state == "failed"
+            assert tasks[0].exception() is not tasks[1].exception()
+    server.resume()
+    for task in tasks:
+        assert manager.task(task.id).result(LIMIT) is not None
+
+
+def test_a_page_in_place_of_an_answer_is_no_manager(server: ComfyServer, manager: Manager) -> None:
+    with server.faults.login_page(), pytest.raises((NotSupported, UnexpectedResponse)):
+        manager.installed()
+
+
+# -- clients -----------------------------------------------------------------------------
+
+
+def test_closing_a_client_ends_its_tasks_and_the_manager_goes_on(
+    server: ComfyServer, pack: Manager4, api: Hasty, waiting: Task
+) -> None:
+    api.close()
+    with pytest.raises(ClientClosed):
+        waiting.result(LIMIT)
+    server.resume()
+    server.until(lambda: pack.installed == {"my-pack": True})
+
+
+@pytest.mark.parametrize("name", [*CALLS, "available"])
+def test_a_closed_client_asks_no_manager(server: ComfyServer, name: str) -> None:
+    api = ComfyApi(server.url)
+    manager = api.ext.manager
+    api.close()
+    with pytest.raises(ClientClosed):
+        CALLS.get(name, lambda manager: manager.available())(manager)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_hosted_server_has_no_manager(server: ComfyServer, name: str) -> None:
+    """It says so without a request, as for other routes of ComfyUI."""
+    api = HostedApi(api_key="key", base_url=server.url, allow_insecure=True)
+    with contextlib.closing(api):
+        with pytest.raises(NotSupported, match="it has no ComfyUI-Manager"):
+            CALLS[name](api.ext.manager)
+        assert not api.ext.manager.available()
+    assert not server.requests
+
+
+def test_a_task_keeps_its_client_until_it_has_ended(server: ComfyServer, pack: Manager4) -> None:
+    server.pause()
+    api = Hasty(server.url)
+    task = api.ext.manager.install(URL)
+    known = weakref.ref(api)
+    del api
+    gc.collect()
+    assert known() is not None
+    server.resume()
+    task.result(LIMIT)
+    del task
+    until(lambda: gc.collect() >= 0 and known() is None)
+
+
+def test_callbacks_run_in_a_thread_of_the_client(waiting: Task, server: ComfyServer) -> None:
+    threads: list[str] = []
+    waiting.add_done_callback(lambda _: threads.append(threading.current_thread().name))
+    waiting.add_done_callback(lambda _: 1 / 0)  # is logged
+    server.resume()
+    waiting.result(LIMIT)
+    until(lambda: threads == ["comfy-tasks"])
+
+
+def test_tasks_are_futures_for_others(waiting: Task, server: ComfyServer) -> None:
+    server.resume()
+
+    async def ask() -> Any:
+        return await asyncio.wrap_future(waiting)
+
+    assert asyncio.run(ask()).id == "my-pack"
+    assert concurrent.futures.wait([waiting], LIMIT).done == {waiting}
+    assert [*concurrent.futures.as_completed([waiting], LIMIT)] == [waiting]
+
+
+def test_a_task_cannot_be_pickled_and_says_what_to_pass(waiting: Task) -> None:
+    with pytest.raises(TypeError, match="pass its id"):
+        pickle.dumps(waiting)
+    assert repr(waiting) == "<Task install my-pack: running>"
+
+
+def test_a_running_task_is_one_object_however_often_it_is_asked_for(
+    manager: Manager, waiting: Task
+) -> None:
+    assert manager.task(waiting.id) is waiting
+
+
+def test_an_id_of_another_program_is_no_task(manager: Manager) -> None:
+    with pytest.raises(ValueError, match="not the id of a task"):
+        manager.task("7b3d1e")
+
+
+def test_secrets_in_the_url_of_a_model_are_in_no_error() -> None:
+    url = "https://example.com/a.bin?token=s3cret"
+    with (
+        ComfyServer(packs=[Manager4(unreachable=[url])], speed=1000) as server,
+        Hasty(server.url) as api,
+    ):
+        task = api.ext.manager.install_model(url, "loras")
+        with pytest.raises(TaskFailed, match=r"example\.com") as caught:
+            task.result(LIMIT)
+    said = f"{task!r} {task.id} {task.name} {caught.value} {caught.value.to_dict()}"
+    assert "s3cret" not in said
+
+
+def test_a_list_of_thousands_of_packs_is_read(server: ComfyServer, manager: Manager) -> None:
+    """The real one has 5,600 entries."""
+    packs = {
+        f"https://git.example.com/{n}": [[f"Class{n}"], {"title_aux": f"{n}"}] for n in range(6000)
+    }
+    with server.faults.answer("GET", "/v2/customnode/getmappings*", (200, {}, packs)):
+        assert len(manager.mappings()) == 6000
+        found = manager.pack_of("Class5999")
+    assert found is not None
+    assert (found.id, found.title) == ("https://git.example.com/5999", "5999")
+
+
+def test_a_list_beyond_the_limit_of_an_answer_is_an_error(server: ComfyServer) -> None:
+    packs = {"https://git.example.com/1": [["Class" * 10_000], {}]}
+    with (
+        Hasty(server.url, max_json=20_000) as api,
+        server.faults.answer("GET", "/v2/customnode/getmappings*", (200, {}, packs)),
+        pytest.raises(UnexpectedResponse),
+    ):
+        api.ext.manager.mappings()
+
+
+# -- reboot ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("transport", ["auto", "poll"])
+def test_definitions_are_asked_for_anew_after_a_reboot(
+    server: ComfyServer, pack: Manager4, transport: Any
+) -> None:
+    with Hasty(server.url, transport=transport) as api:
+        assert "Mine" not in api.node_names()
+        api.ext.manager.install(URL).result(LIMIT)
+        api.ext.manager.reboot(wait=LIMIT)
+        assert "Mine" in api.node_names()
+
+
+def test_prompts_are_lost_by_a_reboot_with_the_reason(server: ComfyServer, api: Hasty) -> None:
+    server.faults.slow_node("EmptyImage", 1e6)
+    job = api.submit(picture())
+    until(lambda: job.status == "running")
+    api.ext.manager.reboot(wait=LIMIT)
+    with pytest.raises(JobLost, match="restarted"):
+        job.result(LIMIT)
+
+
+def test_a_reboot_that_is_not_waited_for_returns_at_once(
+    server: ComfyServer, pack: Manager4, manager: Manager
+) -> None:
+    manager.install(URL).result(LIMIT)
+    manager.reboot(wait=0)
+    until(lambda: "my-pack" in installed_at_start(manager))
+
+
+def installed_at_start(manager: Manager) -> Any:
+    """What the server that runs now has imported; nothing while it is away."""
+    try:
+        return manager.installed(at_start=True)
+    except (ServerUnreachable, TransportError):
+        return ()
+
+
+def test_a_server_that_is_away_for_too_long_is_an_error_and_may_be_back_later() -> None:
+    pack = Manager4(reboot_seconds=1000)
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
+        with pytest.raises(ServerUnreachable):
+            api.ext.manager.reboot(wait=0.3)
+        api.wait_until_ready(LIMIT)
+        assert api.ext.manager.available()
+
+
+def test_a_server_that_is_away_already_is_not_restarted(
+    server: ComfyServer, manager: Manager
+) -> None:
+    assert manager.available()
+    server.stop()
+    with pytest.raises(ServerUnreachable):
+        manager.reboot()
+
+
+def test_a_server_that_goes_on_answering_was_not_restarted(
+    server: ComfyServer, manager: Manager
+) -> None:
+    with (
+        server.faults.answer("POST", "/v2/manager/reboot", (200, {}, None)),
+        pytest.raises(TaskFailed, match="goes on answering"),
+    ):
+        manager.reboot(wait=0.3)
+
+
+# -- other Managers ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_results_are_known_without_an_event_socket(kind: str) -> None:
+    """By the history, or by what is installed."""
+    pack = KINDS[kind](packs=[MINE], models=[TINY])
+    with (
+        ComfyServer(packs=[pack], speed=1000) as server,
+        Hasty(server.url, transport="poll") as api,
+    ):
+        manager = api.ext.manager
+        assert manager.install(URL).result(LIMIT) is not None
+        manager.install_model(MODEL, "loras").result(LIMIT)
+        with pytest.raises(TaskFailed):
+            manager.install("https://git.example.com/nowhere").result(LIMIT)
+
+
+#: What Manager 3 did by GET before April 2026, with values in the query.
+BY_GET = (
+    *("/manager/queue/start", "/manager/reboot", "/manager/db_mode"),
+    *("/snapshot/save", "/snapshot/remove", "/snapshot/restore"),
+)
+
+
+class OldManager3(Manager3):
+    """Manager 3 as it was before April 2026."""
+
+    def routes(self) -> PackRoutes:
+        """Return the routes."""
+        now = super().routes()
+        kept = [one for one in now if one[0] == "GET" or one[1] not in BY_GET]
+        names = {path for _, path, _ in kept}
+        return [
+            *kept,
+            *(("GET", path, do) for _, path, do in now if path in BY_GET and path not in names),
+        ]
+
+    async def snapshot_target(self, request: web.Request) -> Any:
+        """Return the name of the snapshot in the query."""
+        return request.query.get("target")
+
+
+def test_older_releases_of_manager_3_are_asked_by_get() -> None:
+    pack = OldManager3(packs=[MINE], reboot_seconds=1)
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
+        manager = api.ext.manager
+        assert manager.install(URL).result(LIMIT) is not None
+        name = manager.snapshots.save()
+        manager.snapshots.restore(name)
+        manager.snapshots.remove(name)
+        assert manager.snapshots.list() == []
+        manager.set(db_mode="local")
+        last = server.requests[-1]
+        assert (last.method, last.path, last.query) == (
+            "GET",
+            "/manager/db_mode",
+            {"value": "local"},
+        )
+        manager.reboot(wait=LIMIT)
+        assert "Mine" in api.node_names()
