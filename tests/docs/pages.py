@@ -31,8 +31,8 @@ GROUPS = {
         *("pool-faults", "cluster", "cluster-setup", "security", "limits"),
     ],
     "Programs": [
-        *("service", "asyncio", "testing", "testing-faults", "fake-server", "fake-manager"),
-        *("node-packs", "recording", "json", "monitoring", "mcp"),
+        *("service", "asyncio", "service-recipes", "testing", "testing-faults", "fake-server"),
+        *("fake-manager", "node-packs", "recording", "json", "monitoring", "mcp"),
     ],
     "Project": [
         *("compatibility", "fidelity", "speed", "faults"),
@@ -167,6 +167,10 @@ WORDS = {
     ("asyncio", "FastAPI"): "web server, rest",
     ("service", "Out of memory"): "memory, oom, vram",
     ("service", "Containers and SIGTERM"): "docker, kubernetes, container",
+    ("service-recipes", "Webhook"): "webhook, callback url",
+    ("service-recipes", "Results to S3"): "s3, storage, bucket, boto3",
+    ("service-recipes", "Serverless with ComfyUI inside"): "runpod, lambda",
+    ("service-recipes", "Docker Compose"): "docker-compose, compose",
     ("testing", "Use it"): "mock, pytest, fixture",
     ("testing-faults", "Time"): "sleep, pause, step",
     ("fake-server", "A fake ComfyUI for your tests"): "fake, stub, simulator",

@@ -17,6 +17,7 @@ from comfy_client.testing import ComfyServer, ProgressBar, check_interrupted
 from tests.guide import blocks
 
 ADDRESS: Final = "http://127.0.0.1:8188"
+PAGES_OF_RECIPES: Final = ("service", "service-recipes", "asyncio")
 
 #: What a process of a service is made of, as it says itself at ``/figures``.
 FIGURES = """
@@ -118,15 +119,20 @@ def add_painter(server: ComfyServer) -> ComfyServer:
     return server
 
 
-def recipe(section: str, url: str) -> str:
-    """The last block of a section of the page, for the server at ``url``."""
-    found = [
+def codes(section: str) -> list[str]:
+    """The blocks of a section of the pages on services."""
+    return [
         block.code
         for block in blocks()
-        if block.page in ("service", "asyncio") and block.section == section
+        if block.page in PAGES_OF_RECIPES and block.section == section
     ]
-    assert ADDRESS in found[-1]
-    return found[-1].replace(ADDRESS, url)
+
+
+def recipe(section: str, url: str, which: int = -1) -> str:
+    """A block of a section, by default the last one, for the server at ``url``."""
+    code = codes(section)[which]
+    assert ADDRESS in code
+    return code.replace(ADDRESS, url)
 
 
 class Service:
@@ -177,9 +183,9 @@ def served(folder: Path, code: str, workflow: dict[str, Any]) -> Iterator[Servic
         process.stderr.close()
 
 
-def written(folder: Path, section: str, url: str, workflow: dict[str, Any]) -> Path:
-    """The recipe as a file, with the workflow beside it."""
+def written(folder: Path, code: str, workflow: dict[str, Any]) -> Path:
+    """A recipe as a file, with the workflow beside it."""
     (folder / "txt2img.json").write_text(json.dumps(workflow), encoding="utf-8")
     path = folder / "recipe.py"
-    path.write_text(recipe(section, url), encoding="utf-8")
+    path.write_text(code, encoding="utf-8")
     return path

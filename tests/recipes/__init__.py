@@ -1,1 +1,1 @@
-"""The recipes of the guide's page on services, each run as it stands."""
+"""The recipes of the guide's pages on services, each run as it stands."""

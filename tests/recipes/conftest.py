@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from comfy_client.testing import ComfyServer
-from tests.helpers.recipes import add_painter, painting, written
+from tests.helpers.recipes import add_painter, painting, recipe, written
 
 Load = Callable[..., dict[str, Any]]
 
@@ -24,13 +25,25 @@ def comfy() -> Iterator[ComfyServer]:
 
 @pytest.fixture
 def load(comfy: ComfyServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Load]:
-    """Runs a recipe in a folder of its own, and returns its names: ``load("Serverless")``."""
+    """Runs a recipe in a folder of its own, and returns its names: ``load("Serverless")``.
+
+    ``which`` is the number of the block in its section; in it, texts are ``replaced`` by others.
+    """
     monkeypatch.chdir(tmp_path)
     loaded = []
 
-    def load(section: str, workflow: dict[str, Any] | None = None) -> dict[str, Any]:
-        path = written(tmp_path, section, comfy.url, workflow or painting())
-        loaded.append(runpy.run_path(str(path)))
+    def load(
+        section: str,
+        workflow: dict[str, Any] | None = None,
+        *,
+        which: int = -1,
+        replaced: Mapping[str, str] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        code = recipe(section, comfy.url, which)
+        for old, new in replaced.items():
+            assert old in code
+            code = code.replace(old, new)
+        loaded.append(runpy.run_path(str(written(tmp_path, code, workflow or painting()))))
         return loaded[-1]
 
     yield load

@@ -18,7 +18,7 @@ import pytest
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import LIMIT
 from tests.helpers.long import few
-from tests.helpers.recipes import painting, written
+from tests.helpers.recipes import painting, recipe, written
 
 #: What Celery's worker does with a task.
 WORK = "import json, sys; from recipe import render; print(json.dumps(render(*sys.argv[1:])))"
@@ -48,7 +48,7 @@ class Deliveries:
 
 @pytest.fixture
 def task(comfy: ComfyServer, tmp_path: Path) -> Deliveries:
-    written(tmp_path, "A worker", comfy.url, painting(steps=20))
+    written(tmp_path, recipe("A worker", comfy.url), painting(steps=20))
     return Deliveries(tmp_path)
 
 
