@@ -24,6 +24,7 @@ from ..errors import (
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
+    Throttled,
     TransportError,
     WorkflowError,
     printable,
@@ -38,6 +39,8 @@ from ..workflow.problems import Problem
 MOST_THUMBNAILS: Final = 4
 THUMBNAIL_SIDE: Final = 768
 THUMBNAIL_CHARACTERS: Final = 200_000
+#: The most bytes of an output that is read.
+MOST_BYTES: Final = 64 << 20
 #: The most files, problems, texts and characters of a text in an answer.
 MOST_FILES: Final = 50
 MOST_PROBLEMS: Final = 20
@@ -110,7 +113,12 @@ class ToolAnswer(NamedTuple):
     def text(self) -> str:
         """The facts as JSON: bounded, without secrets."""
         marked = {**self.facts, "data_is": MARK} if "data" in self.facts else self.facts
-        return json.dumps(_AnswerFacts(marked).to_dict()["facts"], ensure_ascii=False)
+        return json.dumps(hidden(marked), ensure_ascii=False)
+
+
+def hidden(facts: Mapping[str, Any]) -> Any:
+    """Return facts as JSON values: bounded, without secrets."""
+    return _AnswerFacts(facts).to_dict()["facts"]
 
 
 def cut(text: object, most: int = MOST_TEXT) -> str:
@@ -154,7 +162,9 @@ def status_of(error: Exception) -> str:
             return "lost"
         case PromptRejected():
             return "rejected"
-        case CallRefused() | WorkflowError() | ServerUnreachable() | AuthenticationError():
+        case CallRefused() | WorkflowError() | ServerUnreachable():
+            return "not_sent"
+        case AuthenticationError() | Throttled():
             return "not_sent"
     return "unknown"
 
@@ -219,12 +229,29 @@ def mime_of(output: Output) -> str:
     )
 
 
+def whole(output: Output, timeout: float | None = None) -> bytes:
+    """Return the content of an output.
+
+    Raises:
+        CallRefused: It is too large.
+        ComfyError: As :meth:`Output.stream`.
+    """
+    content = bytearray()
+    with output.stream(timeout=timeout) as pieces:
+        for piece in pieces:
+            content += piece
+            if len(content) > MOST_BYTES:
+                step = f"fetch {output.url}" if output.url else "leave it on the server"
+                raise CallRefused("too_large", f"it has more than {MOST_BYTES} bytes", step)
+    return bytes(content)
+
+
 def thumbnail(output: Output, timeout: float) -> Thumbnail | None:
     """Return a small version of a picture; None if it cannot be made."""
     from ..showing.thumbnails import reduced
 
     try:
-        small = reduced(output.bytes(timeout=timeout), THUMBNAIL_SIDE)
+        small = reduced(whole(output, timeout), THUMBNAIL_SIDE)
         while True:
             for quality in (80, 50, 20):
                 file = io.BytesIO()

@@ -9,13 +9,11 @@ from typing import Any, Final, NamedTuple
 from urllib.parse import quote, unquote
 
 from ..client import ComfyApi
-from ..errors import ComfyError
 from ..jobs.job import Job
 from ..models import NodeDef
 from ..nearest import nearest
 from ..workflow import Workflow
-from ..workflow.problems import shown
-from .answers import CallRefused, ToolAnswer, cut, finished, mime_of, problems_of
+from .answers import CallRefused, ToolAnswer, cut, finished, hidden, mime_of, problems_of, whole
 from .roots import Roots
 from .runs import Runs, costs_money
 from .toolbox import ROLES
@@ -28,8 +26,6 @@ _MOST_CLASSES: Final = 20
 _LATEST: Final = 50
 #: The most prompts in an answer.
 _MOST_PROMPTS: Final = 20
-#: The most bytes of an output that is sent whole.
-MOST_BYTES: Final = 64 << 20
 #: Seconds for a thumbnail, and for the diagnosis of the connection.
 _THUMBNAIL_TIMEOUT: Final = 8.0
 _DOCTOR_TIMEOUT: Final = 10.0
@@ -164,12 +160,11 @@ class Desk:
         failed = [f"{one.name}: {one.found}" for one in report if one.state == "failed"]
         facts: dict[str, Any] = {"connection": cut("; ".join(failed), 500) or "sound"}
         facts["folders"] = list(map(str, self.roots.folders))
-        try:
-            stats, queue = self._api.get_system_stats(), self._api.get_queue()
-            past = self._api.get_histories(_LATEST)
-        except ComfyError as exc:
+        if failed and not self._api.ping():
             step = "tell the user what is wrong with the connection"
-            raise CallRefused("server_away", f"{facts['connection']}; {exc}", step) from exc
+            raise CallRefused("server_away", facts["connection"], step)
+        stats, queue = self._api.get_system_stats(), self._api.get_queue()
+        past = self._api.get_histories(_LATEST)
         own = [
             {"prompt_id": one.prompt_id, "status": status}
             for status, items in (("running", queue.running), ("pending", queue.pending))
@@ -210,22 +205,18 @@ class Desk:
         """
         if uri.startswith(_WORKFLOWS):
             name = unquote(uri.removeprefix(_WORKFLOWS))
-            return ResourceContent(
-                json.dumps(_shown(self.load(name)), indent=1), "application/json"
-            )
+            text = json.dumps(hidden(self.load(name).to_dict()), indent=1)
+            return ResourceContent(text, "application/json")
         prompt_id, _, n = uri.removeprefix(_OUTPUTS).partition("/")
         if not (uri.startswith(_OUTPUTS) and n.isascii() and n.isdecimal() and len(n) < 7):
             raise CallRefused("unknown_resource", f"no resource {uri!r:.200}", "use a URI of a run")
-        files = self.runs.find(prompt_id).job.result().result(_THUMBNAIL_TIMEOUT).files
+        files = self.runs.job(prompt_id).result(_THUMBNAIL_TIMEOUT).files
         if int(n) >= len(files):
             raise CallRefused(
                 "unknown_resource", f"that run has {len(files)} outputs", "count from 0"
             )
         output = files[int(n)]
-        content = output.bytes()
-        if len(content) > MOST_BYTES:
-            raise CallRefused("too_large", f"it has {len(content)} bytes", f"fetch {output.url}")
-        return ResourceContent(content, mime_of(output))
+        return ResourceContent(whole(output), mime_of(output))
 
 
 def _input(one: Any) -> dict[str, Any]:
@@ -259,12 +250,3 @@ def _brief(value: Any) -> Any:
 
 def _searched(node: NodeDef) -> str:
     return " ".join(map(str, (node.name, node.display_name, node.category))).casefold()
-
-
-def _shown(workflow: Workflow) -> dict[str, Any]:
-    """Return a graph whose secrets are hidden."""
-    graph = workflow.to_dict()
-    for node in graph.values():
-        inputs = node.get("inputs") or {}
-        node["inputs"] = {name: shown(name, value) for name, value in inputs.items()}
-    return graph

@@ -8,9 +8,11 @@ import contextlib
 import functools
 import hmac
 import logging
+import os
 import socket
+import threading
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Final
 
@@ -25,6 +27,7 @@ from mcp.shared.message import SessionMessage
 from .._version import __version__
 from ..client import ComfyApi
 from ..errors import ComfyError
+from ..jobs.job import Job
 from .answers import CallRefused, ToolAnswer, error_answer, status_of, unfinished
 from .desk import TEMPLATES, Desk
 from .roots import Roots
@@ -37,6 +40,8 @@ log: logging.Logger = logging.getLogger("comfy_client")
 LONGEST_CALL: Final = 54.0
 #: Seconds between two looks at a job's progress.
 _PAUSE: Final = 0.5
+#: Seconds to make the tools of workflows, as some need the server's definitions.
+_TOOLS_LIMIT: Final = 15.0
 #: How many requests to the server of all calls are under way.
 _THREADS: Final = 16
 #: A request's context in the library.
@@ -160,7 +165,11 @@ class Door:
     # -- tools ---------------------------------------------------------------------------
 
     async def _own_tools(self) -> dict[str, AgentTool]:
-        return await self._in_thread(self._made_tools) if self._with_own_tools else {}
+        if self._with_own_tools:
+            with anyio.move_on_after(_TOOLS_LIMIT):
+                found: dict[str, AgentTool] = await self._in_thread(self._made_tools)
+                return found
+        return {}
 
     def _made_tools(self) -> dict[str, AgentTool]:
         def loaded() -> Iterator[tuple[str, Any]]:
@@ -183,19 +192,19 @@ class Door:
         self, ctx: _RequestContext, tool: AgentTool, arguments: dict[str, Any], tell: _Tell
     ) -> ToolAnswer:
         """Run a workflow, or look at a prompt, within the time for a call."""
-        ends = time.monotonic() + self._longest_call
         wait = arguments.pop("wait", LONGEST_WAIT)
         runs = self._desk.runs
         if tool.name == "job":
             begun = runs.find(arguments["prompt_id"])
         else:
-            begun = self._begin(tool, arguments)
-            await tell(0.0, f"prompt {begun.prompt_id}: it is checked, and then sent")
+            begun = await self._begin(tool, arguments, tell)
         try:
-            await _until(_bell(begun.job), ends)
-            if arguments.get("cancel") and begun.job.done():
-                await self._in_thread(functools.partial(runs.stop, begun))
-            return await self._followed(begun, min(ends, time.monotonic() + wait), tell)
+            with anyio.move_on_after(self._longest_call):
+                await _bell(begun.job).wait()
+                if arguments.get("cancel"):
+                    await self._in_thread(functools.partial(runs.stop, begun))
+                return await self._followed(begun.job.result(), wait, tell)
+            return unfinished(_id(begun), begun.job.result() if begun.job.done() else None)
         except anyio.get_cancelled_exc_class():
             if self.was_asked(ctx.request_id):
                 runs.drop(begun)
@@ -206,29 +215,29 @@ class Door:
                 return ToolAnswer({"prompt_id": _id(begun), "status": status})
             return _error(exc, prompt_id=_id(begun), status=status)
 
-    def _begin(self, tool: AgentTool, given: dict[str, Any]) -> Begun:
+    async def _begin(self, tool: AgentTool, given: dict[str, Any], tell: _Tell) -> Begun:
+        """Begin a run; its id is told first."""
         key = given.pop("key", None)
         source, inputs = given.pop("workflow", tool.workflow), given.pop("inputs", given)
         runs = self._desk.runs
         prompt_id = runs.new_id(key)
+        await tell(0.0, f"prompt {prompt_id}: it is checked, and then sent")
         prepare = self._desk.preparing(source, inputs)
         try:
             return runs.begin(prompt_id, [source, inputs], prepare, may_exist=key is not None)
         except CallRefused as exc:
             raise _KnownError(exc, prompt_id=prompt_id, status="not_sent") from None
 
-    async def _followed(self, begun: Begun, ends: float, tell: _Tell) -> ToolAnswer:
-        """Wait for the end of a prompt; report progress, which only grows."""
-        if not begun.job.done():
-            return unfinished(begun.prompt_id, None)
-        job = begun.job.result()
-        bell, told = _bell(job), 0.0
+    async def _followed(self, job: Job, wait: float, tell: _Tell) -> ToolAnswer:
+        """Wait for the end of a job; report progress, which only grows."""
+        bell, told, ends = _bell(job), 0.0, time.monotonic() + wait
         while not job.done() and time.monotonic() < ends:
             grown = max(job.progress.fraction, told + (1 - told) / 1000)  # each must be more
             if grown > told:
                 told = grown
                 await tell(told, job.why())
-            await _until(bell, min(ends, time.monotonic() + _PAUSE))
+            with anyio.move_on_after(min(_PAUSE, ends - time.monotonic())):
+                await bell.wait()
         if not job.done():
             return unfinished(job.prompt_id, job)
         answer: ToolAnswer = await self._in_thread(functools.partial(self._desk.finished, job))
@@ -263,11 +272,6 @@ def _bell(found: Future[Any]) -> anyio.Event:
 
     found.add_done_callback(ring)
     return bell
-
-
-async def _until(bell: anyio.Event, ends: float) -> None:
-    with anyio.move_on_after(ends - time.monotonic()):
-        await bell.wait()
 
 
 @contextlib.contextmanager
@@ -324,7 +328,8 @@ def serve_stdio(door: Door) -> None:
 async def _serve_stdio(door: Door) -> None:
     cancelled: set[str] = set()
     door.was_asked = lambda request_id: str(request_id) in cancelled
-    async with stdio_server() as (read, write), anyio.create_task_group() as group:
+    lines: Any = _lines()
+    async with stdio_server(lines) as (read, write), anyio.create_task_group() as group:
         send, receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
 
         async def relay() -> None:
@@ -336,6 +341,29 @@ async def _serve_stdio(door: Door) -> None:
         group.start_soon(relay)
         await door.server.run(receive, write, door.server.create_initialization_options())
         group.cancel_scope.cancel()
+
+
+async def _lines() -> AsyncIterator[str]:
+    """Yield the lines of the standard input.
+
+    A daemon reads them, so that a signal ends this process although the host says nothing.
+    """
+    loop = asyncio.get_running_loop()
+    send, receive = anyio.create_memory_object_stream[bytes](0)
+
+    def read() -> None:
+        rest = b""
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            while piece := os.read(0, 1 << 16):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    asyncio.run_coroutine_threadsafe(send.send(line), loop).result()
+            loop.call_soon_threadsafe(send.close)
+
+    threading.Thread(target=read, name="comfy-stdin", daemon=True).start()
+    async with receive:
+        async for line in receive:
+            yield line.decode("utf-8", "replace")
 
 
 def _cancelled_by(item: SessionMessage | Exception) -> Iterable[str]:

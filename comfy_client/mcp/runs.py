@@ -110,11 +110,12 @@ class Runs:
             CallRefused: Another call had this key.
         """
         digest = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:32]
-        begun, is_new = self._entry(Begun(prompt_id, digest))
+        begun, is_new = self._entry(Begun(prompt_id, digest, was_sent=may_exist))
         if is_new:
 
             def submit() -> Job:
                 found = self._found(prompt_id) if may_exist else None
+                begun.was_sent = found is not None and found.get(CALL) == digest
                 if found is None:
                     return self._submit(begun, prepare())
                 _check_digest(found.get(CALL), digest)
@@ -131,6 +132,17 @@ class Runs:
         if is_new:
             self._start(begun, lambda: self._api.job(prompt_id, must_exist=True))
         return begun
+
+    def job(self, prompt_id: str) -> Job:
+        """Return the job of a prompt, here or on the server; block until it is known.
+
+        Raises:
+            ComfyError: As ``api.job`` with ``must_exist``.
+        """
+        begun = self._begun.get(prompt_id)
+        if begun is not None and begun.job.done():
+            return begun.job.result()
+        return self._api.job(prompt_id, must_exist=True)
 
     def drop(self, begun: Begun) -> None:
         """Cancel the prompt of a cancelled call, as soon as it can be, and no other."""

@@ -268,6 +268,15 @@ def test_a_call_ends_before_55_seconds_whatever_the_server_does(
         assert posts(comfy) == []
 
 
+def test_slow_thumbnails_do_not_hold_up_an_answer(comfy: ComfyServer, folder: Path) -> None:
+    """It has succeeded; its files are a later question."""
+    with agent_of(comfy.url, folder, longest_call=2.0) as agent:
+        with comfy.faults.delay("GET", "/view"):
+            answer = run(agent)
+        assert (answer["status"], answer.is_error) == ("succeeded", False)
+        assert len(agent("job", prompt_id=answer["prompt_id"]).links) == 1
+
+
 def test_progress_only_grows_and_its_first_message_has_the_id(agent: Agent) -> None:
     """The id is told before the prompt is sent; the messages are those of ``job.why()``."""
     answer = run(agent)
@@ -279,6 +288,20 @@ def test_progress_only_grows_and_its_first_message_has_the_id(agent: Agent) -> N
 
 
 # -- cancelling -----------------------------------------------------------------------------
+
+
+def test_a_call_that_is_cancelled_while_it_is_checked_sends_nothing(
+    comfy: ComfyServer, agent: Agent
+) -> None:
+    """Not even later."""
+    with comfy.faults.delay("GET", "/object_info*"):
+        call = agent.begin("run", workflow="draw.json", key="k")
+        comfy.until(
+            lambda: any(one.path.startswith("/object_info") for one in comfy.requests), LIMIT
+        )
+        call.cancel()
+    assert agent("run", workflow="draw.json", inputs=SMALL, key="k2")["status"] == "succeeded"
+    assert len(posts(comfy)) == 1
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
@@ -335,6 +358,18 @@ def test_the_same_call_with_the_same_key_is_the_same_prompt(
     with agent_of(comfy.url, folder) as agent:
         assert agent("run", **{**call, "inputs": {}})["code"] == "key_used"
     assert len(posts(comfy)) == 2
+
+
+def test_a_failed_run_with_a_key_stays_so_in_the_next_session(
+    comfy: ComfyServer, folder: Path
+) -> None:
+    """It did run, so it is not sent again."""
+    comfy.faults.node_fails("KSampler")
+    call = {"workflow": "draw.json", "inputs": SMALL, "key": "k"}
+    for _ in range(2):
+        with agent_of(comfy.url, folder) as agent:
+            assert agent("run", **call)["status"] == "failed"
+    assert len(posts(comfy)) == 1
 
 
 def test_a_refused_call_with_a_key_may_be_corrected(agent: Agent) -> None:
