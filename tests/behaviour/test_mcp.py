@@ -10,12 +10,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
+from mcp.shared.exceptions import MCPError
 from PIL import Image
 
 from comfy_client import ComfyApi, Workflow
 from comfy_client.mcp.answers import MARK as DATA
-from comfy_client.mcp.answers import MOST_THUMBNAILS, THUMBNAIL_CHARACTERS, THUMBNAIL_SIDE
+from comfy_client.mcp.answers import (
+    MOST_BYTES,
+    MOST_THUMBNAILS,
+    THUMBNAIL_CHARACTERS,
+    THUMBNAIL_SIDE,
+)
 from comfy_client.mcp.protocol import LONGEST_CALL
 from comfy_client.testing import ComfyServer, declare_node
 from tests.helpers.agents import MARK, Agent, agent_of
@@ -136,6 +143,68 @@ def test_an_uploaded_file_is_the_value_of_an_input(agent: Agent, folder: Path) -
     }
     answer = agent("run", workflow=json.dumps(graph), inputs={"LoadImage.image": value})
     assert answer["status"] == "succeeded"
+
+
+def test_each_tool_can_be_used_from_its_description_and_earlier_answers(
+    agent: Agent, folder: Path
+) -> None:
+    """Each value comes from an answer, and fits the schema."""
+    Image.new("RGB", (8, 8), "red").save(folder / "red.png")
+    schemas = {one.name: one.input_schema for one in agent.tools()}
+
+    def call(tool: str, **arguments: Any) -> Any:
+        jsonschema.validate(arguments, schemas[tool])
+        answer = agent(tool, **arguments)
+        assert not answer.is_error, answer
+        return answer
+
+    server = call("server")
+    [name] = call("inputs").data["workflows"]
+    listed = {one["address"]: one for one in call("inputs", workflow=name).data["inputs"]}
+    steps, size = listed["Sampler.steps"], {"Size.width": 64, "Size.height": 64}
+    assert listed.keys() >= size.keys()
+    value = {steps["address"]: steps["min"], **size}
+    ran = call("run", workflow=name, inputs=value, wait=0, key="mine")
+    assert call("job", prompt_id=ran["prompt_id"])["status"] == "succeeded"
+    found = call("nodes", search="load image").data["classes"][0]["class"]
+    [image, *_] = call("nodes", **{"class": found}).data["inputs"]
+    sent = call("upload", path=f"{server['folders'][0]}/red.png").data["value"]
+    graph = {
+        "1": {"class_type": found, "inputs": {image["name"]: sent}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    }
+    assert call("run", workflow=graph)["status"] == "succeeded"
+    assert call("server")["own_ended"]
+
+
+@pytest.mark.long
+def test_a_huge_output_is_not_sent_whole(comfy: ComfyServer, agent: Agent) -> None:
+    """Hosts read a message at once; its URL is told."""
+    content = bytes(MOST_BYTES + 1)
+    comfy.add_node(declare_node("Huge", {"output_node": True}, files={"huge.bin": content}))
+    answer = agent("run", workflow={"1": {"class_type": "Huge", "inputs": {}}})
+    assert answer.pictures == []
+    with pytest.raises(MCPError, match="too_large"):
+        agent.read(answer.links[0].uri)
+
+
+@pytest.mark.parametrize("uri", ["comfy://output/x/9", "comfy://output/x", "comfy://else/x"])
+def test_an_unknown_resource_is_an_error(agent: Agent, uri: str) -> None:
+    """Of the protocol, with a code of ours."""
+    with pytest.raises(MCPError, match="code"):
+        agent.read(uri)
+
+
+def test_workflows_are_listed_as_resources(agent: Agent) -> None:
+    """With what else can be read."""
+    [one] = agent.portal.call(agent.client.list_resources).resources
+    assert one.uri == "comfy://workflow/draw.json"
+    assert '"KSampler"' in agent.read(one.uri).text  # type: ignore[union-attr]
+    templates = agent.portal.call(agent.client.list_resource_templates).resource_templates
+    assert [one.uri_template for one in templates] == [
+        "comfy://workflow/{name}",
+        "comfy://output/{prompt_id}/{n}",
+    ]
 
 
 # -- files --------------------------------------------------------------------------------

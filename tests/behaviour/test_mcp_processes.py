@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -117,6 +119,29 @@ def test_a_killed_process_leaves_no_prompt_that_nobody_finds(
         assert answer["status"] == "succeeded"
         assert own in ([], [answer["prompt_id"]])
     assert len(posts(comfy)) == len(comfy.ran) == 1
+
+
+@pytest.mark.long
+@pytest.mark.posix("signals between processes")
+@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+def test_a_signal_ends_the_command_though_its_host_says_nothing(
+    command: CommandLine, folder: Path, number: str
+) -> None:
+    """It holds the standard input open; nothing is left behind."""
+    words, env = command.words_and_variables("mcp", folder, **VARIABLES)
+    with subprocess.Popen(
+        words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=env
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        ask = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+        process.stdin.write(f"{json.dumps(ask)}\n".encode())
+        process.stdin.flush()
+        process.stdout.readline()  # it serves
+        process.send_signal(getattr(signal, number))
+        assert process.wait(LIMIT) == 130
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
 
 
 def test_http_needs_the_token_and_names_of_this_machine(command: CommandLine, folder: Path) -> None:
