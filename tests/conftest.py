@@ -35,7 +35,7 @@ from hypothesis import HealthCheck, settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling, WorkStealingScheduling
 
-from tests import comfy_api_proxy
+from tests import comfy_api_proxy, real_manager
 from tests.comfyui import DEFAULT, VERSIONS, ComfyUI, cache, python_for, setup
 from tests.helpers import standing_clock
 from tests.helpers.left_behind import changes_since, state_of_thread
@@ -90,6 +90,9 @@ _MEMORY = Path("/dev/shm")
 _HAS_ROOM = os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > 4 << 30
 if "TMPDIR" not in os.environ and _HAS_ROOM:
     tempfile.tempdir = os.environ["TMPDIR"] = str(_MEMORY)
+
+#: What is set up beside a real ComfyUI, for tests with these words in their ids.
+BESIDE = {"real-proxy": comfy_api_proxy.set_up, "real-manager": real_manager.set_up}
 
 #: What only Linux has of all that tests need of POSIX.
 _ON_LINUX = {"/proc", "xdg-open"}
@@ -266,8 +269,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     config = session.config
     if not (config.option.collectonly or hasattr(config, "workerinput")):
         _set_up(config, {version for item in session.items if (version := real_version(item))})
-        if any("real-proxy" in item.nodeid for item in session.items):
-            _set_up_proxy(config)
+        for part, set_up in BESIDE.items():
+            if any(part in item.nodeid for item in session.items):
+                _in_sight(config, set_up)
 
 
 def pytest_xdist_setupnodes(config: pytest.Config) -> None:
@@ -275,24 +279,23 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
     if config.getoption("real"):
         _set_up(config, {DEFAULT, *TESTED})
         if config.getoption("comfyui") is None:
-            _set_up_proxy(config)
-
-
-def _set_up_proxy(config: pytest.Config) -> None:
-    capture = config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        comfy_api_proxy.set_up()
+            for set_up in BESIDE.values():
+                _in_sight(config, set_up)
 
 
 def _set_up(config: pytest.Config, versions: set[str]) -> None:
-    """In sight, and outside any test's time limit."""
+    if config.getoption("comfyui") is None:
+        for version in sorted(versions):
+            _in_sight(config, functools.partial(setup, version))
+    elif tree := tree_of(config.getoption("comfyui")):
+        _in_sight(config, functools.partial(python_for, tree))
+
+
+def _in_sight(config: pytest.Config, set_up: Callable[[], object]) -> None:
+    """Set up in sight, and outside any test's time limit."""
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled():
-        if config.getoption("comfyui") is None:
-            for version in sorted(versions):
-                setup(version)
-        elif tree := tree_of(config.getoption("comfyui")):
-            python_for(tree)
+        set_up()
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -16,7 +16,7 @@ from comfy_client import ComfyApi
 from comfy_client.errors import NotFound, NotSupported
 from comfy_client.since import SINCE, who_has
 from comfy_client.testing import ComfyServer
-from tests.comfy_api_proxy import PACKAGE
+from tests import comfy_api_proxy, real_manager
 from tests.comfyui import VERSIONS
 from tests.guide import README, section_of
 from tests.helpers.march_2024 import March2024
@@ -64,7 +64,8 @@ def test_the_guide_names_the_pythons_that_are_tested_and_the_modules_that_are_pu
     supported = " ".join(section_of("compatibility", "What is supported").split())
     assert f"Python {', '.join(pythons[:-1])} and {pythons[-1]}; ComfyUI" in supported
     assert all(version in supported for version in (*TESTED[-2:], *BY_HAND))
-    assert supported.count(PACKAGE.replace("==", " ")) == 2
+    assert supported.count(comfy_api_proxy.PACKAGE.replace("==", " ")) == 2
+    assert f"{real_manager.PACKAGE.replace('==', ' ')} with either page" in supported
     promised = section_of("compatibility", "What stays as it is")
     named = re.findall(r"``(comfy_client(?:\.\w+)?)``", promised)
     assert named == list(MODULES)

@@ -7,7 +7,9 @@ A dialect knows how work is asked for and where its result is told.  It decides 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import PurePosixPath
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -135,6 +137,8 @@ class ManagerRoutes:
 
     def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
         """Return which packs failed to import; the keys are ids of the registry and URLs."""
+        if not by_key:
+            return []  # the Manager wants at least one
         urls = [key for key in by_key if "://" in key]
         ids = [key for key in by_key if "://" not in key]
         found = self.post(
@@ -188,8 +192,12 @@ class Manager4Routes(ManagerRoutes):
 
     def send(self, work: Work) -> None:
         """Queue a task with complete parameters: an incomplete one ends the server's worker."""
-        body = {"ui_id": work.id, "client_id": self.client_id(), "kind": work.kind}
-        self.post("/manager/queue/task", json={**body, "params": _params(work)})
+        asked = work
+        if work.kind == "enable" and not work.is_git and "." in (work.version or ""):
+            # Its task for that does nothing while the server is offline, and says "success".
+            asked = attrs.evolve(work, kind="install")
+        body = {"ui_id": work.id, "client_id": self.client_id(), "kind": asked.kind}
+        self.post("/manager/queue/task", json={**body, "params": _params(asked)})
         self.start()
 
 
@@ -243,13 +251,18 @@ class _Listed(ManagerRoutes):
     def listing(self, work: Work) -> dict[str, Any]:
         """Return a pack as the Manager's own page sends it."""
         version = _version_of(work)
+        url = work.url
+        if url is None and work.is_git and work.kind in ("install", "enable"):
+            # Of a repository by name alone, the Manager believes that no list has it.
+            known = (key for key in self.mappings(_MODE) if folder_of(key) == work.name)
+            url = next(known, None)
         # The last part of a URL is the folder of a repository; that alone will do, too.
         return {
             "id": work.name,
             "version": version,
             "selected_version": version,
-            "files": [work.url or work.name] if work.is_git else [],
-            "repository": work.url or "",
+            "files": [url or work.name] if work.is_git else [],
+            "repository": url or "",
             "channel": _CHANNEL,
             "mode": _MODE,
             "ui_id": work.id,
@@ -370,6 +383,11 @@ def as_result(value: object) -> str:
     if isinstance(value, Mapping):  # Manager 3 tells more of an update
         value = value.get("msg") or value.get("result")
     return text(value, _MOST_RESULT) or ""
+
+
+def folder_of(url: str) -> str:
+    """Return the folder that a git repository gets: the last part of its URL."""
+    return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
 
 
 def find(http: Http, client_id: Callable[[], str]) -> ManagerRoutes:

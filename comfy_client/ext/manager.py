@@ -36,7 +36,7 @@ from ..transport.deadline import Deadline
 from ..transport.failures import is_away
 from ..transport.http import segment
 from ..values import T, list_at, table_at, text, texts
-from .dialects import Manager4Routes, ManagerRoutes, Work, find
+from .dialects import Manager4Routes, ManagerRoutes, Work, find, folder_of
 from .snapshots import Snapshots
 from .task_outcomes import refusal
 from .tasks import Task, TaskWatcher, new_id, parts_of
@@ -552,11 +552,6 @@ class Manager(KnownAttributes):
                 raise
             return False
         return True
-
-
-def folder_of(url: str) -> str:
-    """Return the folder that a git repository gets: the last part of its URL."""
-    return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
 
 
 def packs_with(class_type: str, packs: Any) -> list[KnownPack]:

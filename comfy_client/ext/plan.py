@@ -21,7 +21,8 @@ from ..workflow.convert.warnings import pack_of
 from ..workflow.graph import brief, inputs_of, shorten
 from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
 from ..workflow.problems import CORE, Problem
-from .manager import folder_of, packs_with
+from .dialects import folder_of
+from .manager import packs_with
 
 #: Repositories of ComfyUI itself, which the Manager lists with its node classes.
 _COMFYUI: Final = frozenset({"comfyui"})

@@ -28,9 +28,13 @@ _REFUSED: Final = "failed"
 _FORBIDDEN: Final = "not allowed by the current security configuration"
 
 #: The lowest security levels that allow each kind of work, in the words of ``config.ini``.
+_TO_INSTALL: Final = (
+    "security_level = normal, and for git repositories also a server that listens on loopback "
+    "only, or network_mode = personal_cloud, and for those that no list of the Manager has "
+    "allow_git_url_install = true"
+)
 _NEEDS: Final[Mapping[str, str]] = {
-    "install": "security_level = normal, and for git repositories also a server that listens on "
-    "loopback only, or network_mode = personal_cloud",
+    **dict.fromkeys(("install", "enable"), _TO_INSTALL),
     "install-model": "security_level = normal, and a server that listens on loopback only, or "
     "network_mode = personal_cloud",
     "fix": "security_level = normal- and a server that listens on loopback only, or "

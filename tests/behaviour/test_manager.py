@@ -11,6 +11,7 @@ from comfy_client import ComfyApi
 from comfy_client.errors import ManagerRefused, NotFound, NotSupported, TaskFailed, TaskTimeout
 from comfy_client.ext.manager import Manager
 from comfy_client.testing import ComfyServer, ListedPack, Manager4
+from comfy_client.testing.packs.manager4_params import ManagerTask
 from tests.helpers.bare import post
 from tests.helpers.clients import until
 from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
@@ -93,6 +94,7 @@ def test_work_on_a_pack_that_is_not_installed_is_refused_before_the_server_is_as
     assert not [r for r in server.requests if r.method == "POST"]
 
 
+@pytest.mark.parametrize("kind", ["manager4", "manager3"])
 def test_an_unknown_pack_is_an_error_of_the_task(manager: Manager) -> None:
     task = manager.install("https://git.example.com/no-such-pack")
     with pytest.raises(TaskFailed, match="no-such-pack"):
@@ -151,16 +153,21 @@ def test_tasks_behind_an_incomplete_one_of_somebody_else_are_done(
     assert task.result(timeout=60) is not None
 
 
-def test_success_of_enabling_that_did_nothing_is_an_error() -> None:
-    """The real Manager 4 says so of a pack of the registry without a network."""
-    ours = ListedPack(name="reg", url="https://git.example.com/reg", version="1.0.0")
-    pack = Manager4(packs=[ours], installed=["reg"], online=False)
-    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
-        off = api.ext.manager.disable("reg").result(timeout=60)
-        assert off is not None
-        assert (off.id, off.enabled, off.ver) == ("reg", False, "1.0.0")
-        with pytest.raises(TaskFailed, match="says 'success', but the pack is still disabled"):
-            api.ext.manager.enable(off).result(timeout=60)
+class Idle(Manager4):
+    """Does nothing, and says that it has: as the real one of packs that it does not have."""
+
+    def _work(self, task: ManagerTask) -> str:
+        return "success"
+
+
+def test_success_of_work_that_was_not_done_is_an_error() -> None:
+    pack = Idle(packs=[MINE], installed=["my-pack"])
+    with (
+        ComfyServer(packs=[pack], speed=1000) as server,
+        Hasty(server.url) as api,
+        pytest.raises(TaskFailed, match="says 'success', but the pack is still enabled"),
+    ):
+        api.ext.manager.disable("my-pack").result(timeout=60)
 
 
 def test_a_model_is_downloaded(api: ComfyApi, manager: Manager) -> None:

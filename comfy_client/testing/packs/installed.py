@@ -98,8 +98,10 @@ class InstalledPacks:
         is_git = version in _OF_REPOSITORY
         if listed is None and is_git:
             return f"Node '{name}@{version}' not found in [{where}]"
-        if pack is not None and pack.is_git == is_git:
-            return self.enable(name)
+        is_known = is_git or self.online or (pack is not None and version == pack.version)
+        if pack is not None and pack.is_git == is_git and is_known:
+            self._change(attrs.evolve(pack, enabled=True))
+            return SUCCESS
         if listed is None or (not is_git and (listed.version is None or not self.online)):
             return f"Cannot resolve install target: '{name}@{version}'"
         if is_git and not listed.url.startswith(("http://", "https://")):

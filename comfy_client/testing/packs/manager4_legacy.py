@@ -11,7 +11,7 @@ from aiohttp import web
 
 from .manager import MOST_BATCHES, check_room, read_json, remember
 from .manager4 import Manager4Base
-from .manager_old import MODEL, OldManager, check_posted
+from .manager_old import MODEL, OldManager, check_posted, version_of
 from .manager_security import ActionNeed
 from .pack import PackRoutes
 
@@ -123,7 +123,7 @@ class Manager4Legacy(OldManager, Manager4Base):
         for kind in _KINDS:
             for params in body.get(kind) or ():
                 check_posted(kind, params)
-                if not self.allows(self.need(kind, params)):
+                if not self.allows(self.need(kind, params)) or self._is_stranger(kind, params):
                     failed.append(params["id"])
                 elif kind == "reinstall":
                     batch.tasks += [("uninstall", params), ("install", params)]
@@ -136,6 +136,13 @@ class Manager4Legacy(OldManager, Manager4Base):
         self._waiting.append(batch)
         self.start_worker()
         return web.json_response({"failed": failed})
+
+    def _is_stranger(self, kind: str, params: Mapping[str, Any]) -> bool:
+        """Whether a repository is to be installed that neither the list nor a setting allows."""
+        if kind not in ("install", "reinstall") or version_of(params) != "unknown":
+            return False
+        listed = {one.url for one in self.packs.listed.values()}
+        return not (self.options.allow_git_url or listed.issuperset(map(str, params["files"])))
 
     async def _status(self, request: web.Request) -> web.Response:
         told = {
