@@ -10,7 +10,7 @@ import pytest
 from comfy_client import ComfyApi
 from comfy_client.errors import ManagerRefused, NotFound, NotSupported, TaskFailed, TaskTimeout
 from comfy_client.ext.manager import Manager
-from comfy_client.testing import ComfyServer, ListedPack, Manager4
+from comfy_client.testing import ComfyServer, Manager4
 from comfy_client.testing.packs.manager4_params import ManagerTask
 from tests.helpers.bare import post
 from tests.helpers.clients import until

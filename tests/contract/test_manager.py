@@ -21,6 +21,7 @@ from comfy_client.ext import Manager, Task
 from comfy_client.testing import ComfyServer, ListedPack, Manager4, Manager4Legacy
 from tests.helpers.clients import Heard, until
 from tests.helpers.git_server import git_repositories
+from tests.helpers.managers import Hasty
 from tests.helpers.servers import add_test_content
 from tests.real_manager import ManagedComfyUI
 
@@ -76,6 +77,10 @@ class Place:
     server: ComfyServer | ManagedComfyUI
     url: str
     change: Callable[[], object]
+
+    def client(self) -> ComfyApi:
+        """A client, which waits long only for a real server."""
+        return (Hasty if isinstance(self.server, ComfyServer) else ComfyApi)(self.server.url)
 
     def url_of(self, name: str) -> str:
         return f"{self.url}/{name}"
@@ -134,7 +139,7 @@ def place(
 
 @pytest.fixture
 def api(place: Place) -> Iterator[ComfyApi]:
-    with ComfyApi(place.server.url) as client:
+    with place.client() as client:
         yield client
 
 
@@ -252,18 +257,18 @@ def test_a_task_behind_one_that_kills_the_worker_is_done(place: Place, manager: 
 
 @only_new_page
 def test_events_of_a_task_go_to_its_client_alone(
-    place: Place, api: ComfyApi, manager: Manager, pack: str
+    place: Place, api: ComfyApi, manager: Manager, pack: str, workflow: Callable[..., Any]
 ) -> None:
-    with ComfyApi(place.server.url) as other:
-        heard, elsewhere = Heard(api), Heard(other)
-        for client in (api, other):
-            client.init()
+    with place.client() as other:
+        heard, elsewhere = Heard(api), Heard(other.init(LIMIT))
         task = manager.update(pack)
         done(task)
         until(lambda: heard("cm-task-completed"))
         assert {event.data["ui_id"] for event in heard("cm-task-completed")} == {task.id}
-        until(lambda: elsewhere("cm-queue-status"))
-        assert not elsewhere("cm-task-completed")
+        api.submit(workflow("sleep", seconds=0.0, ticks=1)).result(LIMIT)
+        # Everybody is told of this prompt, later than of the task.
+        until(lambda: any(event.queue_remaining for event in elsewhere("status")))
+        assert not elsewhere("cm-task-completed", "cm-task-started")
 
 
 # -- reboot -------------------------------------------------------------------------------
@@ -272,7 +277,7 @@ def test_events_of_a_task_go_to_its_client_alone(
 @pytest.fixture(scope="module")
 def rebooted(place: Place, workflow: Callable[..., Any]) -> Iterator[SimpleNamespace]:
     """What a client has after a reboot, in which two new packs take effect."""
-    with ComfyApi(place.server.url) as api:
+    with place.client() as api:
         manager = api.ext.manager
         task = manager.install(place.url_of(NEW))
         pack = done(task)
@@ -325,7 +330,7 @@ def test_a_failed_import_is_told_after_a_reboot(rebooted: SimpleNamespace) -> No
 
 @only_new_page
 def test_a_task_is_found_again_after_a_reboot(place: Place, rebooted: SimpleNamespace) -> None:
-    with ComfyApi(place.server.url) as other:
+    with place.client() as other:
         assert done(other.ext.manager.task(rebooted.task.id)) == rebooted.pack
 
 
