@@ -29,7 +29,8 @@ from ..to_dict import AsDict
 from ..transport.deadline import Deadline
 from ..workflow import Workflow
 from ..workflow.check import check
-from .manager import Manager, folder_of
+from .dialects import folder_of
+from .manager import Manager
 from .plan import (
     Obstacle,
     Plan,
