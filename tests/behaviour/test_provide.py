@@ -195,6 +195,15 @@ def test_a_model_in_a_subfolder_keeps_it(api: ComfyApi, kind: str) -> None:
         assert "mine/new.safetensors" in api.get_models("checkpoints")
 
 
+def test_files_are_asked_for_anew_whatever_the_client_remembers(
+    api: ComfyApi, server: ComfyServer
+) -> None:
+    workflow = Workflow.load(with_model(url=TINY.url, directory="checkpoints"))
+    assert workflow.provide(api, yes=True).ok
+    server.reset()  # which deletes it
+    assert api.ext.plan(workflow).models
+
+
 def test_a_class_nobody_knows_and_one_of_a_newer_comfyui_take_a_person(
     api: ComfyApi, server: ComfyServer
 ) -> None:
@@ -344,7 +353,8 @@ def test_work_that_a_killed_process_has_begun_is_waited_for(server: ComfyServer)
         server.pause()
         api.ext.manager.install(GIT)
     with ComfyApi(server.url) as api:
-        assert load(source, api).provide(api, yes=True, on_progress=tell).ok
+        plan = load(source, api).provide(api, yes=True, on_progress=tell, timeout=60)
+        assert plan.ok
     assert steps == ["wait", "restart"]
 
 
