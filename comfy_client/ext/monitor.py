@@ -119,13 +119,9 @@ class Monitor(KnownAttributes):
         """
         switches = {"switchCPU": cpu, "switchRAM": ram, "switchHDD": disk}
         _check_switches({"cpu": cpu, "ram": ram, "disk": disk})
-        if rate is not None and (isinstance(rate, bool) or not is_real(rate)):
-            raise TypeError(f"rate is a number of seconds, not {rate!r:.80}")
-        if rate is not None and not 0 <= rate < float("inf"):
-            raise ValueError(f"rate is 0 or more seconds, not {rate!r:.80}")
+        seconds = None if rate is None else _seconds(rate)
         if which_disk is not None and not isinstance(which_disk, str):
             raise TypeError(f"which_disk is a path, such as '/', not {which_disk!r:.80}")
-        seconds = rate if rate is None or isinstance(rate, int) else float(rate)
         self._change(_ROUTE, {"rate": seconds, **switches, "whichHDD": which_disk})
 
     def start(self) -> None:
@@ -189,6 +185,24 @@ class Monitor(KnownAttributes):
         if not given:
             raise TypeError("no setting is given")
         self._routes.command("PATCH", route, given)
+
+
+def _seconds(rate: Any) -> float:
+    """Return the seconds between two events as a built-in number.
+
+    Raises:
+        TypeError: They are no number.
+        ValueError: They are negative or not finite, or have hundreds of digits.
+    """
+    if isinstance(rate, bool) or not is_real(rate):
+        raise TypeError(f"rate is a number of seconds, not {rate!r:.80}")
+    try:
+        seconds = float(rate)
+    except OverflowError:
+        raise ValueError("rate is 0 or more seconds, not as many as that") from None
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(f"rate is 0 or more seconds, not {rate!r:.80}")
+    return rate if isinstance(rate, int) else seconds
 
 
 def _check_switches(switches: dict[str, bool | None]) -> None:

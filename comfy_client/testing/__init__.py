@@ -75,10 +75,8 @@ if TYPE_CHECKING:
         send_event,
         send_text,
     )
+    from .packs.fake_packs import Crystools, Manager3, Manager4, Manager4Legacy
     from .packs.listed import ListedModel, ListedPack
-    from .packs.manager3 import Manager3
-    from .packs.manager4 import Manager4
-    from .packs.manager4_legacy import Manager4Legacy
     from .received import Ran
     from .scripting import PROMPT_ID, Fail, Finish, Step
     from .server import ComfyServer
@@ -89,6 +87,7 @@ __all__ = [
     "PROMPT_ID",
     "Answer",
     "ComfyServer",
+    "Crystools",
     "ExecutionBlocker",
     "Fail",
     "Fault",
@@ -134,9 +133,7 @@ _MODULES = (
     ".hosted.gateway",
     ".hosted.v2_errors",
     ".packs.listed",
-    ".packs.manager3",
-    ".packs.manager4",
-    ".packs.manager4_legacy",
+    ".packs.fake_packs",
     ".v3.offered",
 )
 

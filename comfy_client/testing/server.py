@@ -36,7 +36,8 @@ from .hosted.traps import HostedKind, HostedTraps
 from .hosts import ANY, accepted_names, allowed_origins, check_hosts, host_filter, is_loopback
 from .node_files import load
 from .nodes import NodeRegistry, node_class
-from .packs.pack import AllPacks, Pack, PackServer
+from .packs.fake_packs import OfferedPack
+from .packs.pack import AllPacks, PackServer
 from .packs.registry import packs_of
 from .page import checked_settings, find_page
 from .received import Records
@@ -154,7 +155,8 @@ class ComfyServer(ScriptedServer):
             on ``host``.  ``None``: no token, and it listens on loopback.
         packs: Node packs with routes of their own, by name or as objects: ``"manager4"``,
             ``"manager4-legacy"`` (with its old page) and ``"manager3"``, which are versions of
-            ComfyUI-Manager, or ``"crystools"``.
+            ComfyUI-Manager, or ``"crystools"``.  A server has one Manager at most, and an object
+            is of one server.
 
     Attributes:
         requests: All requests, oldest first, WebSocket handshakes included.
@@ -220,7 +222,7 @@ class ComfyServer(ScriptedServer):
         traps: HostedTraps | None = None,
         control: bool | int = False,
         control_token: str | None = None,
-        packs: Iterable[str | Pack] = (),
+        packs: Iterable[str | OfferedPack] = (),
     ) -> None:
         version = version_with(object_info) if version is None else version
         check_version(version)
@@ -263,8 +265,8 @@ class ComfyServer(ScriptedServer):
             previews, step_seconds, object_info, models, inputs, nodes, node_seconds
         )
         self._added, self._packs = dict[str, type](), dict[Path, str]()
-        self.packs: dict[str, Pack] = packs_of(packs)
-        self._all_packs = AllPacks(self.packs.values())
+        self.packs: dict[str, OfferedPack] = packs_of(packs)
+        self._all_packs = AllPacks(one.pack for one in self.packs.values())
         self._kept_root = None if root is None else Path(root)
         self._threads: list[threading.Thread] = []
         self._lock = threading.RLock()  # guards the above; held while it starts or stops

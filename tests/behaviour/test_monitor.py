@@ -19,8 +19,7 @@ import pytest
 from comfy_client import CloudApi, ComfyApi, ComfyPool, HostedApi, MonitorEvent, aio, models
 from comfy_client.errors import ClientClosed, NotFound, NotSupported, UnexpectedResponse
 from comfy_client.ext import Extensions, Monitor
-from comfy_client.testing import ComfyServer
-from comfy_client.testing.packs.crystools import Crystools
+from comfy_client.testing import ComfyServer, Crystools
 from tests.helpers.clients import LIMIT, client, until, until_connected
 from tests.helpers.kernels import execute
 from tests.helpers.notebooks import Notebook
@@ -300,6 +299,7 @@ def test_disks_that_are_no_texts_are_an_unexpected_answer(
         (lambda m: m.set(rate=float("nan")), ValueError, "rate is 0 or more seconds"),
         (lambda m: m.set(rate=float("inf")), ValueError, "rate is 0 or more seconds"),
         (lambda m: m.set(cpu=1), TypeError, "cpu is True or False"),
+        (lambda m: m.set(rate=10**400), ValueError, "rate is 0 or more seconds"),
         (lambda m: m.set(disk="yes"), TypeError, "disk is True or False"),
         (lambda m: m.set(which_disk=1), TypeError, "which_disk is a path"),
         (lambda m: m.set_gpu("0", vram=True), TypeError, "index is the number of a GPU"),

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from comfy_client.testing import ComfyServer
-from comfy_client.testing.packs.crystools import Crystools
+from comfy_client.testing import ComfyServer, Crystools
+from comfy_client.testing.packs.crystools import CrystoolsPack
+from comfy_client.testing.packs.fake_packs import OfferedPack
 from comfy_client.testing.packs.pack import PackRoutes
 from tests.helpers.bare import Socket, ask, get
 from tests.helpers.differential import Ask, Side
@@ -25,7 +26,7 @@ ROWS = [json.loads(line) for line in RECORDING.read_text(encoding="utf-8").split
 ROUTE = "/crystools/monitor"
 
 
-class Timed(Crystools):
+class Timed(CrystoolsPack):
     """Lets simulated time pass: ``GET /pass?seconds=3``."""
 
     def routes(self) -> PackRoutes:
@@ -37,19 +38,21 @@ class Timed(Crystools):
 
 
 @pytest.fixture
-def pack() -> Crystools:
-    return Timed()
+def pack() -> CrystoolsPack:
+    return Timed((), ("/",))
 
 
 @pytest.fixture
-def server(pack: Crystools) -> Iterator[ComfyServer]:
-    with ComfyServer(packs=[pack], speed=200) as running:
+def server(pack: CrystoolsPack) -> Iterator[ComfyServer]:
+    with ComfyServer(packs=[OfferedPack(pack)], speed=200) as running:
         yield running
 
 
 @pytest.fixture
 def gpus() -> Iterator[ComfyServer]:
-    with ComfyServer(packs=[Timed(gpus=["RTX 4090", "RTX 3060"])], speed=200) as running:
+    made = Crystools(gpus=["RTX 4090", "RTX 3060"])
+    made.gpu_figures[0]["gpu_temperature"] = 85
+    with ComfyServer(packs=[made], speed=200) as running:
         yield running
 
 
@@ -130,7 +133,9 @@ def test_settings_of_crystools_last_until_the_restart(server: ComfyServer) -> No
         assert next(news(server, socket))["cpu_utilization"] == 12.5
 
 
-def test_settings_and_figures_of_crystools_are_reset(server: ComfyServer, pack: Crystools) -> None:
+def test_settings_and_figures_of_crystools_are_reset(
+    server: ComfyServer, pack: CrystoolsPack
+) -> None:
     """To those of the start or the mark; it goes on sending."""
     pack.figures["cpu_utilization"] = 99.0
     server.mark_start()
@@ -150,10 +155,24 @@ def test_gpus_have_figures_and_switches_of_their_own(gpus: ComfyServer) -> None:
     with Socket(gpus) as socket:
         found = next(news(gpus, socket))
     first, second = found["gpus"]
-    assert (found["device_type"], first["vram_used_percent"]) == ("cuda", 50.0)
+    assert (found["device_type"], first["gpu_temperature"]) == ("cuda", 85)
     assert {name for name, value in second.items() if value == -1} == {
         *("vram_total", "vram_used", "vram_used_percent"),
     }
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error", "told"),
+    [
+        ({"gpus": "RTX"}, TypeError, "gpus is a list, not 'RTX'"),
+        ({"gpus": [4090]}, TypeError, "gpus is a list of str, not of 4090"),
+        ({"disks": None}, TypeError, "disks is a list"),
+        ({"disks": ()}, ValueError, "at least one"),
+    ],
+)
+def test_wrong_gpus_and_disks_are_refused(wrong: Any, error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        Crystools(**wrong)
 
 
 def test_a_wrong_setting_of_crystools_changes_none(server: ComfyServer) -> None:
@@ -175,7 +194,7 @@ def test_odd_settings_of_crystools_stop_nothing(server: ComfyServer, body: Any) 
         assert told_in(server, socket, 20)
 
 
-@pytest.mark.parametrize("rate", ["1e-300", "1e-9", "NaN", "1e308", "-1"])
+@pytest.mark.parametrize("rate", ["1e-300", "1e-9", "NaN", "1e308", "-1", "1" * 400, "Infinity"])
 def test_any_rate_leaves_the_server_time_for_others(server: ComfyServer, rate: str) -> None:
     answer = ask(server, "PATCH", ROUTE, data=f'{{"rate": {rate}}}')
     assert answer.status_code == 200

@@ -153,6 +153,21 @@ def test_classes_of_packs_stay_when_one_of_a_user_is_removed() -> None:
         assert "Mine" in classes(server)
 
 
+def test_a_class_without_a_definition_takes_any_inputs_and_its_outputs_fit() -> None:
+    odd = ListedPack(name="odd", url="https://git.example.com/odd", classes=["Odd"])
+    graph = {
+        "1": {"class_type": "Odd", "inputs": {"text": "x", "number": 5}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 1], "filename_prefix": "a"}},
+    }
+    with ComfyServer(packs=[Manager4(packs=[odd], installed=["odd"])]) as server:
+        assert get(server, "/object_info/Odd").json()["Odd"]["python_module"] == "custom_nodes.odd"
+        answer = post(server, "/prompt", {"prompt": graph})
+        assert answer.json()["node_errors"] == {}
+        path = f"/history/{answer.json()['prompt_id']}"
+        [run] = until(lambda: get(server, path).json()).values()
+        assert run["outputs"]["2"]["images"]
+
+
 def test_a_snapshot_is_restored_at_the_next_start(server: ComfyServer, manager: Manager4) -> None:
     post(server, "/v2/snapshot/save", None)
     [name] = get(server, "/v2/snapshot/getlist").json()["items"]
@@ -225,6 +240,13 @@ def test_a_model_goes_into_its_folder(server: ComfyServer, path: str, folder: st
     assert any("a.safetensors" in name for name in get(server, f"/models/{folder}").json())
 
 
+def test_loaders_offer_an_installed_model_at_once(server: ComfyServer) -> None:
+    assert work(server, "install-model", **model(save_path="default", type="checkpoint"))
+    name = "CheckpointLoaderSimple"
+    inputs = get(server, f"/object_info/{name}").json()[name]["input"]["required"]
+    assert "a.safetensors" in inputs["ckpt_name"][0]
+
+
 @pytest.mark.parametrize("path", ["../custom_nodes", "/tmp", "loras\0"])
 def test_a_model_does_not_leave_the_folder_of_models(server: ComfyServer, path: str) -> None:
     told = work(server, "install-model", **model(save_path=path))
@@ -249,11 +271,6 @@ def test_a_model_without_save_path_kills_the_worker(server: ComfyServer) -> None
     [item] = get(server, "/v2/manager/queue/history").json()["history"].values()
     assert "TypeError" in item["result"]
     assert install(server, "my-pack") == "success"
-
-
-def test_a_model_of_the_user_is_listed() -> None:
-    listed = ListedModel(filename="b.safetensors", url="https://models.example.com/b")
-    assert listed in Manager4(models=[listed]).options.models
 
 
 # -- the worker -------------------------------------------------------------------------
@@ -426,7 +443,14 @@ def test_at_level_strong_little_is_done() -> None:
         (lambda: Manager4(security_level="none"), "security_level must be one of"),
         (lambda: Manager4(installed=["x"]), "'x' is installed, but not in packs"),
         (lambda: Manager4(seconds=-1), "0 or more"),
-        (lambda: ListedPack(name="a", url="b", classes={"C": {"input": 1}}), "definition of C"),
+        (lambda: Manager4(disabled=["x"]), "'x' is installed, but not in packs"),
+        (lambda: ListedPack(name="../a", url="b"), "name is a folder"),
+        (
+            lambda: ListedPack(
+                name="a", url="b", classes={"C": {"input": 1}}, import_error="no library"
+            ),
+            "definition of C",
+        ),
     ],
 )
 def test_a_wrong_manager_is_refused(wrong: Callable[[], Any], told: str) -> None:
@@ -434,6 +458,19 @@ def test_a_wrong_manager_is_refused(wrong: Callable[[], Any], told: str) -> None
         wrong()
 
 
-def test_classes_in_one_text_are_refused() -> None:
-    with pytest.raises(TypeError, match="a list of names"):
-        ListedPack(name="a", url="b", classes="Mine")
+@pytest.mark.parametrize(
+    ("kind", "wrong", "told"),
+    [
+        (ListedPack, {"name": "a", "url": "b", "classes": "Mine"}, "a list of names"),
+        (ListedPack, {"name": "a", "url": "b", "classes": [1]}, "by 1"),
+        (ListedPack, {"name": "a", "url": "b", "classes": {"A": []}}, r"not \[\] by 'A'"),
+        (ListedPack, {"name": 5, "url": "b"}, "name is a text"),
+        (ListedPack, {"name": "a", "url": "b", "version": 1}, "version"),
+        (ListedModel, {"filename": "a", "url": None}, "url is a text"),
+        (Manager4, {"installed": "x"}, "installed is a list"),
+        (Manager4, {"packs": ["x"]}, "packs is a list of ListedPack"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(kind: Any, wrong: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        kind(**wrong)

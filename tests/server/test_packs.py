@@ -17,6 +17,7 @@ from aiohttp import web
 
 from comfy_client.cli.serve_command import serve
 from comfy_client.testing import ComfyServer
+from comfy_client.testing.packs.fake_packs import OfferedPack
 from comfy_client.testing.packs.pack import Pack, PackRoutes, PackServer
 from comfy_client.testing.packs.registry import KNOWN
 from tests.helpers.bare import Socket, get
@@ -75,13 +76,13 @@ def counting() -> Counting:
 
 @pytest.fixture
 def server(counting: Counting) -> Iterator[ComfyServer]:
-    with ComfyServer(packs=[counting], prefix="/comfy") as running:
+    with ComfyServer(packs=[OfferedPack(counting)], prefix="/comfy") as running:
         yield running
 
 
 def test_a_pack_is_of_one_server(server: ComfyServer, counting: Counting) -> None:
     with pytest.raises(ValueError, match="another server has this counting"):
-        ComfyServer(packs=[counting])
+        ComfyServer(packs=[OfferedPack(counting)])
     assert get(server, "/counting").json()["processes"] == 1
 
 
@@ -132,7 +133,7 @@ def test_reset_returns_a_pack_to_the_start_or_the_mark(
 
 
 def test_a_stopped_server_forgets_what_its_packs_had(counting: Counting) -> None:
-    server = ComfyServer(packs=[counting])
+    server = ComfyServer(packs=[OfferedPack(counting)])
     with server:
         get(server, "/counting")
     with server:
@@ -173,7 +174,7 @@ def test_errors_in_the_work_of_a_pack_are_raised_at_the_end() -> None:
 
     with (
         pytest.raises(LookupError, match="the pack is wrong"),
-        ComfyServer(packs=[Failing()]) as server,
+        ComfyServer(packs=[OfferedPack(Failing())]) as server,
     ):
         until(lambda: server.errors)
 

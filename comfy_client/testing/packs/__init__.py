@@ -4,6 +4,7 @@ Each module imports only modules below it in this list.
 
 Modules:
     registry: The packs by name.
+    fake_packs: The packs that a test makes and gives to a server.
     crystools: ComfyUI-Crystools, its events and routes.
     manager3: ComfyUI-Manager 3.
     manager4_legacy: ComfyUI-Manager 4 with its old page.

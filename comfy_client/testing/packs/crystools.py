@@ -1,12 +1,10 @@
-"""Crystools, as far as it has routes: it tells all clients how busy the machine is.
-
-Its figures are made up, and stay the same until a test changes them.
-"""
+"""ComfyUI-Crystools, as far as it has routes: it tells all clients how busy the machine is."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, Final
 
@@ -60,7 +58,7 @@ def _figures_of_gpu() -> dict[str, Any]:
 
 @attrs.define
 class _Settings:
-    """The settings of everybody, which last until the server restarts."""
+    """The settings, which all clients share until the server restarts."""
 
     gpus: int
     disk: str
@@ -73,26 +71,14 @@ class _Settings:
         self.of_gpus = {name: [True] * self.gpus for name in _BY_GPU_SWITCH}
 
 
-class Crystools(Pack):
-    """ComfyUI-Crystools 1.27.4: its events and routes, without its nodes.
-
-    Without GPUs, as by default, it was compared with a recording.  With GPUs, it is as its code
-    says.
-
-    Args:
-        gpus: The names of the GPUs.
-        disks: The paths of the disks; the first is measured.
-
-    Attributes:
-        figures: What is measured of the machine, by the keys of a message; a test may change it.
-        gpu_figures: The same of each GPU.
-    """
+class CrystoolsPack(Pack):
+    """ComfyUI-Crystools, with GPUs of these names, and the disks with these paths."""
 
     name = "crystools"
 
-    def __init__(self, gpus: Sequence[str] = (), disks: Sequence[str] = ("/",)) -> None:
+    def __init__(self, gpus: Sequence[str], disks: Sequence[str]) -> None:
         super().__init__()
-        self._gpus, self._disks = tuple(gpus), tuple(disks)
+        self._gpus, self._disks = gpus, disks
         self._telling: asyncio.Task[None] | None = None
         self.forget()
 
@@ -162,7 +148,7 @@ class Crystools(Pack):
         settings.switches |= switches
         settings.disk = settings.disk if disk is None else disk
         if rate is not None:
-            settings.rate = rate
+            settings.rate = min(rate, threading.TIMEOUT_MAX)
             self._tell()
 
     def _switch(self, request: web.Request, given: Any) -> None:

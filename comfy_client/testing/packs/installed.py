@@ -11,11 +11,12 @@ from typing import Any
 
 import attrs
 
-from .listed import ListedPack
+from .listed import ListedPack, first_version
 
 SUCCESS, SKIP = "success", "skip"
 #: Versions that mean the repository of a pack.
 _OF_REPOSITORY = ("unknown", "nightly")
+_MOST_UNLISTED = 1_000  # packs
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +58,7 @@ class InstalledPacks:
         listed: Iterable[ListedPack],
         names: Iterable[str],
         *,
+        disabled: Iterable[str] = (),
         online: bool,
         unreachable: Iterable[str] = (),
     ) -> None:
@@ -65,6 +67,7 @@ class InstalledPacks:
         Args:
             listed: The list.
             names: The packs that are installed already.
+            disabled: Others that are installed, too, but disabled.
             online: Whether the registry can be reached.
             unreachable: The addresses of repositories that cannot be reached.
 
@@ -75,14 +78,17 @@ class InstalledPacks:
         self.online = online
         self._unreachable = frozenset(unreachable)
         self.now: Mapping[str, PackFolder] = {}
-        for name in names:
+        off = tuple(disabled)
+        for name in (*names, *off):
             if name not in self.listed:
                 raise ValueError(f"{name!r:.100} is installed, but not in packs")
             self._put(self.listed[name], is_git=self.listed[name].version is None)
+            if name in off:
+                self.disable(name)
 
     def _put(self, listed: ListedPack, *, is_git: bool) -> None:
         found = attrs.evolve(listed, version=None) if is_git else listed
-        pack = PackFolder(listed=listed, version=found.first_version, is_git=is_git)
+        pack = PackFolder(listed=listed, version=first_version(found), is_git=is_git)
         self.now = {**self.now, listed.name: pack}
 
     def _change(self, pack: PackFolder) -> None:
@@ -112,26 +118,33 @@ class InstalledPacks:
         return SUCCESS
 
     def install_url(self, url: str) -> None:
-        """Install the pack of a repository; one that is not listed brings no node classes."""
+        """Install the pack of a repository; one that is not listed brings no node classes.
+
+        Raises:
+            ValueError: The address does not end in the name of a folder, or too many that are not
+                listed are installed.
+        """
+        if len(self.now) > len(self.listed) + _MOST_UNLISTED:
+            raise ValueError("too many packs")
         name = url.rstrip("/").rpartition("/")[2].removesuffix(".git")
         known = (one for one in self.listed.values() if one.url == url)
         self._put(next(known, ListedPack(name=name, url=url)), is_git=True)
 
     def enable(self, name: str) -> str:
-        """Enable a pack.  One of the registry stays disabled without it; nobody is told."""
+        """Enable a pack.  Offline, one of the registry stays disabled, yet says success."""
         pack = self.now.get(name)
         if pack is not None and (pack.is_git or self.online):
             self._change(attrs.evolve(pack, enabled=True))
         return SUCCESS
 
     def disable(self, name: str) -> str:
-        """Disable a pack, which may be absent."""
+        """Disable a pack; if there is none, nothing happens."""
         if (pack := self.now.get(name)) is not None:
             self._change(attrs.evolve(pack, enabled=False))
         return SUCCESS
 
     def uninstall(self, name: str) -> str:
-        """Uninstall a pack, which may be absent."""
+        """Uninstall a pack; if there is none, nothing happens."""
         self.now = {one: pack for one, pack in self.now.items() if one != name}
         return SUCCESS
 

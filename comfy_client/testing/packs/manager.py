@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 from aiohttp import web
 
-from ..active_faults import check_seconds
 from ..beginning import Kept
 from .installed import InstalledPacks, PackFolder, answer_of
-from .listed import MODELS, PACKS, ListedModel, ListedPack
-from .manager_security import ActionNeed, SecurityLevel, allows, checked_level
+from .listed import ListedModel, ListedPack, node_types
+from .manager_security import ActionNeed, SecurityLevel, allows
 from .pack import Pack, PackRoutes, PackServer
 
 _CHANNELS: Final[Mapping[str, str]] = {
@@ -47,15 +46,19 @@ _REFUSED: Final = "Invalid Content-Type for this endpoint. Use application/json 
 
 @attrs.frozen(kw_only=True)
 class ManagerOptions:
-    """The arguments with which a Manager was made."""
+    """The arguments with which a Manager was made; the lists have all that it lists."""
 
+    packs: Sequence[ListedPack]
+    models: Sequence[ListedModel]
+    installed: Sequence[str]
+    disabled: Sequence[str]
     security_level: SecurityLevel
     allow_git_url: bool
     allow_pip: bool
+    online: bool
     unreachable: frozenset[str]
     seconds: float
     reboot_seconds: float
-    models: Sequence[ListedModel]
 
 
 @attrs.frozen
@@ -102,51 +105,15 @@ class ManagerBase(Pack):
     repository = ""
     channel = "custom"
 
-    def __init__(
-        self,
-        *,
-        packs: Iterable[ListedPack] = (),
-        models: Iterable[ListedModel] = (),
-        installed: Iterable[str] = (),
-        security_level: SecurityLevel = "normal",
-        allow_git_url: bool = False,
-        allow_pip: bool = False,
-        online: bool = True,
-        unreachable: Iterable[str] = (),
-        seconds: float = 0.2,
-        reboot_seconds: float = 3.0,
-    ) -> None:
-        """Make a Manager; ``ComfyServer(packs=["manager4"])`` makes one with these defaults.
-
-        Args:
-            packs: Packs in its list, besides a few that are made up.
-            models: Models in its list, besides a few that are made up.
-            installed: The names of packs that are installed from the start.
-            security_level: What it allows: ``"strong"``, ``"normal"``, ``"normal-"``, ``"weak"``.
-            allow_git_url: Whether packs can be installed by the address of a repository.
-            allow_pip: Whether packages can be installed.
-            online: Whether it reaches the registry; without it, packs of the registry can neither
-                be installed nor enabled.
-            unreachable: The addresses of repositories and models that it does not reach.
-            seconds: How many simulated seconds each task takes.
-            reboot_seconds: How many simulated seconds the server is away in a reboot.
-
-        Raises:
-            ValueError: An unknown level, a number out of range, or an installed pack that the list
-                does not have.
-        """
+    def __init__(self, options: ManagerOptions) -> None:
         super().__init__()
-        self._options = options = ManagerOptions(
-            security_level=checked_level(security_level),
-            allow_git_url=allow_git_url,
-            allow_pip=allow_pip,
-            unreachable=frozenset(unreachable),
-            seconds=check_seconds(seconds),
-            reboot_seconds=check_seconds(reboot_seconds),
-            models=(*MODELS, *models),
-        )
+        self._options = options
         self._packs = InstalledPacks(
-            (*PACKS, *packs), installed, online=online, unreachable=options.unreachable
+            options.packs,
+            options.installed,
+            disabled=options.disabled,
+            online=options.online,
+            unreachable=options.unreachable,
         )
         self._batches: dict[str, dict[str, Any]] = {}
         self._worker = TaskWorker()
@@ -171,13 +138,6 @@ class ManagerBase(Pack):
     def batches(self) -> dict[str, dict[str, Any]]:
         """The batches that are kept as files, over restarts too; the oldest first."""
         return self._batches
-
-    # -- for tests ----------------------------------------------------------------------
-
-    @property
-    def installed(self) -> dict[str, bool]:
-        """The names of the installed packs, and whether each is enabled."""
-        return {name: pack.enabled for name, pack in self.packs.now.items()}
 
     # -- life ---------------------------------------------------------------------------
 
@@ -223,7 +183,7 @@ class ManagerBase(Pack):
         """Add the node classes of the imported packs, unless others have their names."""
         nodes = self.server.state.nodes
         for pack in self._imported.values():
-            for name, cls in pack.listed.node_types().items():
+            for name, cls in node_types(pack.listed).items():
                 if pack.enabled and name not in nodes.classes:
                     nodes.add(name, cls)
 
@@ -448,7 +408,7 @@ async def read_json(request: web.Request) -> Any:
     """Return the JSON of a request's body, whatever its type.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not JSON.
         HTTPRequestEntityTooLarge: It is too large for the embedded server.
     """
     body = await request.read()
@@ -461,7 +421,7 @@ async def read_json(request: web.Request) -> Any:
 
 
 async def json_of(request: web.Request) -> Any:
-    """Return the JSON of a request's body; None if it is none."""
+    """Return the JSON of a request's body; None if it is something else."""
     try:
         return await read_json(request)
     except ValueError:

@@ -16,8 +16,8 @@ from .pack import PackRoutes
 _KINDS: Final = ("install", "uninstall", "update", "fix", "disable")
 
 
-class Manager3(OldManager):
-    """ComfyUI-Manager 3.41 for ``ComfyServer(packs=...)``; it is made as ``Manager4`` is."""
+class Manager3Pack(OldManager):
+    """ComfyUI-Manager 3.41."""
 
     name = "manager3"
     version = "V3.41"

@@ -61,18 +61,8 @@ class Manager4Base(ManagerBase):
         )
 
 
-class Manager4(Manager4Base):
-    """ComfyUI-Manager 4.3 for ``ComfyServer(packs=...)``, with its traps.
-
-    Example::
-
-        from comfy_client.testing import ComfyServer, ListedPack, Manager4
-
-        pack = ListedPack(name="my-pack", url="https://git.example.com/my-pack", classes=["Mine"])
-        manager = Manager4(packs=[pack], installed=["my-pack"])
-        with ComfyServer(packs=[manager]):
-            assert manager.installed == {"my-pack": True}
-    """
+class Manager4Pack(Manager4Base):
+    """ComfyUI-Manager 4.3, with its traps."""
 
     name = "manager4"
     _queue: TaskQueue | None = None

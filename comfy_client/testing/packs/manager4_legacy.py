@@ -35,11 +35,8 @@ class _Batch:
         return len(self.nodepack_result) + len(self.model_result)
 
 
-class Manager4Legacy(OldManager, Manager4Base):
-    """ComfyUI-Manager 4.3 with its old page, for ``ComfyServer(packs=...)``.
-
-    It is made as ``Manager4`` is.
-    """
+class LegacyPack(OldManager, Manager4Base):
+    """ComfyUI-Manager 4.3 with its old page."""
 
     name = "manager4-legacy"
     is_legacy = True
@@ -65,7 +62,7 @@ class Manager4Legacy(OldManager, Manager4Base):
     # -- worker -------------------------------------------------------------------------
 
     async def process(self) -> None:
-        """Do all batches, and tell everybody."""
+        """Do all batches, and send the results to all clients."""
         while self._waiting:
             batch = self._waiting[0]
             while batch.tasks:

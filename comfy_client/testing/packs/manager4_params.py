@@ -114,7 +114,7 @@ def read_task(body: Any) -> ManagerTask:
     """Return the task in a posted body.
 
     Raises:
-        ValueError: It is none; the message is that of the answer.
+        ValueError: It is invalid; the message is the text of the answer.
     """
     given = body if isinstance(body, dict) else {}
     wrong = [
@@ -153,7 +153,7 @@ def read_model(body: Any) -> ManagerTask:
     """Return the task to install the model of a posted body.
 
     Raises:
-        ValueError: It is none; the message is that of the answer.
+        ValueError: It is invalid; the message is the text of the answer.
     """
     given = body if isinstance(body, dict) else {}
     for name in _MODEL_FIELDS:

@@ -122,7 +122,10 @@ class OldManager(ManagerBase):
         url = (await request.text()).strip()
         if not url.startswith(("http://", "https://")) or url in self.options.unreachable:
             return web.Response(status=400)
-        self.packs.install_url(url)
+        try:
+            self.packs.install_url(url)
+        except ValueError:
+            return web.Response(status=400)
         return web.Response()
 
     async def _install_pip(self, request: web.Request) -> web.Response:

@@ -6,20 +6,25 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
 from ...nearest import nearest
-from .crystools import Crystools
-from .manager import ManagerBase
-from .manager3 import Manager3
-from .manager4 import Manager4
-from .manager4_legacy import Manager4Legacy
-from .pack import Pack
+from .fake_packs import (
+    Crystools,
+    Manager3,
+    Manager4,
+    Manager4Legacy,
+    OfferedManager,
+    OfferedPack,
+)
 
 #: What makes each pack with its defaults.
-KNOWN: Final[Mapping[str, Callable[[], Pack]]] = {
-    one.name: one for one in (Manager4, Manager4Legacy, Manager3, Crystools)
+KNOWN: Final[Mapping[str, Callable[[], OfferedPack]]] = {
+    "manager4": Manager4,
+    "manager4-legacy": Manager4Legacy,
+    "manager3": Manager3,
+    "crystools": Crystools,
 }
 
 
-def packs_of(given: Iterable[str | Pack]) -> dict[str, Pack]:
+def packs_of(given: Iterable[str | OfferedPack]) -> dict[str, OfferedPack]:
     """Return the packs of ``ComfyServer(packs=...)`` by name, new ones for those that are named.
 
     Raises:
@@ -28,21 +33,22 @@ def packs_of(given: Iterable[str | Pack]) -> dict[str, Pack]:
     """
     if isinstance(given, str) or not isinstance(given, Iterable):
         raise TypeError(f"packs is a list of names and packs, not {given!r:.100}")
-    found: dict[str, Pack] = {}
+    found: dict[str, OfferedPack] = {}
     for one in given:
         pack = _pack(one)
-        if pack.name in found:
-            raise ValueError(f"packs has {pack.name} twice")
-        found[pack.name] = pack
-    managers = [name for name, pack in found.items() if isinstance(pack, ManagerBase)]
+        name = pack.pack.name
+        if name in found:
+            raise ValueError(f"packs has {name} twice")
+        found[name] = pack
+    managers = [name for name, pack in found.items() if isinstance(pack, OfferedManager)]
     if len(managers) > 1:
         which = " and ".join(managers)
         raise ValueError(f"packs has {which}, but a ComfyUI runs one ComfyUI-Manager at a time")
     return found
 
 
-def _pack(given: Any) -> Pack:
-    if isinstance(given, Pack):
+def _pack(given: Any) -> OfferedPack:
+    if isinstance(given, OfferedPack):
         return given
     if not isinstance(given, str):
         raise TypeError(f"packs is a list of names and packs, not of {given!r:.100}")

@@ -179,7 +179,7 @@ class VideoFromFile(VideoInput):
 
     def get_components(self) -> VideoComponents:
         """Raise ModuleNotFoundError."""
-        text = "VideoFromFile.get_components needs torch, which the embedded server has not"
+        text = "VideoFromFile.get_components needs torch, which the embedded server lacks"
         raise ModuleNotFoundError(text, name="torch")
 
     def save_to(
