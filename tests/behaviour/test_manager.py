@@ -11,6 +11,7 @@ from comfy_client import ComfyApi
 from comfy_client.errors import ManagerRefused, NotFound, NotSupported, TaskFailed, TaskTimeout
 from comfy_client.ext.manager import Manager
 from comfy_client.testing import ComfyServer, Manager4
+from comfy_client.testing.packs.manager4 import Manager4Pack
 from comfy_client.testing.packs.manager4_params import ManagerTask
 from tests.helpers.bare import post
 from tests.helpers.clients import until
@@ -153,11 +154,15 @@ def test_tasks_behind_an_incomplete_one_of_somebody_else_are_done(
     assert task.result(timeout=60) is not None
 
 
-class Idle(Manager4):
+class IdlePack(Manager4Pack):
     """Does nothing, and says that it has: as the real one of packs that it does not have."""
 
     def _work(self, task: ManagerTask) -> str:
         return "success"
+
+
+class Idle(Manager4):
+    _kind = IdlePack
 
 
 def test_success_of_work_that_was_not_done_is_an_error() -> None:

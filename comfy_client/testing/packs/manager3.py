@@ -9,7 +9,7 @@ from aiohttp import web
 
 from .manager import check_room, json_of
 from .manager_models import is_listed
-from .manager_old import MODEL, OldManager, check_posted
+from .manager_old import MODEL, OldManager, check_posted, new_results, places_of
 from .manager_security import ActionNeed
 from .pack import PackRoutes
 
@@ -33,7 +33,7 @@ class Manager3Pack(OldManager):
         """Begin without work."""
         super().begin()
         self._pending: list[tuple[str, dict[str, Any]]] = []
-        self._results: dict[str, dict[str, str]] = {"nodepack_result": {}, "model_result": {}}
+        self._results = new_results()
         self._preview_method = "none"
 
     def forget_pending(self) -> None:
@@ -55,12 +55,9 @@ class Manager3Pack(OldManager):
         while self._pending:
             kind, params = self._pending.pop(0)
             result = await self.do(kind, params)
-            ui_id = params.get("ui_id")
-            is_model = kind == MODEL
-            target = "model_manager" if is_model else "nodepack_manager"
-            self._tell("in_progress", {"target": ui_id, "ui_target": target})
-            results = self._results["model_result" if is_model else "nodepack_result"]
-            results[str(ui_id)] = result
+            ui_id, (page, results) = params.get("ui_id"), places_of(kind)
+            self._tell("in_progress", {"target": ui_id, "ui_target": page})
+            self._results[results][str(ui_id)] = result
             self.worker.runs = False
         self._tell("done", {name: {**found} for name, found in self._results.items()})
         for found in self._results.values():

@@ -38,8 +38,19 @@ class Manager4Base(ManagerBase):
         return (
             *super().routes(),
             ("GET", "/v2/manager/is_legacy_manager_ui", self._is_legacy),
+            ("GET", "/v2/manager/queue/history_list", self._list_batches),
             ("POST", "/v2/customnode/import_fail_info_bulk", self._failed_imports),
         )
+
+    async def _list_batches(self, request: web.Request) -> web.Response:
+        return web.json_response({"ids": [*reversed(self.batches)]})
+
+    def batch_answer(self, batch_id: str | None) -> web.Response:
+        """Return the answer to the question for a batch, which may be none."""
+        if batch_id is not None and not re.fullmatch(r"[\w-]+", batch_id):
+            return web.Response(status=400, text="Invalid history id")
+        batch = self.batches.get(batch_id or "")
+        return web.json_response(batch) if batch else web.Response(status=400)
 
     async def _is_legacy(self, request: web.Request) -> web.Response:
         return web.json_response({"is_legacy_manager_ui": self.is_legacy})
@@ -134,7 +145,6 @@ class Manager4Pack(Manager4Base):
             ("POST", "/v2/manager/queue/update_comfyui", self._update_comfyui),
             ("POST", "/v2/manager/queue/start", self.start_work),
             ("GET", "/v2/manager/queue/history", self._history),
-            ("GET", "/v2/manager/queue/history_list", self._history_list),
             ("GET", "/v2/customnode/fetch_updates", self._fetch_updates),
             ("GET", "/v2/comfyui_manager/comfyui_versions", self._comfyui_versions),
             ("POST", "/v2/comfyui_manager/comfyui_switch_version", self._switch_version),
@@ -183,10 +193,7 @@ class Manager4Pack(Manager4Base):
     async def _history(self, request: web.Request) -> web.Response:
         asked, items = request.query, self._tasks_now.history
         if (batch_id := asked.get("id")) is not None:
-            if not re.fullmatch(r"[\w-]+", batch_id):
-                return web.Response(status=400, text="Invalid history id")
-            batch = self.batches.get(batch_id)
-            return web.json_response(batch) if batch else web.Response(status=400)
+            return self.batch_answer(batch_id)
         if (ui_id := asked.get("ui_id")) is not None:
             return web.json_response({"history": items.get(ui_id, {})})
         client_id = asked.get("client_id")
@@ -201,9 +208,6 @@ class Manager4Pack(Manager4Base):
         except ValueError:
             return web.Response(status=400)
         return web.json_response({"history": dict(found[first : first + most])})
-
-    async def _history_list(self, request: web.Request) -> web.Response:
-        return web.json_response({"ids": [*reversed(self.batches)]})
 
     async def _fetch_updates(self, request: web.Request) -> web.Response:
         told = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,7 +10,14 @@ from aiohttp import web
 
 from .manager import MOST_BATCHES, check_room, read_json, remember
 from .manager4 import Manager4Base
-from .manager_old import MODEL, OldManager, check_posted, version_of
+from .manager_old import (
+    MODEL,
+    OldManager,
+    check_posted,
+    new_results,
+    places_of,
+    version_of,
+)
 from .manager_security import ActionNeed
 from .pack import PackRoutes
 
@@ -25,14 +31,13 @@ class _Batch:
 
     batch_id: str
     tasks: list[tuple[str, dict[str, Any]]] = attrs.field(factory=list)
-    nodepack_result: dict[str, str] = attrs.field(factory=dict)
-    model_result: dict[str, str] = attrs.field(factory=dict)
+    results: dict[str, dict[str, str]] = attrs.field(factory=new_results)
     total: int = 0
 
     @property
     def done(self) -> int:
         """The number of results."""
-        return len(self.nodepack_result) + len(self.model_result)
+        return sum(map(len, self.results.values()))
 
 
 class LegacyPack(OldManager, Manager4Base):
@@ -68,8 +73,7 @@ class LegacyPack(OldManager, Manager4Base):
             while batch.tasks:
                 await self._next_task(batch)
             told = {
-                "nodepack_result": batch.nodepack_result,
-                "model_result": batch.model_result,
+                **batch.results,
                 "total_count": batch.total,
                 "done_count": batch.done,
                 "batch_id": batch.batch_id,
@@ -84,14 +88,13 @@ class LegacyPack(OldManager, Manager4Base):
     async def _next_task(self, batch: _Batch) -> None:
         kind, params = batch.tasks.pop(0)
         result = await self.do(kind, params)
-        is_model = kind == MODEL
-        results = batch.model_result if is_model else batch.nodepack_result
-        results[str(params.get("ui_id"))] = result
+        ui_id, (page, results) = params.get("ui_id"), places_of(kind)
+        batch.results[results][str(ui_id)] = result
         self.worker.runs = False
         told = {
-            "target": params.get("ui_id"),
+            "target": ui_id,
             "batch_id": batch.batch_id,
-            "ui_target": "model_manager" if is_model else "nodepack_manager",
+            "ui_target": page,
             "total_count": batch.total,
             "done_count": batch.done,
         }
@@ -109,7 +112,6 @@ class LegacyPack(OldManager, Manager4Base):
             ("POST", "/v2/manager/queue/batch", self._add_batch),
             ("GET", "/v2/manager/queue/status", self._status),
             ("GET", "/v2/manager/queue/history", self._history),
-            ("GET", "/v2/manager/queue/history_list", self._history_list),
             ("GET", "/v2/customnode/fetch_updates", self._fetch_updates),
         )
 
@@ -151,14 +153,7 @@ class LegacyPack(OldManager, Manager4Base):
         return web.json_response(told)
 
     async def _history(self, request: web.Request) -> web.Response:
-        batch_id = request.query.get("id")
-        if batch_id is not None and not re.fullmatch(r"[\w-]+", batch_id):
-            return web.Response(status=400, text="Invalid history id")
-        batch = self.batches.get(batch_id or "")
-        return web.json_response(batch) if batch else web.Response(status=400)
-
-    async def _history_list(self, request: web.Request) -> web.Response:
-        return web.json_response({"ids": [*reversed(self.batches)]})
+        return self.batch_answer(request.query.get("id"))
 
     async def _fetch_updates(self, request: web.Request) -> web.Response:
         return web.Response(status=400)

@@ -134,6 +134,18 @@ class OldManager(ManagerBase):
         return web.Response(status=200 if isinstance(await json_of(request), dict) else 400)
 
 
+def new_results() -> dict[str, dict[str, str]]:
+    """Return a place for results by ``ui_id``: those of packs, and those of models."""
+    return {"nodepack_result": {}, "model_result": {}}
+
+
+def places_of(kind: str) -> tuple[str, str]:
+    """Return how events name the page of a kind of work, and among which results its own is."""
+    if kind == MODEL:
+        return "model_manager", "model_result"
+    return "nodepack_manager", "nodepack_result"
+
+
 def check_posted(kind: str, params: Any) -> None:
     """Fail as the handler does that reads what work needs.
 
