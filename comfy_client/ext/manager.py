@@ -416,7 +416,10 @@ class Manager(KnownAttributes):
         Raises:
             NotSupported: Manager 4 with its new page.
             ManagerRefused: The security settings forbid it.
+            ValueError: No package is given.
         """
+        if not packages:
+            raise ValueError("no package is given")
         self._post_direct("/customnode/install/pip", "pip", " ".join(packages), timeout)
 
     def _post_direct(self, route: str, kind: str, body: str, timeout: float) -> None:

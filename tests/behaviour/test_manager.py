@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from comfy_client import ComfyApi
-from comfy_client.errors import ManagerRefused, NotFound, NotSupported, TaskFailed, TaskTimeout
+from comfy_client.errors import (
+    ApiError,
+    ManagerRefused,
+    NotFound,
+    NotSupported,
+    TaskFailed,
+    TaskTimeout,
+)
 from comfy_client.ext.manager import Manager
-from comfy_client.testing import ComfyServer, Manager4
-from comfy_client.testing.packs.manager4 import Manager4Pack
-from comfy_client.testing.packs.manager4_params import ManagerTask
+from comfy_client.testing import ComfyServer
+from comfy_client.typescript import MANAGER
 from tests.helpers.bare import post
-from tests.helpers.clients import until
+from tests.helpers.clients import until, until_connected
 from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
 
 
@@ -154,25 +161,16 @@ def test_tasks_behind_an_incomplete_one_of_somebody_else_are_done(
     assert task.result(timeout=60) is not None
 
 
-class IdlePack(Manager4Pack):
-    """Does nothing, and says that it has: as the real one of packs that it does not have."""
-
-    def _work(self, task: ManagerTask) -> str:
-        return "success"
-
-
-class Idle(Manager4):
-    _kind = IdlePack
-
-
-def test_success_of_work_that_was_not_done_is_an_error() -> None:
-    pack = Idle(packs=[MINE], installed=["my-pack"])
+def test_success_of_work_that_does_not_show_is_an_error(
+    server: ComfyServer, manager: Manager
+) -> None:
+    manager.install(URL).result(timeout=60)
+    there = manager.installed()["my-pack"].raw
     with (
-        ComfyServer(packs=[pack], speed=1000) as server,
-        Hasty(server.url) as api,
+        server.faults.rewrite("GET", "*/customnode/installed", lambda _: {"my-pack": there}),
         pytest.raises(TaskFailed, match="says 'success', but the pack is still enabled"),
     ):
-        api.ext.manager.disable("my-pack").result(timeout=60)
+        manager.disable("my-pack").result(timeout=60)
 
 
 def test_a_model_is_downloaded(api: ComfyApi, manager: Manager) -> None:
@@ -207,3 +205,101 @@ def test_a_refusal_by_the_security_level_says_what_to_set(kind: str) -> None:
         assert (caught.value.kind, caught.value.name) == ("install", "my-pack")
         with pytest.raises(ManagerRefused, match="restart"):
             api.ext.manager.reboot()
+
+
+def test_a_manager_is_asked_for_once_for_each_connection(
+    server: ComfyServer, api: ComfyApi, manager: Manager
+) -> None:
+    assert manager.available()
+    asked = len(versions_asked(server))
+    manager.installed()
+    assert api.ext.manager.available()
+    assert len(versions_asked(server)) == asked
+    server.faults.drop()  # as of a server that restarts
+    until_connected(server, api, 2)
+    assert manager.available()
+    assert len(versions_asked(server)) == 2 * asked
+    with ComfyServer() as other, ComfyApi(other.url) as without:
+        assert not without.ext.manager.available()
+
+
+def versions_asked(server: ComfyServer) -> list[Any]:
+    return [one for one in server.requests if one.path.endswith("/manager/version")]
+
+
+def test_all_enabled_packs_are_updated(manager: Manager) -> None:
+    manager.install(URL).result(timeout=60)
+    manager.install("https://git.example.com/example-upscalers").result(timeout=60)
+    manager.disable("example-upscalers").result(timeout=60)
+    tasks = manager.update_all()
+    assert [task.name for task in tasks] == ["my-pack"]
+    updated = tasks[0].result(timeout=60)
+    assert updated is not None
+    assert updated.ver == "newer"
+
+
+@pytest.mark.parametrize("level", ["normal", "weak"])
+def test_a_pack_is_repaired_where_the_security_level_allows_it(kind: str, level: Any) -> None:
+    pack = KINDS[kind](packs=[MINE], installed=["my-pack"], security_level=level)
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
+        if level == "weak" or kind == "manager3":
+            assert fixed(api) is not None
+        else:
+            with pytest.raises(ManagerRefused, match="set security_level = normal- and"):
+                fixed(api)
+
+
+def fixed(api: ComfyApi) -> Any:
+    return api.ext.manager.fix("my-pack").result(timeout=60)
+
+
+def test_comfyui_is_updated_and_its_versions_are_listed_from_a_git_repository_only(
+    manager: Manager,
+) -> None:
+    """The embedded server is none; what a real one answered is in the recordings."""
+    with pytest.raises(ApiError):
+        manager.comfyui_versions()
+    with pytest.raises((TaskFailed, ApiError)):
+        manager.update_comfyui().result(timeout=60)
+
+
+@pytest.mark.parametrize("allows", [True, False])
+def test_any_repository_and_packages_are_installed_where_that_is_allowed(
+    kind: str, allows: bool
+) -> None:
+    pack = KINDS[kind](allow_git_url=allows, allow_pip=allows)
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
+        manager = api.ext.manager
+        if kind == "manager4":
+            with pytest.raises(NotSupported, match="--enable-manager-legacy-ui"):
+                manager.install_git(URL)
+            with pytest.raises(NotSupported, match="--enable-manager-legacy-ui"):
+                manager.install_pip("rich")
+        elif allows:
+            assert manager.install_git(f"{URL}.git").id == "my-pack"
+            manager.install_pip("rich", "attrs")
+            assert server.requests[-1].body == b"rich attrs"
+        else:
+            with pytest.raises(ManagerRefused, match="set allow_git_url_install = true"):
+                manager.install_git(URL)
+            with pytest.raises(ManagerRefused, match="set allow_pip_install = true"):
+                manager.install_pip("rich")
+
+
+def test_packs_that_fail_to_import_are_told_with_their_tracebacks(manager: Manager) -> None:
+    manager.install("https://git.example.com/example-broken").result(timeout=60)
+    manager.install(URL).result(timeout=60)
+    assert manager.failed_imports() == []
+    manager.reboot(wait=60)
+    [failure] = manager.failed_imports()
+    assert failure.id == "example-broken"
+    assert "No module named 'example_library'" in failure.message
+
+
+@pytest.mark.parametrize("name", MANAGER)
+def test_names_of_the_reference_are_answered_with_the_python_way(name: str) -> None:
+    api = ComfyApi()
+    with pytest.raises(AttributeError, match=re.escape(f"; the Python way: {MANAGER[name]}")):
+        getattr(api.ext.manager, name)
+    for told in re.findall(r"api\.ext\.manager\.(\w+)", MANAGER[name]):
+        assert hasattr(Manager, told)

@@ -27,7 +27,7 @@ GROUPS = {
         *("events", "errors", "command-line", "command-line-servers", "command-line-scripts"),
     ],
     "Servers": [
-        *("connecting", "hosted", "hosted-waiting", "doctor", "pool"),
+        *("connecting", "manager", "hosted", "hosted-waiting", "doctor", "pool"),
         *("pool-faults", "cluster", "cluster-setup", "security", "limits"),
     ],
     "Programs": [
@@ -53,7 +53,7 @@ _TITLES = {
     "hosted": ("Hosted ComfyUI", "hosted"),
     "aio": ("asyncio", "asyncio"),
     "distributed": ("Workers of Dask", "cluster"),
-    "ext": ("Node packs of the server", "monitoring"),
+    "ext": ("Node packs of the server", "manager"),
     "models": ("Answers of the server", "compatibility"),
     "testing": ("Testing", "testing"),
 }
@@ -174,6 +174,8 @@ WORDS = {
     ("testing", "Use it"): "mock, pytest, fixture",
     ("testing-faults", "Time"): "sleep, pause, step",
     ("fake-server", "A fake ComfyUI for your tests"): "fake, stub, simulator",
+    ("manager", "Node packs and the Manager"): "custom nodes, comfyui-manager, install a pack",
+    ("manager", "Restart"): "reboot, restart",
     ("monitoring", "Prometheus"): "metrics",
     ("monitoring", "Logs"): "log, logging",
     ("monitoring", "The machine of a server"): "crystools, gpu temperature, monitor",

@@ -7,13 +7,14 @@ import inspect
 import pickle
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
 import comfy_client
 from comfy_client import ComfyApi, ComfyPool, Job, Result, Workflow
-from comfy_client.typescript import CLIENT, PACKAGE, POOL
+from comfy_client.typescript import CLIENT, MANAGER, MONITOR, PACKAGE, POOL
 from tests.guide import text_of
 
 
@@ -105,6 +106,22 @@ def test_every_class_of_the_page_on_typescript_is_known() -> None:
     named = set(re.findall(r"^``([A-Z][A-Za-z]+)``  ", text_of("typescript"), re.MULTILINE))
     assert named
     assert named <= {*PACKAGE, *comfy_client.__all__}
+
+
+def test_each_member_of_the_extensions_of_the_reference_has_a_test() -> None:
+    """The tests that the tables name exist; all members stand in them."""
+    rows = re.findall(r"^``(\w+)`` .*``(test_\w+)``$", text_of("typescript"), re.MULTILINE)
+    monitor, manager = rows[:8], rows[8:]
+    for module, found, names in (("monitor", monitor, MONITOR), ("manager", manager, MANAGER)):
+        assert {name for name, _ in found} - SAME_NAME == {*names} - NOT_OF_THE_REFERENCE
+        source = Path(__file__).parents[1].joinpath(f"behaviour/test_{module}.py").read_text()
+        assert [test for _, test in found if f"def {test}(" not in source] == []
+
+
+#: Members whose names need no hint, as they are those of Python but for their case.
+SAME_NAME = {"installModel"}
+#: Names of the tables of hints that no table of the page has.
+NOT_OF_THE_REFERENCE = {"destroy", "isSupported", "off", "updateAllExtensions"}
 
 
 @pytest.mark.parametrize("name", ["no_such_thing", "noSuchThing", "_private", "__deepcopy_it__"])
