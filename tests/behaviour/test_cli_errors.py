@@ -128,9 +128,9 @@ def test_ctrl_c_while_the_command_starts_is_quiet(monkeypatch):
 def test_every_command_is_asked_and_is_in_the_schema():
     """But those that need no server, or say all by themselves."""
     alone = {"convert", "demo", "doctor", "example", "inputs", "serve", "stubs", "wait", "where"}
-    alone |= {"help", "schema", "skill"}
+    alone |= {"help", "mcp", "schema", "skill"}
     assert main.commands.keys() == ASKING.keys() | alone
-    assert main.commands.keys() - {"demo", "help", "skill", "stubs"} <= commands_in_schema()
+    assert main.commands.keys() - {"demo", "help", "mcp", "skill", "stubs"} <= commands_in_schema()
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ COMMANDS: dict[str, tuple[list[str], int]] = {
 #: What Comfy Cloud's older API makes work.
 READ = ("check", "models", "nodes", "stubs", "object-info", "info", "queue")
 #: Commands that ask no server, or have tests of their own.
-OTHERS = {"where", "doctor", "demo", "example", "serve", "schema", "help"}
+OTHERS = {"where", "doctor", "demo", "example", "mcp", "serve", "schema", "help"}
 
 
 @pytest.fixture(params=["proxy", "serverless", "cloud"])
