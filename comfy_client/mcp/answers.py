@@ -241,8 +241,8 @@ def whole(output: Output, timeout: float | None = None) -> bytes:
         for piece in pieces:
             content += piece
             if len(content) > MOST_BYTES:
-                step = f"fetch {output.url}" if output.url else "leave it on the server"
-                raise CallRefused("too_large", f"it has more than {MOST_BYTES} bytes", step)
+                said = f"it has more than {MOST_BYTES} bytes; its URL: {output.url}"
+                raise CallRefused("too_large", said, "leave it to the user, or fetch that URL")
     return bytes(content)
 
 

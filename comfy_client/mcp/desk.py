@@ -135,8 +135,9 @@ class Desk:
         definition = self._api.node_definitions([name]).get(name)
         if definition is None:
             near = nearest(name, list(self._api.node_names()), 3)
-            step = f"nearest: {', '.join(near)}" if near else "search for words of its name"
-            raise CallRefused("unknown_class", f"the server has no node class {name!r:.200}", step)
+            hint = f"; nearest: {', '.join(near)}" if near else ""
+            said = f"the server has no node class {name!r:.200}{hint}"
+            raise CallRefused("unknown_class", said, "search for words of its name")
         node = NodeDef.from_json(name, definition)
         required = node.input.get("required") or {}
         inputs = [
@@ -158,11 +159,11 @@ class Desk:
         """Tell what the server is, and which prompts of this tool it has."""
         report = self._api.doctor(timeout=_DOCTOR_TIMEOUT)
         failed = [f"{one.name}: {one.found}" for one in report if one.state == "failed"]
-        facts: dict[str, Any] = {"connection": cut("; ".join(failed), 500) or "sound"}
+        facts: dict[str, Any] = {"connection": "doubtful" if failed else "sound"}
         facts["folders"] = list(map(str, self.roots.folders))
         if failed and not self._api.ping():
             step = "tell the user what is wrong with the connection"
-            raise CallRefused("server_away", facts["connection"], step)
+            raise CallRefused("server_away", cut("; ".join(failed), 500), step)
         stats, queue = self._api.get_system_stats(), self._api.get_queue()
         past = self._api.get_histories(_LATEST)
         own = [
@@ -183,7 +184,8 @@ class Desk:
         counts = {"running": len(queue.running), "pending": len(queue.pending)}
         facts |= {"queue": counts, "own_prompts": own[:_MOST_PROMPTS]}
         facts["own_ended"] = ended[:_MOST_PROMPTS]
-        return ToolAnswer({**facts, "data": {"version": stats.comfyui_version, "devices": devices}})
+        data = {"version": stats.comfyui_version, "devices": devices, "failed_checks": failed}
+        return ToolAnswer({**facts, "data": data})
 
     # -- files -----------------------------------------------------------------------------
 

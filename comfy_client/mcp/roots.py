@@ -50,11 +50,11 @@ class Roots:
                 if path.suffix == ".json" and self._holds(path):
                     return path
         near = nearest(name, list(self.workflows()), 3)
-        hint = f"nearest: {', '.join(map(repr, near))}; " if near else ""
+        hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
         raise CallRefused(
             "unknown_workflow",
-            f"the folders have no workflow {name!r:.200}",
-            f"{hint}inputs() without arguments lists the workflows; API JSON works, too",
+            f"the folders have no workflow {name!r:.200}{hint}",
+            "inputs() without arguments lists the workflows; API JSON works, too",
         )
 
     def file(self, path: str) -> Path:

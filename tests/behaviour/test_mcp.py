@@ -129,7 +129,7 @@ def test_node_classes_are_found_by_words_and_described(agent: Agent) -> None:
     assert (inputs["steps"]["default"], described["costs_money"]) == (20, False)
     wrong = agent("nodes", **{"class": "KSamplr"})
     assert wrong.is_error
-    assert "KSampler" in wrong["next"]
+    assert "nearest: KSampler" in wrong.data["message"]
 
 
 def test_an_uploaded_file_is_the_value_of_an_input(agent: Agent, folder: Path) -> None:
@@ -228,6 +228,7 @@ def test_files_outside_of_the_folders_cannot_be_named(
     for tool in ("run", "inputs"):
         assert agent(tool, workflow=path)["code"] == "unknown_workflow"
     assert agent("inputs").data["workflows"] == ["draw.json"]
+    assert "draw.json" in agent("run", workflow="drawn").data["message"]
     assert not [one for one in comfy.requests if one.method == "POST"]
 
 
