@@ -29,7 +29,8 @@ ADVICE: Final = {
     "again: change something, or tell the user.",
     Exit.LOST: "look at `code`.  `job_lost`: the server was restarted; run it again if "
     "`retryable` is true.  `submit_uncertain`: it may be running, so look for it as below.  "
-    "`job_not_found`: a wrong id or server.",
+    "`job_not_found`: a wrong id or server; half a minute after `submit_uncertain` it means that "
+    "the prompt did not arrive, and may be run again.",
     Exit.TIMEOUT: "it keeps running.  `job ID --wait`, or `cancel ID`.",
     Exit.UNAUTHORISED: "a login or a key is missing or wrong.  Ask the user to set it.",
     Exit.STOPPED: "stopped by a signal, or somebody cancelled the prompt.  Ask before you run it "

@@ -1,4 +1,7 @@
-"""The recipe for Docker Compose: its two programs and its files, without Docker."""
+"""The recipe for Docker Compose: its two programs and its files, without Docker.
+
+``compose.yaml`` is valid by the schema of the Compose specification (December 2026), by hand.
+"""
 
 from __future__ import annotations
 

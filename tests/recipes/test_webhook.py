@@ -11,6 +11,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer
+from tests.helpers.clients import until
 from tests.helpers.receiver import Receiver, receiving
 from tests.helpers.recipes import painting
 from tests.recipes.conftest import Load
@@ -72,6 +73,21 @@ def test_a_receiver_that_refuses_is_logged(
     [record] = [one for one in caplog.records if one.name == "root"]
     assert comfy.ran[0].prompt_id in record.getMessage()
     assert "403" in record.getMessage()
+
+
+def test_a_callback_of_a_later_process_is_called(
+    comfy: ComfyServer, load: Load, receiver: Receiver
+) -> None:
+    """Of a job that has ended in the meantime, which it finds by its id."""
+    names = run(load, receiver)
+    [first] = receiver.sent
+    with ComfyApi(comfy.url) as api:
+        job = api.job(comfy.ran[0].prompt_id)
+        job.add_done_callback(lambda _: names["tell"](job))
+        until(lambda: len(receiver.sent) == 2)
+    again = json.loads(receiver.sent[1].body)
+    assert again["status"] == "succeeded"
+    assert again["prompt_id"] == json.loads(first.body)["prompt_id"]
 
 
 def test_the_end_of_the_client_is_no_end_of_the_job(
