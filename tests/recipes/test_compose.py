@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -18,7 +19,7 @@ import pytest
 import requests
 import yaml  # of distributed
 
-from comfy_client import ComfyApi
+from comfy_client import ComfyApi, SubmitUncertain
 from comfy_client.testing import ComfyServer
 from tests.guide import section_of
 from tests.helpers.clients import LIMIT, until
@@ -96,13 +97,25 @@ def test_a_task_outlives_a_comfyui_that_is_away(
     assert asked(web, task_id)["status"] == "done"
 
 
-def test_a_submission_without_an_answer_is_looked_for_first(
-    comfy: ComfyServer, worker: dict[str, Any], web: dict[str, Any]
+def test_an_uncertain_submission_is_looked_for_and_not_repeated(
+    comfy: ComfyServer,
+    worker: dict[str, Any],
+    web: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It is rendered once."""
+    """It has arrived, but nobody said so."""
+    api = worker["api"]
+
+    def submit(*args: Any, prompt_id: str) -> None:
+        api.submit(*args, prompt_id=prompt_id)
+        raise SubmitUncertain("no answer", prompt_id=prompt_id)
+
     task_id = web["create"]("a mill")["id"]
-    comfy.faults.cut("POST", "/prompt", ran=True, times=1)
-    worker["work"]()
+    with monkeypatch.context() as patched:
+        client = SimpleNamespace(job=api.job, submit=submit)
+        patched.setitem(worker["render"].__globals__, "api", client)
+        worker["work"]()
+        assert asked(web, task_id) == {"status": "waiting"}
     worker["work"]()
     assert asked(web, task_id)["status"] == "done"
     assert len(comfy.ran) == 1

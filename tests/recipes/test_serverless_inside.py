@@ -76,6 +76,7 @@ def test_the_first_event_starts_comfyui_and_the_next_one_finds_it(
     assert len(names["processes"]) == 2
 
 
+@pytest.mark.timeout(120)
 def test_a_comfyui_that_ends_while_it_starts_is_an_error_at_once(
     begin: Begin, comfy: ComfyServer
 ) -> None:
