@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
 from tests.comfyui import ComfyUI, cache, pinned_environment
 
@@ -73,8 +74,8 @@ class ManagedComfyUI(ComfyUI):
     def __init__(self, packs: Mapping[str, Collection[str]], *, legacy_page: bool = False) -> None:
         super().__init__()
         self._python = set_up()
-        node = self.root / "custom_nodes" / "starts_the_manager"
-        node.mkdir()
+        # Restoring a snapshot disables folders that it does not have.
+        node = self.add_registered("starts-the-manager", "1.0.0")
         (node / "prestartup_script.py").write_text(_BEFORE.format(legacy_page=legacy_page))
         (node / "__init__.py").write_text(_NODE)
         self._data = self.root / "user" / "__manager"
@@ -84,14 +85,15 @@ class ManagedComfyUI(ComfyUI):
         )
         self._list(packs)
 
-    def add_registered(self, name: str, version: str) -> None:
-        """Add an empty pack that looks as if it came from the registry; before the start."""
+    def add_registered(self, name: str, version: str) -> Path:
+        """Add an empty pack that looks as if it came from the registry, and return its folder."""
         folder = self.root / "custom_nodes" / name
         folder.mkdir()
         (folder / "__init__.py").write_text("NODE_CLASS_MAPPINGS = {}\n")
         project = f'[project]\nname = "{name}"\nversion = "{version}"\n'
         (folder / "pyproject.toml").write_text(project)
         (folder / ".tracking").write_text("__init__.py\npyproject.toml")
+        return folder
 
     def _list(self, packs: Mapping[str, Collection[str]]) -> None:
         """Add packs to the lists that came with the Manager, as if it had just downloaded them."""
@@ -110,7 +112,7 @@ class ManagedComfyUI(ComfyUI):
             hashed = _hash(f"{_CHANNEL}/{name}")
             (self._data / "cache" / f"{hashed}_{name}").write_text(json.dumps(content))
 
-    def _bundled(self, name: str) -> dict[str, list]:
+    def _bundled(self, name: str) -> dict[str, Any]:
         path = _packages(self._python) / "comfyui_manager" / name
         return json.loads(path.read_text(encoding="utf-8"))
 

@@ -45,6 +45,9 @@ class Snapshots:
     def restore(self, name: str) -> None:
         """Have the packs of a snapshot installed at the next start: call ``reboot()`` then.
 
+        Packs that it lacks are disabled.  Nobody is told if it fails, as where packs of the
+        registry are to be downloaded without a network: look at ``manager.installed()`` then.
+
         ``POST /v2/snapshot/restore``; Manager 3: ``/snapshot/restore``.
 
         Raises:

@@ -276,12 +276,18 @@ def test_events_of_a_task_go_to_its_client_alone(
 
 @pytest.fixture(scope="module")
 def rebooted(place: Place, workflow: Callable[..., Any]) -> Iterator[SimpleNamespace]:
-    """What a client has after a reboot, in which two new packs take effect."""
+    """What a client has after a reboot, in which two new packs take effect.
+
+    A snapshot is to be restored, too, which has a pack that is gone.
+    """
     with place.client() as api:
         manager = api.ext.manager
         task = manager.install(place.url_of(NEW))
         pack = done(task)
-        done(manager.install(place.url_of(BROKEN)))
+        for name in (BROKEN, PACK):
+            done(manager.install(place.url_of(name)))
+        manager.snapshots.restore(manager.snapshots.save())
+        done(manager.uninstall(PACK))
         job = api.submit(workflow("sleep", seconds=600.0, ticks=10_000))
         until(lambda: job.prompt_id in {item.prompt_id for item in api.get_queue().running})
         before = command_line(place)
@@ -337,3 +343,11 @@ def test_a_task_is_found_again_after_a_reboot(place: Place, rebooted: SimpleName
 @only_new_page
 def test_the_packs_at_the_start_are_told_anew_after_a_reboot(rebooted: SimpleNamespace) -> None:
     assert rebooted.manager.installed(at_start=True).keys() >= {NEW, BROKEN}
+
+
+@only_new_page
+def test_a_snapshot_with_packs_of_the_registry_is_not_restored_without_a_network(
+    rebooted: SimpleNamespace,
+) -> None:
+    """Nobody is told."""
+    assert PACK not in rebooted.manager.installed(at_start=True)

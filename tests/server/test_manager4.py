@@ -177,7 +177,7 @@ def test_a_snapshot_is_restored_at_the_next_start(server: ComfyServer, manager: 
     post(server, f"/v2/snapshot/restore?target={name}", None)
     assert manager.installed == {"my-pack": True}
     server.restart()
-    assert manager.installed == {}
+    assert manager.installed == {"my-pack": False}
     post(server, f"/v2/snapshot/remove?target={name}", None)
     assert get(server, "/v2/snapshot/getlist").json() == {"items": []}
 

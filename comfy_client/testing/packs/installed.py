@@ -137,6 +137,20 @@ class InstalledPacks:
             self._change(attrs.evolve(pack, enabled=True))
         return SUCCESS
 
+    def restore(self, then: Mapping[str, PackFolder]) -> None:
+        """Have the packs of a snapshot; those that came later are disabled.
+
+        Without the registry, nothing is done if it has packs from there; nobody is told.
+        """
+        if not self.online and any(pack.enabled and not pack.is_git for pack in then.values()):
+            return
+        later = {
+            name: attrs.evolve(pack, enabled=False)
+            for name, pack in self.now.items()
+            if name not in then
+        }
+        self.now = {**then, **later}
+
     def disable(self, name: str) -> str:
         """Disable a pack; if there is none, nothing happens."""
         if (pack := self.now.get(name)) is not None:

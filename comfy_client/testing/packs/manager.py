@@ -145,7 +145,8 @@ class ManagerBase(Pack):
         """Begin with a process of the server: what was installed takes effect."""
         super().start(server)
         if self._restoring is not None:
-            self.packs.now, self._restoring = self._restoring, None
+            self.packs.restore(self._restoring)
+            self._restoring = None
         self._imported = self.packs.now
         self.add_nodes()
         self.begin()
