@@ -16,7 +16,9 @@ Modules:
     server_commands: ``info``, ``free``, ``logs``, ``doctor``, ``where``, ``models``, ``upload`` and
         ``nodes``.
     bug_report: The file that ``doctor --report`` writes.
-    workflow_commands: ``inputs``, ``check``, ``convert``, ``example`` and ``stubs``.
+    workflow_commands: ``inputs``, ``convert``, ``example`` and ``stubs``.
+    check_command: ``check``, and the files that it finds in folders.
+    findings: What is wrong with a file, as a line of text, or for GitHub.
     raw_commands: ``api`` and ``object-info``.
     skill_command: ``skill``: how agents use the other commands.
     server_options: The options that name servers, and the clients they stand for.

@@ -13,6 +13,7 @@ import click
 from .._version import __version__
 from ..errors import ComfyError
 from . import (
+    check_command,
     mcp_command,
     prompt_commands,
     raw_commands,
@@ -78,7 +79,7 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         run_command.rerun,
         sweep_command.sweep,
         workflow_commands.inputs,
-        workflow_commands.check,
+        check_command.check,
         workflow_commands.convert,
     ),
     "Jobs": (

@@ -1,4 +1,4 @@
-"""Commands about workflows as files: ``inputs``, ``check``, ``convert``, ``example``, ``stubs``."""
+"""Commands about workflows as files: ``inputs``, ``convert``, ``example`` and ``stubs``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .exits import Exit, SilentExit
 from .input_options import addressable, fill
 from .printing import command, emit, note, output_option, say, table, write
 from .run_command import input_option, seed_option, set_option
@@ -53,29 +52,6 @@ def inputs(given: ServerOptions, workflow: str, definitions: Path | None) -> Non
     from ..workflow.settable import cells
 
     table([cells(one) for one in found], ("INPUT", "TYPE", "VALUE", "ROLE", "CHOICES OR RANGE"))
-
-
-@command(
-    "comfy-client check txt2img.json",
-    'comfy-client check txt2img.json --json | jq ".problems[].message"',
-    "comfy-client check txt2img.json --definitions object_info.json",
-)
-@workflow_argument
-@definitions_option
-@of_server
-def check(given: ServerOptions, workflow: str, definitions: Path | None) -> None:
-    """Say what is wrong with a workflow, without running it.
-
-    The exit status is 4 if there is an error; warnings do not count.
-    """
-    with LazyDefinitions(given, definitions) as source:
-        report = load(workflow, source).check(source)
-    if given.json:
-        emit(report.to_dict())
-    else:
-        click.echo(str(report))
-    if not report.ok:
-        raise SilentExit(Exit.REJECTED)
 
 
 @command(

@@ -126,6 +126,8 @@ class LazyDefinitions(LazyServer):
 
     def __init__(self, given: ServerOptions, path: Path | None) -> None:
         self._known = None if path is None else read_definitions(path)
+        self._refreshed: set[str] = set()
+        self._replacements: Mapping[str, Any] | None = None if path is None else {}
         self._stack = ExitStack()
         super().__init__(lambda: self._stack.enter_context(given.answering_client()))
 
@@ -138,10 +140,18 @@ class LazyDefinitions(LazyServer):
     def node_definitions(
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
-        """Return all node definitions in the file, or those of ``classes`` from the server."""
+        """Return all node definitions in the file, or those of ``classes`` from the server.
+
+        For any number of workflows, the server is asked for a class a second time once at most.
+        """
         if self._known is not None:
             return self._known
-        return super().node_definitions(classes, refresh=refresh)
+        if not refresh or classes is None:
+            return super().node_definitions(classes, refresh=refresh)
+        again = {*classes} - self._refreshed
+        self._refreshed |= again
+        found = super().node_definitions(again, refresh=True) if again else {}
+        return {**super().node_definitions({*classes} - again), **found}
 
     def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
         """Return the names of the classes in the file, or on the server."""
@@ -149,7 +159,9 @@ class LazyDefinitions(LazyServer):
 
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the server's replacements of removed node classes; none if a file was given."""
-        return {} if self._known is not None else super().get_node_replacements()
+        if self._replacements is None:
+            self._replacements = super().get_node_replacements()
+        return self._replacements
 
 
 class DefinitionsIfThere:

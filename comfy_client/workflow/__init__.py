@@ -18,6 +18,7 @@ Modules:
     fill: Inputs of a new node: defaults, and a check of each value.
     codegen: Python code: names and values, a workflow, a module with typed node classes.
     load: Workflows from files, JSON and answers of a server.
+    lines: The lines of a file at which nodes and inputs stand.
     ui_format: Conversion of a loaded file in UI format, with its warnings.
     convert: The package that converts UI format to API format.
     metadata: The package that finds workflows in media files.

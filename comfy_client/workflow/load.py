@@ -20,6 +20,7 @@ from typing import (
 )
 
 from ..errors import WorkflowError
+from ..values import table_at
 from .graph import JSON_TYPES, brief, copied, describe, json_link, shorten
 from .metadata.stream import NEITHER, decoded
 
@@ -38,6 +39,10 @@ _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
 MAKES_ONE: Final = (
     "Workflow.example().save('txt2img.json') makes one, or comfy-client example > txt2img.json"
 )
+
+
+class NotAWorkflow(WorkflowError):
+    """The source is whole, and something else than a workflow."""
 
 
 class HasGraph(Protocol):
@@ -117,14 +122,19 @@ def read_source(
         if is_ui_format(found):
             from .ui_format import to_api, unread_in  # most workflows are in API format
 
-            done = to_api(
-                found,
-                where,
-                definitions,
-                strict=strict,
-                dynamic_prompts=dynamic_prompts,
-                packs=packs,
-            )
+            try:
+                done = to_api(
+                    found,
+                    where,
+                    definitions,
+                    strict=strict,
+                    dynamic_prompts=dynamic_prompts,
+                    packs=packs,
+                )
+            except WorkflowError as exc:
+                if any("type" in table_at(node) for node in found["nodes"]):
+                    raise
+                raise NotAWorkflow(str(exc)) from None
             unread = unread_in(found, where, done, dynamic_prompts)
             found, prompts = done.graph, done.prompts
         return _graph(found, where), prompts, unread
@@ -225,7 +235,7 @@ def _content(file: BinaryIO, where: str) -> Any:
         raise WorkflowError(f"{where}: {exc}") from None
     found = {name: value for name, value in found.items() if isinstance(value, Mapping)}
     if not found:
-        raise WorkflowError(
+        raise NotAWorkflow(
             f"{where}: no workflow in this {stream.name}; ComfyUI saves one there (unless it runs "
             "with --disable-metadata), and most programs and sites that change the file drop it"
         )
@@ -271,7 +281,7 @@ def _unwrap(data: Any, where: str) -> Mapping[str, Any]:
         return {key: _without_empty_title(node) for key, node in data[2].items()}
     if not isinstance(data, (dict, Mapping)):
         kind = "a list" if isinstance(data, (list, tuple)) else brief(data)
-        raise WorkflowError(f"{where}: a workflow must be an object of nodes by id, not {kind}")
+        raise NotAWorkflow(f"{where}: a workflow must be an object of nodes by id, not {kind}")
     if is_ui_format(data):
         return data
     for wrapper in ("prompt", "output", "workflow"):
@@ -309,7 +319,8 @@ def is_ui_format(data: Mapping[Any, Any]) -> bool:
 def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """Return a checked copy of a graph, with all node ids as strings, in links too."""
     if not data:
-        raise WorkflowError(f"{where}: it has no nodes")
+        raise NotAWorkflow(f"{where}: it has no nodes")
+    fault = WorkflowError if any(map(_is_like_a_node, data.values())) else NotAWorkflow
     graph: dict[str, Any] = {}
     for key, node in data.items():
         if type(key) is not str and (not isinstance(key, (str, int)) or isinstance(key, bool)):
@@ -318,7 +329,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         if node_id in graph:
             raise WorkflowError(f"{where}: two nodes have the id {brief(node_id)}")
         if not isinstance(node, (dict, Mapping)):
-            raise WorkflowError(f"{where}: node {brief(node_id)} is not an object: {brief(node)}")
+            raise fault(f"{where}: node {brief(node_id)} is not an object: {brief(node)}")
         graph[node_id] = own = copied(node)
         # The server adds this key when it runs a node, and would mistake a given one for its own.
         own.pop("is_changed", None)
@@ -326,7 +337,7 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
         inputs = own.setdefault("inputs", {})
         class_type = own.get("class_type")
         if not isinstance(class_type, str) or not class_type:
-            raise WorkflowError(f"{where}: {describe(graph, node_id)} has no class_type")
+            raise fault(f"{where}: {describe(graph, node_id)} has no class_type")
         if not isinstance(inputs, dict):
             raise WorkflowError(
                 f"{where}: {describe(graph, node_id)}: inputs is not an object: {brief(inputs)}"
@@ -339,6 +350,10 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
             elif kind not in JSON_TYPES:
                 node["inputs"][name] = _file(graph, node_id, name, value)
     return graph
+
+
+def _is_like_a_node(value: object) -> bool:
+    return isinstance(value, (dict, Mapping)) and bool({"class_type", "inputs"} & value.keys())
 
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:

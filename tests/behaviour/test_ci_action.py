@@ -1,4 +1,4 @@
-"""The GitHub action that starts an embedded server: its shell steps, run by bash."""
+"""The actions for GitHub: their shell steps, run by bash; the one that starts a server."""
 
 from __future__ import annotations
 
@@ -7,28 +7,17 @@ import re
 import shutil
 import signal
 import subprocess
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import requests
 
+from tests.helpers import actions
 from tests.helpers.clients import until
-from tests.helpers.command_line import COMMAND, LIMIT
+from tests.helpers.command_line import LIMIT
 
-TEXT = (
-    Path(__file__).parents[2].joinpath(".github/actions/fake-comfyui/action.yml").read_text("utf-8")
-)
-#: A step: its id, the variables of its environment, and its script.
-STEP = re.compile(
-    r"^    - id: (?P<id>\w+)\n      shell: bash\n      env:\n(?P<env>(?: {8}\S.*\n)+)"
-    r"      run: \|\n(?P<script>(?: {8}.*\n)+)",
-    re.MULTILINE,
-)
-STEPS = {found["id"]: found for found in STEP.finditer(TEXT)}
-#: What the runner gives to scripts.
-OF_RUNNER = {"GITHUB_OUTPUT", "RUNNER_TEMP"}
+ACTION = "fake-comfyui"
 
 pytestmark = [
     pytest.mark.posix("bash and signals"),
@@ -36,15 +25,10 @@ pytestmark = [
 ]
 
 
-def variables(step: str) -> dict[str, str]:
-    return dict(re.findall(r"^ {8}(\w+): (.+)$", STEPS[step]["env"], re.MULTILINE))
-
-
 @pytest.fixture
 def runner(tmp_path: Path) -> Iterator[Path]:
     """A runner's temporary folder with what the first step installs; its processes end, too."""
-    (tmp_path / "fake-comfyui").mkdir()
-    (tmp_path / "fake-comfyui" / "bin").symlink_to(COMMAND.parent)
+    actions.installed(tmp_path, ACTION)
     yield tmp_path
     pid = tmp_path / "pid"
     if pid.exists():
@@ -62,19 +46,8 @@ def running(pid: int) -> bool:
 
 def serve(runner: Path, **inputs: str) -> subprocess.CompletedProcess[str]:
     """Run the step as GitHub does; the script also tells the id of what it leaves running."""
-    given = dict.fromkeys(variables("serve"), "") | {"COMFY_SERVE_PORT": "0", **inputs}
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COMFY")}
-    env |= given | {"RUNNER_TEMP": str(runner), "GITHUB_OUTPUT": str(runner / "output")}
-    script = textwrap.dedent(STEPS["serve"]["script"]) + 'echo $! > "$RUNNER_TEMP/pid"\n'
-    (runner / "step.sh").write_text(script)
-    return subprocess.run(
-        ["bash", "--noprofile", "--norc", "-eo", "pipefail", str(runner / "step.sh")],
-        env=env,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT,
-        check=False,
-    )
+    more = 'echo $! > "$RUNNER_TEMP/pid"\n'
+    return actions.run(runner, ACTION, "serve", {"COMFY_SERVE_PORT": "0", **inputs}, more=more)
 
 
 def test_the_output_is_the_url_of_a_running_server(runner: Path) -> None:
@@ -97,15 +70,23 @@ def test_the_step_fails_with_the_reason_if_the_server_cannot_start(runner: Path)
     assert not (runner / "output").exists()
 
 
-def test_no_script_contains_what_others_may_write() -> None:
+@pytest.mark.parametrize(
+    ("action", "ids"),
+    [(ACTION, ["install", "serve"]), ("check-workflows", ["install", "check"])],
+)
+def test_no_script_contains_what_others_may_write(action: str, ids: list[str]) -> None:
     """Inputs reach it as variables, so that none is code; each is declared and used."""
-    assert [*STEPS] == ["install", "serve"]
-    for step, found in STEPS.items():
+    text, steps = actions.text_of(action), actions.steps(action)
+    assert [*steps] == ids
+    for step, found in steps.items():
         assert "${{" not in found["script"]
-        used = {*re.findall(r"\$\{?([A-Z][A-Z_]+)", found["script"])} - OF_RUNNER
-        own = {name for name in variables(step) if not name.startswith("COMFY_SERVE_")}
-        assert used == own
-    declared = {*re.findall(r"^  ([\w-]+):$", TEXT.partition("\noutputs:")[0], re.MULTILINE)}
-    given = {*re.findall(r"inputs\.([\w-]+)", TEXT)}
-    assert declared == given
-    assert "value: ${{ steps.serve.outputs.url }}" in TEXT
+        used = {*re.findall(r"\$\{?([A-Z][A-Z_]+)", found["script"])} - actions.OF_RUNNER
+        names = actions.variables(action, step)
+        assert used == {name for name in names if not name.startswith("COMFY_SERVE_")}
+    head = re.split(r"\n(?:outputs|runs):", text)[0]
+    declared = {*re.findall(r"^  ([\w-]+):$", head, re.MULTILINE)}
+    assert declared == {*re.findall(r"inputs\.([\w-]+)", text)}
+
+
+def test_the_url_is_an_output_of_the_action() -> None:
+    assert "value: ${{ steps.serve.outputs.url }}" in actions.text_of(ACTION)

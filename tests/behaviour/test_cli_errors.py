@@ -381,7 +381,7 @@ def test_a_sweep_waits_for_its_server_as_long_as_its_option_says(comfy_client):
         ["queue", "--login-file", "missing"],
         ["queue", "--token-file", "missing"],
         ["queue", "--profile", "missing-file"],
-        ["check", "."],
+        ["check", ".config"],
         ["run", "."],
         ["run", "missing.json"],
         ["run", "w.json", "--set", "Nothing.seed=1"],

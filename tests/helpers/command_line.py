@@ -206,6 +206,8 @@ def lines_of(command: str, ended: Ended) -> list[Any]:
     for one in found:
         check("error" if "exit" in one else command, one)
     statuses = [Exit(one["exit"]) for one in found if "exit" in one]
+    if statuses and command == "check":  # its other lines report what is wrong themselves
+        statuses += [Exit.REJECTED for one in found if one.get("ok") is False]
     assert not statuses or worst(statuses) == ended.status
     return found
 
