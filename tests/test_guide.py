@@ -55,6 +55,8 @@ from tests.guide import (
     text_of,
 )
 from tests.helpers.command_line import runner
+from tests.helpers.conformance import definitions
+from tests.helpers.graphs import picture
 from tests.helpers.simulated_nodes import add_simulated_nodes, video_workflow
 from tests.versions import routes_of, rst
 
@@ -244,6 +246,10 @@ def test_every_block_runs(
     Image.new("RGB", (64, 48), "steelblue").save("photo.png")
     Path("video.json").write_text(json.dumps(video_workflow()), "utf-8")
     Path("prompts.csv").write_text("name,text,seed\nfox,a fox,1\nmill,a mill,2\n", "utf-8")
+    if block.page == "ci":
+        Path("object_info.json").write_text(json.dumps(definitions("0.28.1")), "utf-8")
+        Path("workflows").mkdir()
+        Path("workflows", "color.json").write_text(json.dumps(picture()), "utf-8")
     names: dict[str, object] = {"__name__": "__main__"}
     code = block.code.replace(ADDRESS, server).replace(SCHEDULER, scheduler)
     code = (

@@ -136,7 +136,7 @@ def test_a_folder_is_searched_for_json_and_for_pictures_with_a_workflow(comfy_cl
 
 
 def test_damaged_files_of_a_folder_are_no_workflows_of_others(comfy_client):
-    """They may be ours: broken JSON, a node without a class, a pointer of Git LFS, a cut picture."""
+    """They may be ours: broken JSON, no class, a pointer of Git LFS, a cut picture."""
     flows = comfy_client.home / "flows"
     put(flows / "broken.json", "{")
     put(flows / "classless.json", {"1": {"inputs": {}}})

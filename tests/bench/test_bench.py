@@ -23,6 +23,7 @@ from tests.guide import document, section_of, text_of
 from tests.helpers.hosted import before
 from tests.helpers.middle import Middle
 
+from . import check as many_files
 from . import drivers, faults, hosted, hosted_faults
 from .__main__ import as_rst, line
 from .measure import Figure, Row
@@ -253,3 +254,25 @@ def test_ours_gives_the_right_answer_in_every_fault(monkeypatch: pytest.MonkeyPa
     ]
     assert {column: words for column, words in cells.items() if "ok" not in words.split()} == {}
     assert cells["20 fast"] == "20 ok"
+
+
+# -- many files --------------------------------------------------------------------------
+
+
+@pytest.mark.long
+@pytest.mark.posix("the memory of a process, as Linux tells it")
+def test_memory_of_a_check_does_not_grow_with_the_files(tmp_path: Path) -> None:
+    """A broken, a huge and two foreign files among them are told apart, and end nothing."""
+    one, many, spoilt = many_files.measure(tmp_path, 60, size=80 * many_files.MB)
+    assert (one.status, many.status, spoilt.status) == (0, 4, 4)
+    assert many.memory < one.memory + 15 * many_files.MB
+    assert spoilt.memory < one.memory + 150 * many_files.MB
+    assert spoilt.said == f"{many.said}, 2 unreadable; 2 without a workflow skipped"
+
+
+def test_the_table_of_many_files_is_laid_out_as_the_command_writes_it() -> None:
+    section = section_of("ci", "Time and memory")
+    [table] = docutils.core.publish_doctree(section).findall(docutils.nodes.tgroup)
+    head, *rows = ([cell.astext() for cell in row] for row in table.findall(docutils.nodes.row))
+    assert tuple(head) == many_files.HEAD
+    assert many_files.as_rst(rows) in text_of("ci")

@@ -23,7 +23,17 @@ from tests.guide import GUIDE, PAGES, document, public_names, text_of
 GROUPS = {
     "First steps": ["start", "tasks", "running", "recipes", "typescript", "windows"],
     "Everyday use": [
-        *("workflows", "checking", "provide", "building", "files", "notebook", "jobs", "many-runs"),
+        *(
+            "workflows",
+            "checking",
+            "ci",
+            "provide",
+            "building",
+            "files",
+            "notebook",
+            "jobs",
+            "many-runs",
+        ),
         *("events", "errors", "command-line", "command-line-servers", "command-line-scripts"),
     ],
     "Servers": [
@@ -145,6 +155,8 @@ WORDS = {
     ("recipes", "Audio"): "audio, music, sound",
     ("recipes", "Prompts from a CSV file"): "csv",
     ("workflows", "Edit"): "seed, random seed, prompt",
+    ("ci", "GitHub Actions"): "github, pull request",
+    ("ci", "pre-commit"): "pre-commit, hook",
     ("checking", "Missing models"): "model, missing model, checkpoint",
     ("building", "Templates"): "template",
     ("files", "Masks"): "mask",
