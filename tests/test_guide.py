@@ -54,8 +54,8 @@ from tests.guide import (
     section_of,
     text_of,
 )
+from tests.helpers import conformance
 from tests.helpers.command_line import runner
-from tests.helpers.conformance import definitions
 from tests.helpers.graphs import picture
 from tests.helpers.simulated_nodes import add_simulated_nodes, video_workflow
 from tests.versions import routes_of, rst
@@ -247,7 +247,7 @@ def test_every_block_runs(
     Path("video.json").write_text(json.dumps(video_workflow()), "utf-8")
     Path("prompts.csv").write_text("name,text,seed\nfox,a fox,1\nmill,a mill,2\n", "utf-8")
     if block.page == "ci":
-        Path("object_info.json").write_text(json.dumps(definitions("0.28.1")), "utf-8")
+        Path("object_info.json").write_text(json.dumps(conformance.definitions("0.28.1")), "utf-8")
         Path("workflows").mkdir()
         Path("workflows", "color.json").write_text(json.dumps(picture()), "utf-8")
     names: dict[str, object] = {"__name__": "__main__"}

@@ -73,7 +73,7 @@ def check(
         raise click.UsageError("--json or --format github, not both")
     printer = None if given.json else {"text": as_text, "github": as_annotation}[form]
     with LazyDefinitions(given, definitions) as source, _kept_warnings() as warned:
-        work = _Check(source, printer, warned)
+        work = _Checking(source, printer, warned)
         for name in files:
             work.folder(name) if os.path.isdir(name) else work.named(name)
     is_one = len(files) == 1 and not os.path.isdir(files[0])
@@ -84,7 +84,7 @@ def check(
 
 
 @attrs.define
-class _Check:
+class _Checking:
     """The check of several files.
 
     Attributes:
