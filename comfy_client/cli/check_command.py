@@ -16,7 +16,7 @@ import click
 from ..errors import ConversionWarning
 from .completion import complete_workflows
 from .exits import Exit, Mistake, SilentExit, error_object, exit_of, message_of, one_line, worst
-from .findings import Finding, Printer, as_annotation, as_text
+from .findings import Finding, Printer, as_annotation, as_text, without_commands
 from .input_options import mistakes
 from .printing import command, emit, note, report, say
 from .server_options import ServerOptions, of_server
@@ -162,7 +162,7 @@ class _Checking:
         for root, folders, names in os.walk(folder, onerror=errors.append):
             folders[:] = sorted(one for one in folders if one[0] != "." and one != _FOREIGN)
             for name in sorted(names):
-                path = os.path.join(root, name)
+                path = os.path.join(root, name).removeprefix(os.path.join(".", ""))
                 suffix = os.path.splitext(name)[1].lower()
                 is_wanted = name[0] != "." and (suffix == _JSON or suffix in _MEDIA)
                 if is_wanted and os.path.isfile(path):  # and no pipe, which may never end
@@ -181,7 +181,8 @@ class _Checking:
             except NotAWorkflow as exc:
                 self.skipped += 1
                 if path.lower().endswith(_JSON):
-                    note(f"skipped, as it is no workflow: {one_line(message_of(exc))}")
+                    text = without_commands(one_line(message_of(exc)))
+                    note(f"skipped, as it is no workflow: {text}")
                 return None
 
     def _check(self, name: str, workflow: Workflow) -> None:
@@ -211,7 +212,8 @@ class _Checking:
         for finding in findings[:_MOST_LINES]:
             printer(name, finding, lines.of(finding.node_id, finding.input))
         if len(findings) > _MOST_LINES:
-            say(f"{name}: ... ({len(findings)} problems in all)")
+            more = f"... ({len(findings)} problems in all)"
+            printer(name, findings[_MOST_LINES]._replace(text=more), None)
 
     def _fail(self, name: str, error: Mistake) -> None:
         """Print that a file cannot be checked."""

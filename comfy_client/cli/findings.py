@@ -67,6 +67,11 @@ def as_annotation(file: str, finding: Finding, line: int | None) -> None:
     click.echo(f"::{finding.severity} {where}::{text.translate(_IN_TEXT)}")
 
 
+def without_commands(text: str) -> str:
+    """Return a text in which GitHub reads no command, also not in the middle of a line."""
+    return text.replace("##[", "## [")
+
+
 def _place(file: str, line: int | None) -> str:
     return file if line is None else f"{file}:{line}"
 

@@ -130,6 +130,8 @@ def test_a_folder_is_searched_for_json_and_for_pictures_with_a_workflow(comfy_cl
     names = (f"flows{os.sep}B.JSON:6", f"flows{os.sep}a.png", f"flows{os.sep}b.json:6")
     assert where == [*names, f"{below}:6", "4 workflows"]
     assert ended.lines[-1].endswith("4 errors; 3 without a workflow skipped")
+    [first, *_] = comfy_client("check", ".", *OFFLINE).lines
+    assert first.startswith("bad.json:6: ")
     notes = ended.err.splitlines()
     assert len(notes) == 2
     assert all(line.startswith("skipped, as it is no workflow: flows") for line in notes)
@@ -214,6 +216,23 @@ def test_github_gets_a_command_for_each_fault_that_no_file_can_forge(comfy_clien
     assert len(ended.lines) == 3
 
 
+def test_no_file_of_others_gives_github_a_command(comfy_client):
+    """Nor do many faults of a file with such a name; a command may stand within a line, too."""
+    flows = comfy_client.home / "flows"
+    put(flows / "package.json", {"name": "##[add-mask]e"})
+    many = {str(at): graph(10, "##[add-mask]e")["7"] for at in range(120)}
+    name = "::stop-commands::x.json" if os.name == "posix" else "x.json"
+    put(comfy_client.home / name, many)
+    put(flows / "good.json", graph())
+    names = ("flows", name)
+    ended = comfy_client("check", *names, "--format", "github", *OFFLINE)
+    *lines, last = ended.lines
+    assert all(line.startswith("::error file=") for line in lines)
+    assert last.startswith(f"{len(names)} workflow")
+    assert "add-mask" in ended.err
+    assert "##[" not in ended.err
+
+
 def test_github_gets_paths_from_the_folder_of_the_repository(comfy_client):
     """Wherever in it the command runs."""
     where = {"GITHUB_WORKSPACE": str(comfy_client.home.parent)}
@@ -295,7 +314,7 @@ def test_a_file_has_a_hundred_lines_at_most(comfy_client):
     put(comfy_client.home / "many.json", many)
     ended = comfy_client("check", "many.json", "bad.json", *OFFLINE)
     assert len(ended.lines) == 103
-    assert ended.lines[100] == "many.json: ... (250 problems in all)"
+    assert ended.lines[100] == "many.json: error: ... (250 problems in all)"
     assert ended.lines[-1] == "2 workflows: 251 errors"
 
 
