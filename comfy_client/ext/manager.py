@@ -360,7 +360,7 @@ class Manager(KnownAttributes):
     ) -> Task:
         """Download a model file to the server.
 
-        Manager 3 downloads only models of its own list.
+        Manager 3 and the legacy page of Manager 4 download only models of their list.
 
         Args:
             url: Where the file is; the server downloads it.

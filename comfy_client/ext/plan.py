@@ -48,6 +48,8 @@ _GET_MANAGER: Final = (
     "start ComfyUI 0.4 or newer with --enable-manager)"
 )
 _MODEL_ENDINGS: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".sft")
+#: The Managers that download only models of their list.
+_OWN_LIST_ONLY: Final = ("manager3", "manager4-legacy")
 #: Prefixes of group nodes, from before subgraphs.
 _GROUPS: Final = ("workflow>", "workflow/")
 _RELEASE: Final = re.compile(r"\d+(?:\.\d+){1,3}", re.ASCII)
@@ -62,9 +64,9 @@ class Obstacle(AsDict):
     Attributes:
         cause: Why: ``no_manager``, ``unknown_class``, ``other_comfyui``, ``group_node``,
             ``import_failed``, ``class_absent`` (the pack is there and lacks it), ``no_url``,
-            ``no_folder``, ``not_listed`` (Manager 3 downloads models of its own list only),
-            ``several_urls``, ``page`` (the URL is no file), ``still_missing``, ``refused`` by
-            security settings, or ``failed``.
+            ``no_folder``, ``not_listed`` (Manager 3 and the legacy page download models of their
+            list only), ``several_urls``, ``page`` (the URL is no file), ``still_missing``,
+            ``refused`` by security settings, or ``failed``.
         about: The node class, the pack or the file.
         message: What a person must do.
     """
@@ -462,14 +464,15 @@ def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obst
     named = [one for one in listed if one.filename.casefold() == path.name.casefold()]
     if model.folder:
         named = [one for one in named if one.kind in (None, model.folder.partition("/")[0])]
-    if not entries and (url is None or facts.manager == "manager3"):
+    own_list_only = facts.manager in _OWN_LIST_ONLY
+    if not entries and (url is None or own_list_only):
         entries = named
     if len({one.url for one in entries}) > 1 and url is None:
         urls = _listed([one.url for one in entries])
         text = f"{brief(model.name)} is the name of several models: download the right one: {urls}"
         return Obstacle("several_urls", model.name, text)
     entry = entries[0] if len({one.url for one in entries}) == 1 else None
-    url = entry.url if entry and (url is None or facts.manager == "manager3") else url
+    url = entry.url if entry and (url is None or own_list_only) else url
     folder = model.folder or (entry.kind if entry else None)
     return _obstacle_to(model, url, folder, entry, facts) or _planned(
         model, path, url or "", folder or "", entry, facts
@@ -485,8 +488,7 @@ def _planned(
     facts: ServerFacts,
 ) -> PlannedModel:
     where, name = PurePosixPath(folder) / path.parent, path.name
-    # The older pages take whole entries of their list only, with its name and folder.
-    if entry is not None and facts.manager != "manager4":
+    if entry is not None and facts.manager in _OWN_LIST_ONLY:  # whole entries of it
         name, where = entry.filename, PurePosixPath(entry.save_path if entry.kind else folder)
     value = PurePosixPath(*where.parts[1:], name)
     is_same = str(value) == str(path)
@@ -522,10 +524,10 @@ def _obstacle_to(
     if folder is None:
         text = f"nobody says which folder {name} belongs to: download it from {url}"
         return Obstacle("no_folder", model.name, text)
-    if facts.manager == "manager3" and entry is None:
+    if facts.manager in _OWN_LIST_ONLY and entry is None:
         text = (
-            f"Manager 3 downloads models of its own list only: download {name} {to} from {url}, "
-            "or install Manager 4"
+            f"this Manager downloads models of its own list only: download {name} {to} from {url}, "
+            f"or use Manager 4 with its new page"
         )
         return Obstacle("not_listed", model.name, text)
     return None

@@ -173,6 +173,7 @@ def test_the_page_of_a_file_on_hugging_face_becomes_the_file() -> None:
         (facts(), FILE, None, "no_folder"),
         (facts(), "https://civitai.com/models/1", "loras", "page"),
         (facts(manager="manager3"), FILE, "loras", "not_listed"),
+        (facts(manager="manager4-legacy"), FILE, "loras", "not_listed"),
         (facts(manager=None), FILE, "loras", "no_manager"),
     ],
 )
