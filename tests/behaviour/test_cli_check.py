@@ -322,15 +322,15 @@ def test_a_file_has_a_hundred_lines_at_most(comfy_client):
 def test_ctrl_c_and_a_closed_pipe_end_it_at_once(comfy_client):
     """130 and 141, without a traceback, in the middle of the files."""
     flows = comfy_client.home / "flows"
-    for number in range(300):
-        put(flows / f"{number}.json", graph(10 + number))
-    os.mkfifo(comfy_client.home / "pipe.json")
-    with comfy_client.started("check", "flows", "pipe.json", *OFFLINE) as process:
-        for _ in range(300):
-            assert process.stdout.readline()
-        process.send_signal(signal.SIGINT)  # it waits for the pipe
+    many = {str(at): graph(10)["7"] for at in range(100)}
+    for number in range(100):
+        put(flows / f"{number}.json", many)  # more lines than a pipe holds
+    with comfy_client.started("check", "flows", *OFFLINE) as process:
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=LIMIT)
-    assert (process.returncode, out, err) == (130, "", "")
+    assert (process.returncode, err) == (130, "")
+    assert "workflows: " not in out
     script = f"set -o pipefail; {COMMAND} check flows {' '.join(OFFLINE)} | head -1"
     ran = subprocess.run(
         ["bash", "-c", script], cwd=flows.parent, capture_output=True, text=True, timeout=LIMIT
