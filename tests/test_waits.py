@@ -53,6 +53,7 @@ ALLOWED = {
     ): "a slice at most",
     ("distributed.task", "ThreadPoolExecutor(_AT_ONCE)"): "in a thread of a Dask worker",
     ("doctor.examine", "results.get(timeout=deadline.left(0.25))"): "a slice",
+    ("ext.providing", "input('Shall the server get this? [y/N] ')"): "the user is asked",
     ("interrupts", "self.limit(value).acquire()"): "of a lock that nobody else knows",
     ("jobs.handle", "ended.acquire()"): "of a lock that nobody else knows",
     ("pool.dispatcher", "todo.get(timeout=left)"): "in a thread of the library",
