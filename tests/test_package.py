@@ -25,7 +25,7 @@ TREE = Path(__file__).parents[1]
 DOTFILES = (".gitattributes", ".gitignore")
 NAME = "comfy_client_blocking"
 #: The most bytes of the wheel: lower it when it gets smaller.
-LARGEST_WHEEL = 1_650_000
+LARGEST_WHEEL = 1_800_000
 #: Folders of the checkout, all of whose files are in the sdist.
 FOLDERS = (".ci", ".github", "comfy_client", "tests")
 #: Files of the package that are no modules, and that the wheel has.

@@ -32,7 +32,7 @@ MAX_LINES: Final = 2000
 _LOGGER: Final = logging.getLogger("comfy_client")
 _FORMAT: Final = logging.Formatter("%(asctime)s.%(msecs)03d %(levelname)s %(message)s", "%H:%M:%S")
 _EXTRAS: Final = (
-    *("click", "tqdm", "Pillow", "numpy", "ipython", "aiohttp", "distributed", "blake3"),
+    *("click", "tqdm", "Pillow", "numpy", "ipython", "aiohttp", "distributed", "blake3", "mcp"),
 )
 _VARIABLES: Final = ("COMFY", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT")
 _VARIABLES_OF_REQUESTS: Final = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")

@@ -31,7 +31,7 @@ Completed = Callable[..., list[str]]
 #: What stands for files, after the dots and brackets are taken away.
 PATHLIKE = ("FILE", "DIR", "TEMPLATE", "WORKFLOW")
 #: Values that nothing is known about, by metavar or by the name of the parameter.
-FREE = {"SECONDS", "SIZE", "GB", "TEXT", "PATH", "NAME", "N", "TIME"}
+FREE = {"SECONDS", "SIZE", "GB", "TEXT", "PATH", "NAME", "N", "TIME", "HOST:]PORT"}
 NUMBERS = (click.types.IntParamType, click.types.FloatParamType)
 
 
