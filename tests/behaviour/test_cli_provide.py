@@ -13,6 +13,7 @@ from comfy_client import ComfyApi, Workflow
 from comfy_client.cli.exits import Exit
 from comfy_client.testing import ComfyServer, ListedPack, Manager4
 from tests.helpers.command_line import CommandLine
+from tests.helpers.long import few
 
 NUMBER = {"input": {"required": {"number": ["INT", {"default": 0}]}}, "output_node": True}
 URL = "https://git.example.com/my-pack"
@@ -95,8 +96,9 @@ def test_a_class_that_takes_a_person_is_said_and_nothing_runs(
 
 
 @pytest.mark.posix("terminals")
-@pytest.mark.long
-@pytest.mark.parametrize(("typed", "status"), [("y\n", Exit.DONE), ("n\n", Exit.STOPPED)])
+@pytest.mark.parametrize(
+    ("typed", "status"), few([("y\n", Exit.DONE), ("n\n", Exit.STOPPED)], 1)
+)
 def test_a_terminal_is_asked_once(
     comfy_client: CommandLine, server: ComfyServer, tmp_path: Path, typed: str, status: Exit
 ) -> None:

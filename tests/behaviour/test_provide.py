@@ -292,6 +292,48 @@ def test_a_model_that_cannot_be_reached_names_its_host_and_its_folder(kind: str)
     assert plan.models == ()
 
 
+def test_a_model_in_a_folder_that_the_node_does_not_read_is_not_said_to_be_provided() -> None:
+    """The file says in which folder it belongs, and may be wrong."""
+    source = with_model(url=TINY.url, directory="loras")
+    manager = Manager4(models=[TINY], reboot_seconds=1)
+    with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
+        plan = Workflow.load(source).provide(api, yes=True)
+        assert api.get_models("loras") == ["tiny.safetensors"]
+    [obstacle] = plan.impossible
+    assert obstacle.cause == "still_missing"
+    assert "tiny.safetensors is in models/loras by now" in obstacle.message
+
+
+def test_a_refused_restart_asks_for_one_by_hand_and_the_packs_stay() -> None:
+    """The setting may change between the installation and the restart."""
+    manager = Manager4(packs=[MINE], reboot_seconds=1)
+    with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
+        server.on("POST", "/v2/manager/reboot", (403, {}, {"error": "security level"}))
+        plan = load(page(mine()), api).provide(api, yes=True)
+        assert list(manager.installed.values()) == [True]
+    [obstacle] = plan.impossible
+    assert obstacle.cause == "refused"
+    assert "or restart the server by hand: the packs are installed" in obstacle.message
+
+
+@pytest.mark.parametrize(("typed", "installs"), [("y", True), ("Yes ", True), ("", False)])
+def test_a_person_at_a_terminal_is_asked_and_no_is_the_default(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    typed: str,
+    installs: bool,
+) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    monkeypatch.setattr("builtins.input", lambda text: asked.append(text) or typed)
+    manager = Manager4(packs=[MINE], reboot_seconds=1)
+    with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
+        assert load(page(mine()), api).provide(api).ok is installs
+        assert bool(manager.installed) is installs
+    assert asked == ["Shall the server get this? [y/N] "]
+    assert f"install the pack {GIT}" in capsys.readouterr().out
+
+
 def test_without_a_manager_all_is_named_and_nothing_is_installed() -> None:
     with ComfyServer() as server, ComfyApi(server.url) as api:
         known = with_model(url=TINY.url, directory="checkpoints")

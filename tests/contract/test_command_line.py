@@ -118,11 +118,12 @@ def test_installed_commands_that_print_no_json_run(comfy_client):
     ran = comfy_client.installed("demo", "--host", comfy_client.host, "--size", 64)
     assert ran.status == 0, ran
     assert "--set" in comfy_client.installed("help", "run").out
+    assert comfy_client.installed("skill").out.startswith("---\nname: comfy-client\n")
 
 
 def test_each_command_is_run_as_it_was_installed():
     """Those that serve until they are stopped have tests of their own."""
-    others = {"cancel", "stubs", "demo", "help", "serve"}
+    others = {"cancel", "stubs", "demo", "help", "serve", "mcp", "skill"}
     assert INSTALLED.keys() | others == main.commands.keys()
 
 
