@@ -96,9 +96,7 @@ def test_a_class_that_takes_a_person_is_said_and_nothing_runs(
 
 
 @pytest.mark.posix("terminals")
-@pytest.mark.parametrize(
-    ("typed", "status"), few([("y\n", Exit.DONE), ("n\n", Exit.STOPPED)], 1)
-)
+@pytest.mark.parametrize(("typed", "status"), few([("y\n", Exit.DONE), ("n\n", Exit.STOPPED)], 1))
 def test_a_terminal_is_asked_once(
     comfy_client: CommandLine, server: ComfyServer, tmp_path: Path, typed: str, status: Exit
 ) -> None:
