@@ -9,6 +9,7 @@ import functools
 import hmac
 import logging
 import os
+import signal
 import socket
 import threading
 import time
@@ -322,10 +323,37 @@ def _result(answer: ToolAnswer) -> types.CallToolResult:
 
 def serve_stdio(door: Door) -> None:
     """Serve the host that started this process, until it closes the standard input."""
-    anyio.run(_serve_stdio, door)
+    try:
+        anyio.run(_serve_stdio, door)
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 async def _serve_stdio(door: Door) -> None:
+    with _cancelled_by_signals():
+        await _serve_lines(door)
+
+
+@contextlib.contextmanager
+def _cancelled_by_signals() -> Iterator[None]:
+    """Context manager: let signals cancel this task; one that raises inside a task is logged."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+
+    def cancel(*_: object) -> None:
+        if task is not None:
+            loop.call_soon_threadsafe(task.cancel)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        for number in before:
+            signal.signal(number, cancel)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+async def _serve_lines(door: Door) -> None:
     cancelled: set[str] = set()
     door.was_asked = lambda request_id: str(request_id) in cancelled
     lines: Any = _lines()

@@ -32,6 +32,7 @@ from tests.helpers.agents import (
 )
 from tests.helpers.clients import LIMIT
 from tests.helpers.command_line import CommandLine
+from tests.helpers.long import few
 from tests.helpers.scripted import posts
 
 SMALL = {"size": [64, 64], "Sampler.steps": 2}
@@ -121,9 +122,8 @@ def test_a_killed_process_leaves_no_prompt_that_nobody_finds(
     assert len(posts(comfy)) == len(comfy.ran) == 1
 
 
-@pytest.mark.long
 @pytest.mark.posix("signals between processes")
-@pytest.mark.parametrize("number", ["SIGINT", "SIGTERM"])
+@pytest.mark.parametrize("number", few(["SIGTERM", "SIGINT"], 1))
 def test_a_signal_ends_the_command_though_its_host_says_nothing(
     command: CommandLine, folder: Path, number: str
 ) -> None:
