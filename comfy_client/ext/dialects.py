@@ -41,7 +41,7 @@ _MOST_RESULT: Final = 2000
 
 @attrs.frozen
 class Work:
-    """One piece of work for the Manager.
+    """Work for the Manager.
 
     Attributes:
         id: The id of the task.

@@ -55,7 +55,7 @@ _EVENTS: Final = ("cm-queue-status", "cm-task-completed")
 
 @attrs.define(eq=False)
 class _Known:
-    """What the parts of a client remember of the Manager; it does not keep the client alive."""
+    """Memory of the Manager, shared by the parts of a client; it does not keep the client alive."""
 
     parts: Parts
     dialect: ManagerRoutes | None = None

@@ -153,7 +153,9 @@ class PlannedModel(AsDict):
 
 @attrs.frozen
 class Plan(AsDict):
-    """What a workflow lacks on a server; ``print`` shows it.  A plan is true if nothing is lacking.
+    """Plan of what a workflow lacks on a server; ``print`` shows it.
+
+    A plan is true if nothing is lacking.
 
     Attributes:
         packs: Node packs to install, to enable, or to load by a restart.
@@ -261,7 +263,7 @@ def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowN
 
 @attrs.frozen(kw_only=True)
 class ServerFacts:
-    """What a server and its Manager know.
+    """Facts that a server and its Manager know.
 
     Attributes:
         manager: Which Manager it is: see :attr:`Manager.dialect`; ``None``: there is none.

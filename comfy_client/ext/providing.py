@@ -101,7 +101,7 @@ class _Fresh:
 
 @attrs.define(eq=False)
 class Providing:
-    """What is being provided for one workflow.
+    """State of providing for one workflow.
 
     Attributes:
         owner: The client.

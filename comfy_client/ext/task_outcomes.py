@@ -67,7 +67,7 @@ def refusal(kind: str, name: str, needs: str | None = None) -> ManagerRefused:
 
 @attrs.define
 class TaskEvidence:
-    """What is known of a task that has not ended.
+    """Evidence about a task that has not ended.
 
     Attributes:
         timing: How long the Manager may take.

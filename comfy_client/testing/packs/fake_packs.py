@@ -27,7 +27,7 @@ class OfferedPack:
 
     @property
     def pack(self) -> Pack:
-        """What plays it, for the server."""
+        """The implementation that the server runs."""
         return self._pack
 
 
@@ -162,7 +162,7 @@ class Crystools(OfferedPack):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What is measured of the machine, by the keys of a message; a test may change it."""
+        """The figures of the machine, by the keys of a message; a test may change them."""
         return self._crystools.figures
 
     @property
