@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 import requests
 
 from comfy_client.testing import ComfyServer, ListedModel, ListedPack, Manager3, Manager4Legacy
+from comfy_client.testing.packs.fake_packs import OfferedPack
+from comfy_client.testing.packs.manager4_legacy import LegacyPack
 from tests.helpers.bare import Socket, get, post
 
 URL = "https://git.example.com/my-pack"
@@ -117,6 +120,13 @@ def test_a_batch_holds_packs_and_models(legacy: ComfyServer) -> None:
     assert installed(legacy) == {"my-pack": True}
 
 
+def test_a_batch_refuses_a_model_that_is_not_in_the_list(legacy: ComfyServer) -> None:
+    """As the real one does (4.3), which names it by an id that its own page does not send."""
+    other = {**FILE, "id": "other", "url": "https://models.example.com/other"}
+    told = post(legacy, "/v2/manager/queue/batch", {"install_model": [other]}).json()
+    assert told == {"failed": ["other"]}
+
+
 def test_the_rest_of_the_batches_is_counted(legacy: ComfyServer) -> None:
     legacy.pause()
     with Socket(legacy) as events:
@@ -149,12 +159,22 @@ def test_wrong_packs_fail_before_the_worker_has_them(manager3: ComfyServer, body
         assert get(server, "/v2/manager/queue/status").json()["is_processing"] is False
 
 
-def test_an_error_in_work_is_its_result_and_the_worker_goes_on(legacy: ComfyServer) -> None:
-    wrong = {**FILE, "filename": 5}
-    told = batch(legacy, disable=[ASKED], install_model=[wrong])
-    assert told["model_result"]["2"].startswith("Exception: ('install_model', ")
-    assert told["nodepack_result"] == {"1": "success"}
-    assert batch(legacy, disable=[ASKED])["nodepack_result"] == {"1": "success"}
+class Failing(frozenset[str]):
+    """Addresses of which nobody can say whether they can be reached."""
+
+    def __contains__(self, address: object) -> bool:
+        raise RuntimeError
+
+
+def test_an_error_in_work_is_its_result_and_the_worker_goes_on() -> None:
+    made = Manager4Legacy(packs=[MINE], models=[MODEL]).pack
+    assert isinstance(made, LegacyPack)
+    failing = LegacyPack(attrs.evolve(made.options, unreachable=Failing()))
+    with ComfyServer(packs=[OfferedPack(failing)], speed=1000) as server:
+        told = batch(server, disable=[ASKED], install_model=[FILE])
+        assert told["model_result"]["2"].startswith("Exception: ('install_model', ")
+        assert told["nodepack_result"] == {"1": "success"}
+        assert batch(server, disable=[ASKED])["nodepack_result"] == {"1": "success"}
 
 
 def test_old_managers_take_a_thousand_tasks_at_most(legacy: ComfyServer) -> None:

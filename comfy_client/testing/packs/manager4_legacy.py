@@ -10,6 +10,7 @@ from aiohttp import web
 
 from .manager import MOST_BATCHES, check_room, read_json, remember
 from .manager4 import Manager4Base
+from .manager_models import is_listed
 from .manager_old import (
     MODEL,
     OldManager,
@@ -137,7 +138,9 @@ class LegacyPack(OldManager, Manager4Base):
         return web.json_response({"failed": failed})
 
     def _is_stranger(self, kind: str, params: Mapping[str, Any]) -> bool:
-        """Whether a repository is to be installed that neither the list nor a setting allows."""
+        """Whether something is to be installed that neither the lists nor a setting allow."""
+        if kind == MODEL:
+            return not is_listed(params, self.options.models)
         if kind not in ("install", "reinstall") or version_of(params) != "unknown":
             return False
         listed = {one.url for one in self.packs.listed.values()}
