@@ -136,9 +136,7 @@ class ManagerRoutes:
         return None
 
     def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
-        """Return which packs failed to import; the keys are ids of the registry and URLs."""
-        if not by_key:
-            return []  # the Manager wants at least one
+        """Return which packs failed to import; the keys are ids and URLs, at least one."""
         urls = [key for key in by_key if "://" in key]
         ids = [key for key in by_key if "://" not in key]
         found = self.post(

@@ -17,7 +17,8 @@ from comfy_client.errors import (
     TaskFailed,
     TaskTimeout,
 )
-from comfy_client.ext.manager import Manager
+from comfy_client.ext.manager import Manager, packs_with
+from comfy_client.models.packs import KnownPack
 from comfy_client.testing import ComfyServer
 from comfy_client.typescript import MANAGER
 from tests.helpers.bare import post
@@ -294,6 +295,31 @@ def test_packs_that_fail_to_import_are_told_with_their_tracebacks(manager: Manag
     [failure] = manager.failed_imports()
     assert failure.id == "example-broken"
     assert "No module named 'example_library'" in failure.message
+
+
+def test_a_refused_change_of_a_snapshot_says_what_to_set(kind: str) -> None:
+    pack = KINDS[kind](packs=[MINE], security_level="strong")
+    with ComfyServer(packs=[pack], speed=1000) as server, Hasty(server.url) as api:
+        snapshots = api.ext.manager.snapshots
+        name = snapshots.save()
+        for change in (snapshots.restore, snapshots.remove):
+            with pytest.raises(ManagerRefused, match=r"the snapshot.*set security_level"):
+                change(name)
+        assert name in snapshots.list()
+
+
+def test_a_pattern_finds_a_class_that_no_pack_names_unless_it_may_be_slow_or_wrong() -> None:
+    named = KnownPack("named", classes=("My Node",))
+    fitting = KnownPack("fitting", pattern=r" Node$")
+    slow, wrong = KnownPack("slow", pattern="(N+)+$"), KnownPack("wrong", pattern="[Node")
+    packs = [slow, wrong, fitting, named]
+    assert packs_with("My Node", packs) == [named, fitting]
+    assert packs_with("Other", packs) == []
+
+
+def test_a_model_whose_url_names_no_file_needs_a_name() -> None:
+    with pytest.raises(ValueError, match="give filename="):
+        ComfyApi().ext.manager.install_model("https://models.example.com/", "loras")
 
 
 @pytest.mark.parametrize("name", MANAGER)
