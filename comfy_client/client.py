@@ -1126,6 +1126,23 @@ class ComfyApi(KnownAttributes, Routes):
         self.parts.check_open()
         return self.parts.definitions.names(Deadline(), for_a_hint=for_a_hint)
 
+    def packs_of_classes(self, classes: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the ids of the node packs that have classes, by class, the likeliest first.
+
+        ``GET /v2/customnode/getmappings`` or ``/customnode/getmappings`` of ComfyUI-Manager, whose
+        answer the client keeps for ten minutes.  For hints, as in :meth:`Workflow.check`: there
+        are none without a Manager, or if it does not answer within five seconds.  For more about
+        the packs, see :meth:`api.ext.manager.packs_of <comfy_client.ext.manager.Manager.packs_of>`.
+
+        Args:
+            classes: The names of the classes, such as those that the server lacks.
+
+        Raises:
+            ClientClosed: After :meth:`close`.
+        """
+        self.parts.check_open()
+        return self.parts.definitions.packs.of(classes, Deadline())
+
     def wait_for_vram(
         self, nbytes: int, timeout: float | None = None, *, device: int | None = None
     ) -> Device:

@@ -15,7 +15,17 @@ import click
 
 from ..errors import ConversionWarning
 from .completion import complete_workflows
-from .exits import Exit, Mistake, SilentExit, error_object, exit_of, message_of, one_line, worst
+from .exits import (
+    Exit,
+    Mistake,
+    SilentExit,
+    error_object,
+    exit_of,
+    in_commands,
+    message_of,
+    one_line,
+    worst,
+)
 from .findings import Finding, Printer, as_annotation, as_text, without_commands
 from .input_options import mistakes
 from .printing import command, emit, note, report, say
@@ -24,6 +34,7 @@ from .workflow_source import LazyDefinitions, definitions_option, load
 
 if TYPE_CHECKING:
     from ..workflow import Workflow
+    from ..workflow.check import CheckReport
 
 #: The most lines for one file.
 _MOST_LINES: Final = 100
@@ -187,7 +198,7 @@ class _Checking:
 
     def _check(self, name: str, workflow: Workflow) -> None:
         warned, self.warned[:] = [*self.warned], []
-        found = workflow.check(self.source)
+        found = _in_commands(workflow.check(self.source))
         self.checked += 1
         if not found.ok:
             self.worst = worst((self.worst, Exit.REJECTED))
@@ -229,6 +240,12 @@ class _Checking:
             self.printer(name, Finding("error", text.lstrip(":, ")), Lines.read(name).broken)
         else:
             report(error, as_json=False)
+
+
+def _in_commands(found: CheckReport) -> CheckReport:
+    """Return a report whose hints are for the command line."""
+    told = (attrs.evolve(one, hint=one.hint and in_commands(one.hint)) for one in found.problems)
+    return attrs.evolve(found, problems=tuple(told))
 
 
 @contextlib.contextmanager

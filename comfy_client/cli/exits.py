@@ -254,10 +254,16 @@ _ATTACH: Final = (
     r"(?:(?<=on )(\S+): )?attach to it by api\.job\(('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\")\)"
 )
 
+#: Advice for Python to install a node pack, whose id or URL has no quotes.
+_INSTALL: Final = r"api\.ext\.manager\.install\('([^'\\]+)'\)"
+
 
 def in_commands(text: str) -> str:
     """Replace advice for Python in a message with advice for the command line."""
     text = re.sub(_ATTACH, _attach, text)
+    text = re.sub(
+        _INSTALL, lambda found: known_server().command("packs", "install", found[1]), text
+    )
     for pattern, words in _IN_COMMANDS:
         text = re.sub(pattern, words, text)
     return text
@@ -390,7 +396,10 @@ def _commands(server: KnownServer, prompt_id: str) -> dict[str, str]:
 
 def error_object(error: BaseException, host: str | None = None) -> dict[str, Any]:
     """Return the JSON object for an error: ``code``, ``message``, ``hint``, ``exit`` and more."""
+    facts: dict[str, Any]
     facts = error.to_dict() if isinstance(error, ComfyError) else {"code": _code_of(error)}
+    for problem in facts.get("problems") or ():
+        problem["hint"] = problem["hint"] and in_commands(problem["hint"])
     hint = hint_of(error, host)
     return {**facts, "message": message_of(error), "hint": hint, "exit": int(exit_of(error))}
 

@@ -112,6 +112,10 @@ class LazyServer:
         """Return the names of the server's node classes; for a hint, none if they are many."""
         return self.client.node_names(for_a_hint=for_a_hint)
 
+    def packs_of_classes(self, classes: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the node packs that have classes, by class, as far as the server knows them."""
+        return self.client.packs_of_classes(classes)
+
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the server's replacements of removed node classes."""
         return self.client.get_node_replacements()
@@ -156,6 +160,10 @@ class LazyDefinitions(LazyServer):
     def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
         """Return the names of the classes in the file, or on the server."""
         return self._known if self._known is not None else super().node_names(for_a_hint=for_a_hint)
+
+    def packs_of_classes(self, classes: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """Return the node packs that have classes; none if a file was given."""
+        return {} if self._known is not None else super().packs_of_classes(classes)
 
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the server's replacements of removed node classes; none if a file was given."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import PurePosixPath
@@ -29,6 +28,7 @@ from ..models.packs import (
     InstalledPack,
     KnownModel,
     KnownPack,
+    packs_with,
 )
 from ..routes import Routes
 from ..subscriptions import call_back
@@ -47,8 +47,6 @@ AnyPack = str | InstalledPack | KnownPack
 _DIRECT: Final = 600.0
 #: The name among what the parts of a client remember.
 _NAME: Final = "ComfyUI-Manager"
-#: What may make a regular expression of the server slow.
-_REPEATS: Final = re.compile(r"(?<!\\)[*+?{]")
 #: The events that tell of tasks.
 _EVENTS: Final = ("cm-queue-status", "cm-task-completed")
 
@@ -555,24 +553,3 @@ class Manager(KnownAttributes):
                 raise
             return False
         return True
-
-
-def packs_with(class_type: str, packs: Any) -> list[KnownPack]:
-    """Return the packs that have a node class: by name first, then by their patterns."""
-    named = [pack for pack in packs if class_type in pack.classes]
-    # A pattern of the server may only be one that cannot take long.
-    fitting = [
-        pack
-        for pack in packs
-        if pack.pattern and pack not in named and _fits(pack.pattern, class_type)
-    ]
-    return [*named, *fitting]
-
-
-def _fits(pattern: str, class_type: str) -> bool:
-    if _REPEATS.search(pattern):
-        return False
-    try:
-        return re.search(pattern, class_type) is not None
-    except re.error:
-        return False

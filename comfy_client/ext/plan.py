@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 import attrs
 
-from ..models.packs import InstalledPack, KnownModel, KnownPack
+from ..models.packs import InstalledPack, KnownModel, KnownPack, packs_with
 from ..to_dict import AsDict
 from ..values import list_at, table_at
 from ..workflow.convert.warnings import pack_of
@@ -22,7 +22,6 @@ from ..workflow.graph import brief, inputs_of, shorten
 from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
 from ..workflow.problems import CORE, Problem
 from .dialects import folder_of
-from .manager import packs_with
 
 #: Repositories of ComfyUI itself, which the Manager lists with its node classes.
 _COMFYUI: Final = frozenset({"comfyui"})

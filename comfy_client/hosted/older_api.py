@@ -84,11 +84,11 @@ class CloudHttp(Http):
             return self.v1.request(method, route, **kw)
         return super().request(method, route, **kw)
 
-    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[JsonMember]:
+    def members(self, route: str, **kw: Any) -> Iterator[JsonMember]:
         """Yield the members of an answer: see :meth:`Http.members`."""
         if is_read("GET", route):
-            return self.v1.members(route, deadline=deadline, most=most)
-        return super().members(route, deadline=deadline, most=most)
+            return self.v1.members(route, **kw)
+        return super().members(route, **kw)
 
     def record(self, recorder: Any) -> None:
         """Record every request to both APIs from now on; None ends the recording."""

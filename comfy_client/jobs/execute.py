@@ -165,6 +165,10 @@ class ServerDefinitions:
         """Return the names of all node classes; for a hint, none if that would take long."""
         return self.definitions.names(self.deadline, for_a_hint=for_a_hint)
 
+    def packs_of_classes(self, classes: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the node packs that have classes, by class, as far as a Manager knows them."""
+        return self.definitions.packs.of(classes, self.deadline)
+
     def get_node_replacements(self) -> Mapping[str, Any]:
         """Return the replacements of removed node classes."""
         return self.routes.get_node_replacements()

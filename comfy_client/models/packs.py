@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
 
 import attrs
 
@@ -11,6 +12,8 @@ from ..to_dict import AsDict
 from ..values import build, mapping, sequence, table_at, text
 
 _DISABLED_AT = "@"
+#: What may make a regular expression of the server slow.
+_REPEATS: Final = re.compile(r"(?<!\\)[*+?{]")
 
 
 @attrs.frozen
@@ -149,3 +152,24 @@ class ComfyUIVersions(AsDict):
 
     versions: tuple[str, ...] = ()
     current: str | None = None
+
+
+def packs_with(class_type: str, packs: Iterable[KnownPack]) -> list[KnownPack]:
+    """Return the packs that have a node class: by name first, then by their patterns."""
+    named, fitting = list[KnownPack](), list[KnownPack]()
+    for pack in packs:
+        if class_type in pack.classes:
+            named.append(pack)
+        # A pattern of the server may only be one that cannot take long.
+        elif pack.pattern and _fits(pack.pattern, class_type):
+            fitting.append(pack)
+    return [*named, *fitting]
+
+
+def _fits(pattern: str, class_type: str) -> bool:
+    if _REPEATS.search(pattern):
+        return False
+    try:
+        return re.search(pattern, class_type) is not None
+    except re.error:
+        return False

@@ -326,6 +326,14 @@ class Servers:
                 names.update(dict.fromkeys(api.node_names(for_a_hint=for_a_hint)))
         return names
 
+    def packs_of_classes(self, classes: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the node packs that have classes, from the first server that knows any."""
+        for api in self.ready_clients():
+            with contextlib.suppress(ComfyError):
+                if found := api.packs_of_classes(classes):
+                    return found
+        return {}
+
     def open_image(self, info: str) -> BinaryIO:
         """Open a file of one of the servers by its URL."""
         for api in self.clients:

@@ -751,6 +751,17 @@ class ComfyPool(KnownAttributes, ShownAsTable, Executor):
         """
         return self._servers.node_names(for_a_hint=for_a_hint)
 
+    def packs_of_classes(self, classes: Collection[str]) -> Mapping[str, tuple[str, ...]]:
+        """Return the node packs that have classes, from the first ready server that knows any.
+
+        Args:
+            classes: As for :meth:`ComfyApi.packs_of_classes`.
+
+        Raises:
+            ClientClosed: After :meth:`shutdown`.
+        """
+        return self._servers.packs_of_classes(classes)
+
     def open_image(self, info: str) -> BinaryIO:
         """Open a file of one of the servers by its URL: see :meth:`ComfyApi.open_image`.
 

@@ -13,6 +13,7 @@ Modules:
     system: Versions, memory, logs and folders.
     uploads: Sends a file, unless the server has it already.
     definitions: Keeps node definitions while they are certain to be current; on disk, too.
+    class_packs: The node packs that have a node class, for hints.
     refusals: Errors for refused workflows.
     _base: Parts that several of these modules share.
 """

@@ -33,6 +33,7 @@ from ..transport.http import SMALL, Http, segment
 from ..transport.pieces import GROWTH, JsonMember
 from ..values import T, mapping
 from ..workflow.definition_source import FromDisk
+from .class_packs import ClassPacks
 
 _FORMAT: Final = 1
 #: The names of our files, and how those that are not complete yet begin.
@@ -307,6 +308,9 @@ class NodeDefinitions:
 
     A change of ``link``, the number of the connected socket, empties it, as the server may have
     been restarted with other node packs.  A ``file`` keeps some for other processes.
+
+    Attributes:
+        packs: The node packs that have classes which the server lacks.
     """
 
     def __init__(
@@ -318,6 +322,7 @@ class NodeDefinitions:
         kept: int = KEPT,
         most_kept: int = MOST_KEPT,
     ) -> None:
+        self.packs = ClassPacks(http, link)
         self._http = http
         self._link = link
         self._file = file

@@ -11,6 +11,7 @@ from ..transport.http import SMALL, Http
 from ..values import table_at
 from ..workflow import check_graph
 from ..workflow.explain import (
+    Hints,
     classes_with_unlisted_choices,
     explain_rejection,
     problems_of_rejection,
@@ -41,24 +42,21 @@ def rejected(
     graph, targets = sent["prompt"], sent.get("partial_execution_targets")
     body = exc.body if isinstance(exc.body, Mapping) else {}
     known.drop(_blamed(body, graph))
-    names = _node_names(known, deadline) if unknown_class(body, graph) else ()
-    definitions = _definitions(known, classes_with_unlisted_choices(body, graph), deadline)
+    is_missing = unknown_class(body, graph) is not None
+    hints: Hints = {
+        "node_names": _node_names(known, deadline) if is_missing else (),
+        "packs": _packs(known, graph, deadline) if is_missing else {},
+        "definitions": _definitions(known, classes_with_unlisted_choices(body, graph), deadline),
+    }
     error = body.get("error")
-    words = explain_rejection(exc.body, graph, node_names=names, definitions=definitions)
-    words = http.identity.hide(words)
+    words = http.identity.hide(explain_rejection(exc.body, graph, **hints))
     if targets is not None and table_at(error).get("type") == "prompt_no_outputs":
         words = f"none of partial_execution_targets {targets} is an output node"
     return PromptRejected(
         f"the server refused the workflow:\n{words}",
         error=error if isinstance(error, Mapping) else {"message": str(error or exc.body)},
         node_errors=table_at(body, "node_errors"),
-        problems=problems_of_rejection(
-            exc.body,
-            graph,
-            node_names=names,
-            definitions=definitions,
-            hide=http.identity.hide,
-        ),
+        problems=problems_of_rejection(exc.body, graph, hide=http.identity.hide, **hints),
         **facts_of(exc),
     )
 
@@ -98,14 +96,23 @@ def unknown_classes(
             words, error=error, problems=problems, method="POST", path=exc.path, status=500
         )
     names = _node_names(known, deadline) if missing else ()
+    packs = _packs(known, graph, deadline) if missing else {}
     for node_id, node in graph.items():
         if node["class_type"] in missing:
             info = {"node_id": node_id, "class_type": node["class_type"]}
             body = {"error": {"type": "missing_node_type", "extra_info": info}}
-            words = explain_rejection(body, graph, node_names=names)  # also about the other nodes
+            hints: Hints = {"node_names": names, "packs": packs}
+            words = explain_rejection(body, graph, **hints)  # also about the other nodes
             words = f"the server refused the workflow:\n{words}"
             error = {"type": "missing_node_type", "message": words, "details": ""}
-            return PromptRejected(words, error=error, method="POST", path=exc.path, status=500)
+            return PromptRejected(
+                words,
+                error=error,
+                problems=problems_of_rejection(body, graph, hide=http.identity.hide, **hints),
+                method="POST",
+                path=exc.path,
+                status=500,
+            )
     return None
 
 
@@ -115,6 +122,14 @@ def _node_names(known: NodeDefinitions, deadline: Deadline) -> Collection[str]:
         return known.names(Deadline.after(deadline.require(_FOR_A_HINT)), for_a_hint=True)
     except (ComfyError, TimeoutError):
         return ()
+
+
+def _packs(
+    known: NodeDefinitions, graph: Mapping[str, Any], deadline: Deadline
+) -> Mapping[str, tuple[str, ...]]:
+    """Return the node packs that have classes of a graph, for a hint; empty without a Manager."""
+    classes = {class_of(graph, node_id) for node_id in graph}
+    return known.packs.of({name for name in classes if name}, deadline)
 
 
 def _replacements(http: Http, deadline: Deadline) -> Mapping[str, Any]:

@@ -554,7 +554,9 @@ class Http:
         length = length if part is None else part.end - part.start
         return Download(response.status_code, response.headers, length, chunks, kind=kind)
 
-    def members(self, route: str, *, deadline: Deadline, most: float) -> Iterator[JsonMember]:
+    def members(
+        self, route: str, *, deadline: Deadline, most: float, params: Params | None = None
+    ) -> Iterator[JsonMember]:
         """Yield the members of the JSON object that a GET answers, without holding the whole.
 
         A member has at most ``max_json`` bytes.
@@ -563,6 +565,7 @@ class Http:
             route: The route, without ``/api``.
             deadline: The end of the caller's time.
             most: The most seconds for the whole answer.
+            params: The parameters in the URL.
 
         Raises:
             UnexpectedResponse: It is not such an object, or a member is too large.
@@ -571,7 +574,7 @@ class Http:
         left = max(0.05, deadline.left(most))
         until = Deadline.after(left)
         start: list[bytes] = []
-        request = OutgoingRequest("GET", route)
+        request = OutgoingRequest("GET", route, params)
         with self._sender.exchange(request, Transfer(until)) as response:
             if response.status_code >= 300:
                 raise self._refusal(request, response, until)

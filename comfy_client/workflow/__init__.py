@@ -31,6 +31,7 @@ Modules:
     replacements: Replacements of removed node classes by newer servers.
     explain: Explanations of a server's refusal.
     problems: :class:`Problem`.
+    missing_packs: The node pack of a class that a server lacks.
     model_files: Folders of model files, similar file names, and where to get a missing one.
 """
 

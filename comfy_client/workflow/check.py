@@ -46,6 +46,7 @@ from .graph import (
     sinks,
 )
 from .input_specs import InputSpec
+from .missing_packs import packs_of
 from .problems import Problem, node_of, problem_at, shown
 from .replacements import Replaced, not_replaced, replace_classes
 from .rules import STUB, Listed, Rules, replaces_classes, rules_for
@@ -190,7 +191,9 @@ def _check(
         replaced = replace_classes(graph, missing, _replacements(definitions))
         found = {**found, **as_mapping(definitions, replaced.classes)}
     rules = rules_for(replaced.graph, found, _listing_of(definitions))
-    known = Known(graph, node_names=names, definitions=rules.by_node)
+    lacking = {class_of(replaced.graph, node_id) for node_id in replaced.graph} - found.keys()
+    packs = packs_of(definitions, {name for name in lacking if name})
+    known = Known(graph, node_names=names, definitions=rules.by_node, packs=packs)
     may_be_old = any(isinstance(one, FromDisk) for one in found.values())
     return _Checker(sent, replaced, rules, known, targets).report(), may_be_old
 

@@ -508,8 +508,9 @@ class Workflow(Nodes):
         would be right.  The server stops at the first unknown class; the report has all problems.
 
         Requests: ``GET /object_info/{class}`` for classes that the client does not know yet; if a
-        class is missing, also ``GET /object_info`` and ``GET /node_replacements``; if a value names
-        a file of ``[output]`` or ``[temp]``, ``GET /internal/files/{folder}``.
+        class is missing, also ``GET /object_info``, ``GET /node_replacements``, and of a
+        ComfyUI-Manager ``GET /v2/customnode/getmappings``, for the name of its node pack; if a
+        value names a file of ``[output]`` or ``[temp]``, ``GET /internal/files/{folder}``.
 
         The rules are those of ComfyUI 0.3.75 to 0.33.  Of loops, since ComfyUI 0.36, only a start
         without an end is found, and the reverse.  Nodes of packs with a check of their own,

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypedDict
 
 import attrs
 
@@ -19,6 +19,7 @@ from ..nearest import misspelt, nearest
 from ..values import list_at, plain_text, table_at
 from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
 from .input_specs import InputSpec
+from .missing_packs import Packs, pack_of
 from .model_files import is_file_name, nearest_files, source_of
 from .problems import CORE, NOT_CORE, Problem, problem_at, shown
 
@@ -42,12 +43,21 @@ _FOLDERS = re.compile(
 )
 
 
+class Hints(TypedDict, total=False):
+    """What is known of the server, as arguments of :func:`explain_rejection`."""
+
+    node_names: Collection[str]
+    definitions: Mapping[str, Any]
+    packs: Packs
+
+
 def explain_rejection(
     body: object,
     graph: Mapping[str, Any],
     *,
     node_names: Collection[str] = (),
     definitions: Mapping[str, Any] = MappingProxyType({}),
+    packs: Packs = MappingProxyType({}),
 ) -> str:
     """Explain the body of a refusal by ``POST /prompt``, with one line for each problem.
 
@@ -60,11 +70,12 @@ def explain_rejection(
         graph: The workflow that was sent.
         node_names: Classes that the server has, to suggest those that resemble an unknown one.
         definitions: Definitions of the classes in :func:`classes_with_unlisted_choices`, by class.
+        packs: The node packs that have classes, as the server's Manager lists them.
     """
     if not isinstance(body, Mapping):
         text = _clean(body) if isinstance(body, str) else ""
         return f"the server says: {text}" if text else _NO_REASON
-    known = Known(graph, node_names=node_names, definitions=_by_node(graph, definitions))
+    known = Known(graph, node_names, _by_node(graph, definitions), packs)
     lines = [problem.text for problem in islice(problems_in(body, known), _MAX_LINES + 1)]
     if len(lines) > _MAX_LINES:
         lines[_MAX_LINES:] = [f"... ({_count(body, known)} problems in all)"]
@@ -81,6 +92,7 @@ def problems_of_rejection(
     *,
     node_names: Collection[str] = (),
     definitions: Mapping[str, Any] = MappingProxyType({}),
+    packs: Packs = MappingProxyType({}),
     hide: Callable[[Any], Any] = lambda value: value,
 ) -> tuple[Problem, ...]:
     """Return the problems of :func:`explain_rejection` as data, 1,000 at most.
@@ -89,7 +101,7 @@ def problems_of_rejection(
     """
     if not isinstance(body, Mapping):
         return ()
-    known = Known(graph, node_names=node_names, definitions=_by_node(graph, definitions))
+    known = Known(graph, node_names, _by_node(graph, definitions), packs)
     found = islice(problems_in(body, known), _MOST_PROBLEMS)
     return tuple(
         attrs.evolve(
@@ -151,11 +163,13 @@ class Known:
         graph: The workflow that was sent.
         node_names: Classes that the server has; empty: unknown.
         definitions: By node id, the definition of its class; empty: unknown.
+        packs: The node packs that have classes, as the server's Manager lists them.
     """
 
     graph: Mapping[str, Any]
     node_names: Collection[str] = ()
     definitions: Mapping[str, Any] = attrs.field(factory=dict)
+    packs: Packs = attrs.field(factory=dict)
     _guesses: int = attrs.field(default=0, init=False)
 
     def nearest(
@@ -214,14 +228,11 @@ def missing_class(
     Names are suggested for a typing mistake only, and so never for a class of a pack.
     """
     meta = table_at(known.graph, node_id, "_meta")
-    pack = meta.get("cnr_id") or meta.get("aux_id")
-    pack = pack if isinstance(pack, str) else None
-    is_of_pack = pack not in (None, CORE)
-    near = () if is_of_pack else known.nearest(misspelt, class_type, known.node_names, 5)
-    hint = f"nearest: {listing(near)}" if near else None
-    if pack is not None and is_of_pack:
-        hint = f"it belongs to the node pack {brief(pack)}: install it"
-    elif hint is None and pack == CORE:
+    pack, hint = pack_of(meta, known.packs.get(class_type, ()))
+    near = () if pack else known.nearest(misspelt, class_type, known.node_names, 5)
+    if hint is None and near:
+        hint = f"nearest: {listing(near)}"
+    elif hint is None and meta.get("cnr_id") == CORE:
         hint = NOT_CORE
     elif hint is None and not has_reason:
         hint = "is a custom node missing, or not loaded?"
@@ -233,6 +244,7 @@ def missing_class(
         class_type=class_type,
         hint=hint,
         candidates=near,
+        pack=pack,
     )
 
 

@@ -45,6 +45,8 @@ class Problem(AsDict):
             ``"***"`` stands for a secret.
         hint: What would be right; ``None``: nothing is known.
         candidates: Names or values that would be right, nearest first; empty: none is near.
+        pack: The id of the node pack that has the missing class, as the workflow or the server's
+            ComfyUI-Manager says; ``None``: unknown.
         named_by_server: Whether the answer of the server names it, too.  The server stops at
             the first unknown class, a bad link hides what else is wrong with a node, and it looks
             at no options of a combo that bring inputs of their own.
@@ -60,6 +62,7 @@ class Problem(AsDict):
     value: Any = attrs.field(default=None, hash=False)
     hint: str | None = None
     candidates: tuple[str, ...] = ()
+    pack: str | None = None
     named_by_server: bool = True
 
     @property

@@ -539,7 +539,17 @@ WITHOUT_A_REQUEST = {"get_path_image", "lasting", "ping"}
 WORKS = {
     *("as_completed", "cancel_job", "close", "doctor", "download_image", "events", "generate_id"),
     *("get_image", "get_path_image", "has_image", "init", "job", "lasting", "map", "off", "on"),
-    *("open_image", "ping", "pixels", "poll_status", "run", "stats", "stream_image", "submit"),
+    *(
+        "open_image",
+        "packs_of_classes",
+        "ping",
+        "pixels",
+        "poll_status",
+        "run",
+        "stats",
+        "stream_image",
+        "submit",
+    ),
     *("sweep", "timing", "upload_image", "wait_for", "wait_until_ready"),
 }
 

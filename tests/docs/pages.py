@@ -157,6 +157,7 @@ WORDS = {
     ("workflows", "Edit"): "seed, random seed, prompt",
     ("ci", "GitHub Actions"): "github, pull request",
     ("ci", "pre-commit"): "pre-commit, hook",
+    ("checking", "Missing node packs"): "custom node, node pack, ComfyUI-Manager, missing node",
     ("checking", "Missing models"): "model, missing model, checkpoint",
     ("building", "Templates"): "template",
     ("files", "Masks"): "mask",
