@@ -15,6 +15,8 @@ Modules:
     prompt_commands: ``queue``, ``history``, ``job``, ``cancel`` and ``download``.
     server_commands: ``info``, ``free``, ``logs``, ``doctor``, ``where``, ``models``, ``upload`` and
         ``nodes``.
+    pack_commands: ``packs``, ``snapshot`` and ``restart``.
+    manager_tasks: Waiting for tasks of ComfyUI-Manager.
     bug_report: The file that ``doctor --report`` writes.
     workflow_commands: ``inputs``, ``convert``, ``example`` and ``stubs``.
     check_command: ``check``, and the files that it finds in folders.

@@ -24,10 +24,13 @@ from ..errors import (
     JobLost,
     JobNotFound,
     JobTimeout,
+    ManagerRefused,
     MissingExtra,
     PromptRejected,
     RequestTimeout,
     SubmitUncertain,
+    TaskFailed,
+    TaskTimeout,
     TransportError,
     UnexpectedResponse,
     VramTimeout,
@@ -214,9 +217,11 @@ STOPPED: Final = (KeyboardInterrupt, click.Abort)
 #: The first matching class counts.
 _STATUS: Final[tuple[tuple[type[BaseException], Exit], ...]] = (
     (AuthenticationError, Exit.UNAUTHORISED),
+    (ManagerRefused, Exit.UNAUTHORISED),
     (PromptRejected, Exit.REJECTED),
     (WorkflowError, Exit.REJECTED),
     (JobFailed, Exit.FAILED),
+    (TaskFailed, Exit.FAILED),
     (JobLost, Exit.LOST),
     (JobNotFound, Exit.LOST),
     (SubmitUncertain, Exit.LOST),
@@ -330,6 +335,8 @@ _HINTS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     ),
     (PromptRejected, "{check} lists everything that is wrong with a workflow"),
     (JobTimeout, "{wait}; or {cancel}"),
+    (TaskTimeout, "{task}"),
+    (TaskFailed, "{logs} shows what the server said"),
     (JobLost, "run it again: the server was restarted, or the prompt was deleted"),
     (JobNotFound, "{history} lists what the server knows"),
     (JobFailed, "{traceback}; or {logs}"),
@@ -379,11 +386,12 @@ def hint_of(error: BaseException, host: str | None = None) -> str | None:
         hint = _LOST
     if hint is None:
         return error.hint if isinstance(error, ComfyError) else None
-    return hint.format(**_commands(server, getattr(error, "prompt_id", "")))
+    return hint.format(**_commands(server, error))
 
 
-def _commands(server: KnownServer, prompt_id: str) -> dict[str, str]:
+def _commands(server: KnownServer, error: BaseException) -> dict[str, str]:
     """Return all commands that advice may name, by their names in it."""
+    prompt_id, task_id = getattr(error, "prompt_id", ""), getattr(error, "task_id", "")
     plain = ("check", "history", "logs", "queue", "doctor")
     return {
         **{name: server.command(name) for name in plain},
@@ -391,6 +399,7 @@ def _commands(server: KnownServer, prompt_id: str) -> dict[str, str]:
         "wait": server.command("job", "--wait", id=prompt_id),
         "traceback": server.command("job", "--traceback", id=prompt_id),
         "cancel": server.command("cancel", id=prompt_id),
+        "task": server.command("packs", "wait", task_id),
     }
 
 

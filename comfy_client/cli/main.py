@@ -15,6 +15,7 @@ from ..errors import ComfyError
 from . import (
     check_command,
     mcp_command,
+    pack_commands,
     prompt_commands,
     raw_commands,
     run_command,
@@ -101,6 +102,11 @@ _SECTIONS: Final[dict[str, tuple[click.Command, ...]]] = {
         server_commands.doctor,
         server_commands.where,
         raw_commands.call,
+    ),
+    "Node packs, by ComfyUI-Manager": (
+        pack_commands.packs,
+        pack_commands.snapshot,
+        pack_commands.restart,
     ),
     "Getting started, and for programs": (
         run_command.demo,

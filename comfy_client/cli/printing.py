@@ -293,6 +293,12 @@ def command(
     return click.command(name, epilog=listed, context_settings=dict(settings or {}))
 
 
+def group(*examples: str) -> Callable[[Callable[..., Any]], click.Group]:
+    """Make a function a group of commands, which also runs without one of them."""
+    listed = "\n".join(["\b", "Examples:", *(f"  {line}" for line in examples)])
+    return click.group(epilog=listed, invoke_without_command=True)
+
+
 output_option: Decorator = click.option(
     "-o",
     "--output",

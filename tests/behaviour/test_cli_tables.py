@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -12,7 +13,7 @@ import pytest
 import comfy_client.cli
 from comfy_client import ComfyApi, Workflow
 from comfy_client.errors import JobFailed
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, ListedPack, Manager4
 from tests.helpers.clients import until
 from tests.helpers.command_line import CommandLine
 from tests.helpers.gates import gated, shows, until_it_runs
@@ -24,9 +25,21 @@ COMMANDS: Final[dict[str, tuple[str, ...]]] = {
     "server_commands._show_classes": ("nodes",),
     "prompt_commands.history": ("history",),
     "prompt_commands.queue": ("queue",),
+    "pack_commands._show_installed": ("packs",),
+    "pack_commands._show_missing": ("packs", "missing", "lacking.json"),
 }
 TABLES: Final = ("table", "table_of")
 POEM: Final = "長い詩は、とても長いので、端末の一行には収まりません。" * 4
+
+
+#: A pack that fails with a long error.
+BROKEN = ListedPack(
+    name="broken",
+    url="https://git.example.com/broken",
+    version="1.0.0",
+    classes=["Broken"],
+    import_error=POEM,
+)
 
 
 class Fails:
@@ -59,7 +72,7 @@ def printing() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[ComfyServer]:
-    with gated(Fails) as server:
+    with gated(Fails, packs=[Manager4(packs=[BROKEN], installed=["broken"])]) as server:
         yield server
 
 
@@ -70,6 +83,8 @@ def command(server: ComfyServer, tmp_path_factory: pytest.TempPathFactory) -> It
     workflow = Workflow.example()
     workflow.positive = POEM
     workflow.save(home / "wide.json")
+    lacking = {"1": {"class_type": "NoSuchClass" * 9, "inputs": {}}}
+    (home / "lacking.json").write_text(json.dumps(lacking))
     with ComfyApi(server.url) as api:
         api.run(shows())
         with pytest.raises(JobFailed):
@@ -94,7 +109,7 @@ def test_no_row_of_a_table_is_broken_by_a_terminal(
     """The widest columns are cut, and the first one can be read."""
     args = COMMANDS[which]
     ended = command.on_terminal(*args, columns=columns, NO_COLOR="1")
-    assert ended.status == 0, ended
+    assert ended.status == (4 if "missing" in args else 0), ended
     assert max(map(width, ended.lines)) <= columns
     assert ("..." in ended.out) is (args != ("queue",))  # which has room, with short ids
     for short, whole in zip(ended.lines, command(*args).lines, strict=True):

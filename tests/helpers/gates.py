@@ -69,9 +69,9 @@ class Gated:
 
 
 @contextlib.contextmanager
-def gated(*nodes: type) -> Iterator[ComfyServer]:
+def gated(*nodes: type, **options: Any) -> Iterator[ComfyServer]:
     """A server that has ``Gated`` and these nodes; at its end, all gates open."""
-    with ComfyServer() as server:
+    with ComfyServer(**options) as server:
         for node in (Gated, *nodes):
             server.add_node(node)
         try:

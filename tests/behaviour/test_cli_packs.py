@@ -1,0 +1,284 @@
+"""``comfy-client packs``, ``snapshot`` and ``restart``, with each of the three Managers."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from comfy_client import ComfyApi
+from comfy_client.testing import ComfyServer, ListedPack, Manager3, Manager4, Manager4Legacy
+from tests.helpers.command_line import LIMIT, CommandLine
+from tests.helpers.graphs import txt2img
+
+URL = "https://git.example.com/my-pack"
+MINE = ListedPack(name="my-pack", url=URL, classes=["Mine", "Both"], update="newer")
+BROKEN = ListedPack(
+    name="broken",
+    url="https://git.example.com/broken",
+    classes=["Broken"],
+    import_error="No module named 'nowhere'",
+)
+KINDS: dict[str, Callable[..., Any]] = {
+    "manager4": Manager4,
+    "manager4-legacy": Manager4Legacy,
+    "manager3": Manager3,
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def server(kind: str) -> Iterator[ComfyServer]:
+    """A server with an installed pack that it could not import."""
+    listed, level = [MINE, BROKEN], "normal-"  # which allows to fix packs
+    make = KINDS[kind]
+    pack = make(packs=listed, installed=["broken"], security_level=level, reboot_seconds=1)
+    with ComfyServer(packs=[pack], speed=1000) as running:
+        yield running
+
+
+@pytest.fixture
+def comfy_client(tmp_path: Path, server: ComfyServer) -> CommandLine:
+    """The command, in a folder with a workflow that lacks two classes and runs without them."""
+    lacking = {
+        f"{at}": {"class_type": name, "inputs": {}}
+        for at, name in enumerate(("Mine", "Broken", "Mine", "Nobody"), 100)
+    }
+    (tmp_path / "w.json").write_text(json.dumps({**txt2img(), **lacking}))
+    (tmp_path / "ok.json").write_text(json.dumps(txt2img()))
+    return CommandLine(tmp_path, server.url)
+
+
+only_manager4 = pytest.mark.parametrize("kind", ["manager4"])
+
+
+def test_a_pack_is_installed_listed_disabled_enabled_and_removed(
+    comfy_client: CommandLine,
+) -> None:
+    ended = comfy_client("packs", "install", URL)
+    assert ended.status == 0, ended
+    assert ended.out.startswith("installed my-pack ")
+    assert "comfy-client restart --wait" in ended.err
+    assert states(comfy_client)["my-pack"] == "enabled"
+    assert comfy_client("packs", "disable", "my-pack").status == 0
+    assert states(comfy_client)["my-pack"] == "disabled"
+    assert comfy_client("packs", "enable", "my-pack").status == 0
+    assert comfy_client("packs", "update", "my-pack").status == 0
+    assert comfy_client("packs", "fix", "broken").status == 0
+    assert states(comfy_client)["my-pack"] == "enabled"
+    ended = comfy_client("packs", "remove", "my-pack")
+    assert ended.out == "removed my-pack\n"
+    assert states(comfy_client) == {"broken": "failed"}
+
+
+def states(command: CommandLine) -> dict[str, str]:
+    """The packs that ``packs`` lists, and the state of each."""
+    head, *rows = (line.split() for line in command("packs").lines)
+    assert head[:3] == ["ID", "VERSION", "STATUS"]
+    return {row[0]: row[2] for row in rows}
+
+
+def test_packs_that_failed_to_import_are_marked(comfy_client: CommandLine) -> None:
+    assert "No module named 'nowhere'" in comfy_client("packs", "list").out
+    for args in (("packs",), ("packs", "list")):
+        [row] = comfy_client.json(*args)
+        assert (row["id"], row["enabled"], row["failed"]) == ("broken", True, True)
+        assert "No module named 'nowhere'" in row["error"]
+    [row] = comfy_client.json("packs", "failed")
+    assert row["id"] == "broken"
+    ended = comfy_client("packs", "failed")
+    assert ended.lines[0] == "broken:"
+    assert "nowhere" in ended.out
+
+
+def test_tasks_are_lines_of_json(comfy_client: CommandLine) -> None:
+    [row] = comfy_client.json("packs", "install", URL)
+    assert (row["kind"], row["name"], row["pack"]["enabled"]) == ("install", "my-pack", True)
+    [row] = comfy_client.json("packs", "remove", "my-pack")
+    assert row["pack"] is None
+
+
+@only_manager4
+def test_no_pack_is_changed_without_being_named(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    for args in (("install",), ("remove",), ("update",), ("fix",), ("update", "broken", "--all")):
+        assert comfy_client("packs", *args).status == 2, args
+    assert not [one for one in server.requests if one.method == "POST"]
+    comfy_client("packs", "install", URL)
+    assert {row["name"] for row in comfy_client.json("packs", "update", "--all")} == {
+        "broken",
+        "my-pack",
+    }
+
+
+def test_a_pack_that_nobody_knows_is_status_5_and_hides_no_other(
+    comfy_client: CommandLine,
+) -> None:
+    nowhere = "https://git.example.com/nowhere"
+    ended = comfy_client("packs", "install", nowhere, URL)
+    assert ended.status == 5, ended
+    assert "Error: install nowhere: " in ended.err
+    assert ended.out.startswith("installed my-pack ")
+    found = comfy_client.json("packs", "install", nowhere, status=5)
+    assert found[-1]["code"] == "task_failed"
+
+
+@only_manager4
+def test_a_pack_that_is_not_installed_is_a_wrong_name(comfy_client: CommandLine) -> None:
+    ended = comfy_client("packs", "disable", "nosuch", "broken")
+    assert ended.status == 2
+    assert "there are: broken" in ended.err
+    assert ended.out.startswith("disabled broken")
+    assert comfy_client("snapshot", "restore", "nosuch").status == 2
+    assert comfy_client("packs", "wait", "nosuch").status == 2
+
+
+def test_work_that_the_security_level_forbids_is_status_8(tmp_path: Path, kind: str) -> None:
+    pack = KINDS[kind](packs=[MINE], security_level="strong")
+    with ComfyServer(packs=[pack], speed=1000) as server:
+        comfy_client = CommandLine(tmp_path, server.url)
+        ended = comfy_client("packs", "install", URL)
+        assert ended.status == 8
+        assert "set security_level = normal" in ended.err
+        assert "--login-file" not in ended.err
+        assert comfy_client("restart").status == 8
+
+
+def test_missing_lists_classes_with_their_packs_and_the_line_that_installs_them(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    rows = {
+        row["class_type"]: row for row in comfy_client.json("packs", "missing", "w.json", status=4)
+    }
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "Mine": "missing",
+        "Broken": "failed",
+        "Nobody": "unknown",
+    }
+    assert rows["Mine"]["nodes"] == ["100", "102"]
+    assert (rows["Mine"]["pack"], rows["Nobody"]["pack"]) == (URL, None)
+    ended = comfy_client("packs", "missing", "w.json")
+    assert ended.status == 4
+    assert f"Install: comfy-client packs install {URL}\n" in ended.out
+    assert comfy_client("packs", "install", rows["Mine"]["pack"]).status == 0
+    ended = comfy_client("packs", "missing", "w.json")
+    assert "Install:" not in ended.out
+    assert "comfy-client restart --wait" in ended.out
+    comfy_client("restart", "--wait")
+    left = comfy_client.json("packs", "missing", "w.json", status=4)
+    assert {row["class_type"] for row in left} == {"Broken", "Nobody"}
+    assert comfy_client.json("packs", "missing", "ok.json") == []
+
+
+def test_snapshots_are_saved_listed_restored_and_removed(comfy_client: CommandLine) -> None:
+    [name] = comfy_client("snapshot", "save").lines
+    assert comfy_client("snapshot").lines == [name]
+    assert comfy_client.json("snapshot", "list") == [{"name": name}]
+    comfy_client("packs", "install", URL)
+    assert "comfy-client restart --wait" in comfy_client("snapshot", "restore", name).err
+    comfy_client("restart", "--wait")
+    assert states(comfy_client) == {"broken": "failed"}
+    assert "pips" in json.loads(comfy_client("snapshot", "current").out)
+    assert comfy_client.json("snapshot", "current")
+    assert comfy_client.json("snapshot", "remove", name) == [{"name": name}]
+    assert comfy_client("snapshot").lines == []
+
+
+def test_restart_waits_until_new_classes_are_there(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    comfy_client("packs", "install", URL)
+    [ended] = comfy_client.json("restart", "--wait")
+    assert ended["host"] == server.url
+    assert ended["seconds"] > 0
+    with ComfyApi(server.url) as api:
+        assert "Mine" in api.node_names()
+
+
+@only_manager4
+def test_restart_without_wait_says_how_to_wait(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    [ended] = comfy_client.json("restart")
+    assert ended["seconds"] is None
+    assert comfy_client("wait", "--timeout", LIMIT).status == 0
+    assert "comfy-client wait" in comfy_client("restart").out
+
+
+@only_manager4
+def test_restart_asks_before_prompts_are_lost(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    """Whoever submitted them; without a terminal, it needs ``--yes``."""
+    server.pause()
+    with ComfyApi(server.url) as api:
+        api.submit(txt2img())
+        ended = comfy_client("restart")
+        assert ended.status == 2
+        assert "--yes" in ended.err
+        assert not [one for one in server.requests if one.path.endswith("/reboot")]
+        server.resume()
+    server.pause()
+
+
+@only_manager4
+@pytest.mark.posix("signals between processes")
+def test_ctrl_c_leaves_the_task_and_says_how_to_find_it(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    server.pause()
+    with comfy_client.started("packs", "install", URL) as process:
+        assert process.stderr is not None
+        assert next(process.stderr) == "install my-pack ...\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    found = re.search(r"The Manager goes on; comfy-client packs wait (\S+) ", err)
+    assert found, err
+    ended = comfy_client("packs", "wait", found[1], "--timeout", 0.01)
+    assert ended.status == 7
+    assert f"comfy-client packs wait {found[1]}" in ended.err
+    server.resume()
+    assert comfy_client("packs", "wait", found[1]).out.startswith("installed my-pack ")
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("packs",),
+        ("packs", "install", "x"),
+        ("packs", "failed"),
+        ("packs", "missing", "w.json"),
+        ("snapshot",),
+        ("snapshot", "save"),
+        ("restart",),
+    ],
+    ids=" ".join,
+)
+def test_a_server_without_a_manager_is_status_1_and_says_how_to_get_one(
+    tmp_path: Path, args: tuple[str, ...]
+) -> None:
+    (tmp_path / "w.json").write_text(json.dumps({"1": {"class_type": "Mine", "inputs": {}}}))
+    with ComfyServer() as server:
+        [error] = CommandLine(tmp_path, server.url).json(*args, status=1)
+    assert error["code"] == "not_supported"
+    assert "pip install comfyui-manager" in error["message"]
+    assert "\n" not in error["message"]
+
+
+def test_packs_of_several_servers_name_them(tmp_path: Path, server: ComfyServer) -> None:
+    with ComfyServer(packs=["manager4"]) as other:
+        hosts = ("--host", server.url, "--host", other.url)
+        [row] = CommandLine(tmp_path).json("packs", *hosts)
+        assert (row["id"], row["server"]) == ("broken", server.url)
+        assert CommandLine(tmp_path)("packs", "install", "x", *hosts).status == 2
