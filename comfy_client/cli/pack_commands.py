@@ -65,9 +65,10 @@ _names_argument: Decorator = click.argument(
 )
 @of_servers
 def packs(given: ServerOptions) -> None:
-    """List, install and change node packs, by ComfyUI-Manager on the server.
+    """List, install and change node packs.
 
-    Without a command, packs lists what is installed.  PACK is an id of the registry, the URL of a
+    ComfyUI-Manager on the server does the work.  Without a command, packs lists what is installed.
+    PACK is an id of the registry, the URL of a
     git repository in the Manager's list, or the folder of an installed one.  A change takes effect
     once the server has restarted.
     """
@@ -313,7 +314,7 @@ def _missing_rows(problems: Sequence[Problem], manager: Manager) -> list[Row]:
 
 
 def _found(pack: str | None, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
-    from ..ext.manager import folder_of
+    from ..ext.dialects import folder_of
 
     if pack is None:
         return None
@@ -376,9 +377,9 @@ for _command in (
 @group("comfy-client snapshot", "comfy-client snapshot save")
 @of_servers
 def snapshot(given: ServerOptions) -> None:
-    """List, save and restore snapshots of all node packs, by ComfyUI-Manager on the server.
+    """List, save and restore snapshots of all node packs.
 
-    Without a command, snapshot lists them.
+    ComfyUI-Manager on the server keeps them.  Without a command, snapshot lists them.
     """
     if click.get_current_context().invoked_subcommand is None:
         _snapshots(given)
