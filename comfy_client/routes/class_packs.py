@@ -35,7 +35,7 @@ _ID: Final = re.compile(r"(https?://)?[A-Za-z0-9][A-Za-z0-9._~/@+-]{0,199}")
 
 @attrs.frozen
 class _ListedPacks:
-    """What a Manager lists, as it was at a time."""
+    """The list of a Manager, as it was at a time."""
 
     until: float
     link: int | None
