@@ -96,7 +96,7 @@ def _print_end(given: ServerOptions, task: Task, timeout: float | None) -> Exit:
 
 
 class _Progress:
-    """Nothing on the screen, as with ``--quiet``."""
+    """Silent progress, as with ``--quiet``; the base of the others."""
 
     def show(self, pending: Sequence[Task]) -> None:
         """Show the tasks that have not ended."""

@@ -68,9 +68,8 @@ def packs(given: ServerOptions) -> None:
     """List, install and change node packs.
 
     ComfyUI-Manager on the server does the work.  Without a command, packs lists what is installed.
-    PACK is an id of the registry, the URL of a
-    git repository in the Manager's list, or the folder of an installed one.  A change takes effect
-    once the server has restarted.
+    PACK is an id of the registry, the URL of a git repository in the Manager's list, or the folder
+    of an installed one.  A change takes effect once the server has restarted.
     """
     if click.get_current_context().invoked_subcommand is None:
         _list(given)

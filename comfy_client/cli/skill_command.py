@@ -24,7 +24,8 @@ ADVICE: Final = {
     Exit.USAGE: "the command line or a file is wrong; nothing was sent.  Correct it.",
     Exit.UNREACHABLE: "no ComfyUI answers.  `comfy-client doctor` says why; tell the user.",
     Exit.REJECTED: "the workflow is not valid here; nothing has run.  Correct what `node_errors` "
-    "or `problems` name; a missing model or node class is for the user to install.",
+    "or `problems` name; a missing model or node class is for the user to install "
+    "(`packs missing FILE` names the packs).",
     Exit.FAILED: "a node failed.  `job ID --traceback` has the details.  The same run fails "
     "again: change something, or tell the user.",
     Exit.LOST: "look at `code`.  `job_lost`: the server was restarted; run it again if "
@@ -32,7 +33,8 @@ ADVICE: Final = {
     "`job_not_found`: a wrong id or server; half a minute after `submit_uncertain` it means that "
     "the prompt did not arrive, and may be run again.",
     Exit.TIMEOUT: "it keeps running.  `job ID --wait`, or `cancel ID`.",
-    Exit.UNAUTHORISED: "a login or a key is missing or wrong.  Ask the user to set it.",
+    Exit.UNAUTHORISED: "a login or a key is missing or wrong, or the server's "
+    "Manager forbids it (`manager_refused`): tell the user what `message` says.",
     Exit.STOPPED: "stopped by a signal, or somebody cancelled the prompt.  Ask before you run it "
     "again.",
     Exit.PIPE: "nobody read the output, as after `| head -1`.",

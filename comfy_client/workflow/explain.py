@@ -44,7 +44,7 @@ _FOLDERS = re.compile(
 
 
 class Hints(TypedDict, total=False):
-    """What is known of the server, as arguments of :func:`explain_rejection`."""
+    """Knowledge of the server, as arguments of :func:`explain_rejection`."""
 
     node_names: Collection[str]
     definitions: Mapping[str, Any]

@@ -124,7 +124,7 @@ def test_no_pack_is_changed_without_being_named(
 def test_a_pack_that_nobody_knows_is_an_error_and_hides_no_other(
     comfy_client: CommandLine, kind: str
 ) -> None:
-    """The legacy page takes it for one of an unknown repository, which its security level forbids."""
+    """The legacy page takes it for one of an unknown repository, which its level forbids."""
     is_refused = kind == "manager4-legacy"
     status = 8 if is_refused else 5
     nowhere = "https://git.example.com/nowhere"
@@ -231,7 +231,6 @@ def test_restart_asks_before_prompts_are_lost(
         assert "--yes" in ended.err
         assert not [one for one in server.requests if one.path.endswith("/reboot")]
         server.resume()
-    server.pause()
 
 
 @only_manager4

@@ -111,7 +111,13 @@ def test_options_commands_and_codes_of_the_text_exist() -> None:
     begun = {parts[0] for span in SPANS if len(parts := span.split()) > 1}
     assert begun <= {*main.commands, "comfy-client", "api", "pip", "|"} | options
     codes = {code_of(kind) for kind in _kinds(ComfyError)}
-    assert {"job_lost", "submit_uncertain", "job_not_found"} <= codes & words
+    assert {"job_lost", "submit_uncertain", "job_not_found", "manager_refused"} <= codes & words
+
+
+def test_a_restart_is_warned_of_before_the_list_of_commands() -> None:
+    """Its purpose alone does not say whose prompts are lost."""
+    rules = TEXT.partition("## Commands")[0]
+    assert re.search(r"`restart`, which loses all prompts .*whoever submitted them", rules)
 
 
 def _kinds(kind: type[ComfyError]) -> Iterator[type[ComfyError]]:
