@@ -322,7 +322,7 @@ class NodeDefinitions:
         kept: int = KEPT,
         most_kept: int = MOST_KEPT,
     ) -> None:
-        self.packs = ClassPacks(http, link)
+        self.packs: ClassPacks = ClassPacks(http, link)
         self._http = http
         self._link = link
         self._file = file
