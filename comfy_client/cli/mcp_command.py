@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import secrets
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ import click
 from ..errors import needs_extra
 from .exits import Mistake
 from .extra_data import prompt_options
-from .own_prompts import KEY, mark, why_unknown
+from .own_prompts import KEY, mark, reserved, why_unknown
 from .printing import command, note
 from .prompt_records import is_hosted
 from .server_options import ServerOptions, of_server_as_text
@@ -27,24 +26,23 @@ if TYPE_CHECKING:
 VARIABLE: Final = "COMFY_MCP_TOKEN"
 #: Seconds that the server may take for an answer: an agent's call ends after 54.
 _LIMIT: Final = 20.0
+#: The addresses on which the protocol's library checks the headers Host and Origin.
+_HOSTS: Final = ("127.0.0.1", "::1")
 #: The fewest characters of a token.
 _SHORTEST_TOKEN: Final = 16
 
 
 def _address(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-    """Parse ``[HOST:]PORT``, of a loopback address; return None for None."""
+    """Parse ``[HOST:]PORT``, where HOST is a loopback address; return None for None."""
     if value is None:
         return None
     host, _, port = value.rpartition(":")
     host = {"": "127.0.0.1", "localhost": "127.0.0.1"}.get(host, host).strip("[]")
-    try:
-        is_loopback = ipaddress.ip_address(host).is_loopback
-        number = int(port)
-    except ValueError:
-        raise click.BadParameter(f"{value!r} is not [HOST:]PORT") from None
-    if not is_loopback or not 0 <= number < 1 << 16:
-        raise click.BadParameter("only addresses of this machine, such as 127.0.0.1:8190")
-    return host, number
+    if not (port.isascii() and port.isdecimal() and len(port) < 6 and int(port) < 1 << 16):
+        raise click.BadParameter(f"{value!r} is not [HOST:]PORT")
+    if host not in _HOSTS:
+        raise click.BadParameter(f"HOST may be {' or '.join(_HOSTS)}, addresses of this machine")
+    return host, int(port)
 
 
 @command(
@@ -99,7 +97,7 @@ def mcp(
         def more(workflow: Workflow) -> Mapping[str, Any]:
             return prompt_options({}, workflow, LazyServer(lambda: api))
 
-        options = AgentOptions(own, allow_spend=allow_spend, more=more)
+        options = AgentOptions(own, allow_spend=allow_spend, more=more, reserved=reserved)
         door = Door(api, Roots(folders), options, with_own_tools=tools)
         try:
             if address is None:

@@ -1,4 +1,4 @@
-"""Prompts that this installation has submitted: their mark, and events of those with ``--detach``.
+"""Prompts that this installation submits: their mark, and locks on their ids.
 
 The mark is an id, by default a random one, which is kept in a file of the user.  Everybody who sees
 the queue can read it, but it says nothing about the user.
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -104,6 +105,8 @@ def _own_id() -> str:
 
 #: How many times to try the lock, as another command may just be removing its file.
 _TRIES: Final = 3
+#: Seconds between two looks at the lock of another process.
+_PAUSE: Final = 0.05
 
 
 @contextlib.contextmanager
@@ -143,10 +146,45 @@ def held(client_id: str) -> Iterator[bool]:
 
     Another command may have it, or the folder may not be writable.
     """
-    path = state_path().with_name(f"{client_id}.lock")
-    lock: int | None = None
-    with contextlib.suppress(ImportError, OSError):
-        lock = _locked(path)
+    lock = contextlib.ExitStack()
+    with lock:
+        try:
+            is_held = lock.enter_context(_lock(client_id))
+        except (ImportError, OSError):
+            is_held = False
+        yield is_held
+
+
+@contextlib.contextmanager
+def reserved(prompt_id: str, timeout: float = 20.0) -> Iterator[bool]:
+    """Context manager: wait until no other process submits a prompt with this id.
+
+    Yield False if one still does after ``timeout`` seconds.  Where files cannot be locked, do not
+    wait.
+    """
+    ends = time.monotonic() + timeout
+    while True:
+        with contextlib.ExitStack() as lock:
+            try:
+                is_reserved = lock.enter_context(_lock(prompt_id))
+            except (ImportError, OSError):
+                is_reserved = True
+            if is_reserved or time.monotonic() >= ends:
+                yield is_reserved
+                return
+        time.sleep(_PAUSE)
+
+
+@contextlib.contextmanager
+def _lock(name: str) -> Iterator[bool]:
+    """Context manager: lock a name among the processes of this user; yield False if one has it.
+
+    Raises:
+        ImportError, OSError: Files cannot be locked here.
+    """
+    path = state_path().with_name(f"{name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = _locked(path)
     try:
         yield lock is not None
     finally:
@@ -157,12 +195,11 @@ def held(client_id: str) -> Iterator[bool]:
 
 
 def _locked(path: Path) -> int | None:
-    """Create and lock a file, and return its descriptor.
-
-    If another command has locked it, raise OSError, or return None after a few tries.
-    """
+    """Create and lock a file, and return its descriptor; None if another process has it."""
     if hasattr(os, "O_TEMPORARY"):  # Windows removes it even if this process is killed
-        return os.open(path, os.O_CREAT | os.O_EXCL | os.O_TEMPORARY, 0o600)
+        with contextlib.suppress(FileExistsError):
+            return os.open(path, os.O_CREAT | os.O_EXCL | os.O_TEMPORARY, 0o600)
+        return None
     import fcntl
 
     for _ in range(_TRIES):
@@ -171,8 +208,11 @@ def _locked(path: Path) -> int | None:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(file).st_nlink:
                 return file
+        except BlockingIOError:
+            os.close(file)
+            return None
         except BaseException:
             os.close(file)
             raise
-        os.close(file)  # another command has just removed it
+        os.close(file)  # another process has just removed it
     return None

@@ -162,6 +162,8 @@ def status_of(error: Exception) -> str:
             return "lost"
         case PromptRejected():
             return "rejected"
+        case CallRefused(code="key_busy"):
+            return "unknown"
         case CallRefused() | WorkflowError() | ServerUnreachable():
             return "not_sent"
         case AuthenticationError() | Throttled():

@@ -82,7 +82,7 @@ class Desk:
             workflow = self.load(source)
             for name in inputs.keys() & set(ROLES):
                 value = inputs[name]
-                setattr(workflow, name, tuple(value) if name == "size" else value)
+                setattr(workflow, name, tuple(value) if isinstance(value, list) else value)
             workflow.set({name: value for name, value in inputs.items() if name not in ROLES})
             return workflow
 

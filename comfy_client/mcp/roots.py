@@ -35,8 +35,9 @@ class Roots:
         for folder in self.folders:
             for pattern in ("*.json", "*/*.json"):
                 for path in sorted(islice(folder.glob(pattern), _MOST_ENTRIES)):
-                    if self._holds(path):
-                        found.setdefault(path.relative_to(folder).as_posix(), path)
+                    real = self._real(path)
+                    if real is not None:
+                        found.setdefault(path.relative_to(folder).as_posix(), real)
         return dict(islice(found.items(), MOST_WORKFLOWS))
 
     def workflow(self, name: str) -> Path:
@@ -47,8 +48,8 @@ class Roots:
         """
         for folder in self.folders:
             for path in (folder / name, folder / f"{name}.json"):
-                if path.suffix == ".json" and self._holds(path):
-                    return path
+                if path.suffix == ".json" and (real := self._real(path)) is not None:
+                    return real
         near = nearest(name, list(self.workflows()), 3)
         hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
         raise CallRefused(
@@ -64,18 +65,22 @@ class Roots:
             CallRefused: There is no such file in the folders.
         """
         for folder in self.folders:
-            if self._holds(folder / path):
-                return (folder / path).resolve()
+            real = self._real(folder / path)
+            if real is not None:
+                return real
         raise CallRefused(
             "file_not_allowed",
             f"{path!r:.200} is no file in the folders of this server",
             f"use a file in {', '.join(map(str, self.folders)) or 'none: no folder was given'}",
         )
 
-    def _holds(self, path: Path) -> bool:
-        """Return whether a path is that of a plain file, which truly is in one of the folders."""
+    def _real(self, path: Path) -> Path | None:
+        """Resolve the links of a path; None unless it is a plain file in one of the folders.
+
+        Use the answer and not the path, whose links may change meanwhile.
+        """
         try:
             real = path.resolve(strict=True)
-            return real.is_file() and any(map(real.is_relative_to, self.folders))
+            return real if real.is_file() and any(map(real.is_relative_to, self.folders)) else None
         except (OSError, ValueError, RuntimeError):  # no such file, a null byte, a circle of links
-            return False
+            return None

@@ -13,6 +13,7 @@ import logging
 import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 import attrs
@@ -41,11 +42,16 @@ class AgentOptions:
         mark: Entries of ``extra_data`` by which the prompts of this installation are known.
         allow_spend: Whether nodes may run that call paid services.
         more: Returns further arguments of ``api.submit`` for a workflow, such as a key.
+        reserved: A context manager during which no other process submits a prompt with an id;
+            yields False if another one does.
     """
 
     mark: Mapping[str, Any]
     allow_spend: bool = False
     more: Callable[[Workflow], Mapping[str, Any]] = attrs.field(default=lambda _: {})
+    reserved: Callable[[str], AbstractContextManager[bool]] = attrs.field(
+        default=lambda _: nullcontext(True)
+    )
 
 
 @attrs.define(eq=False)
@@ -114,10 +120,17 @@ class Runs:
         if is_new:
 
             def submit() -> Job:
-                found = self._found(prompt_id) if may_exist else None
-                begun.was_sent = found is not None and found.get(CALL) == digest
-                if found is None:
+                if not may_exist:
                     return self._submit(begun, prepare())
+                # Looks and sends as one step: two processes may get the same call at once.
+                with self._options.reserved(prompt_id) as is_reserved:
+                    if not is_reserved:
+                        step = "it may run: call job with this prompt_id"
+                        raise CallRefused("key_busy", "another process sends this run", step)
+                    found = self._found(prompt_id)
+                    begun.was_sent = found is not None and found.get(CALL) == digest
+                    if found is None:
+                        return self._submit(begun, prepare())
                 _check_digest(found.get(CALL), digest)
                 return self._api.job(prompt_id)
 

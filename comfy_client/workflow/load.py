@@ -132,7 +132,7 @@ def read_source(
                     packs=packs,
                 )
             except WorkflowError as exc:
-                if any("type" in table_at(node) for node in found["nodes"]):
+                if any(map(_is_like_a_ui_node, found["nodes"])):
                     raise
                 raise NotAWorkflow(str(exc)) from None
             unread = unread_in(found, where, done, dynamic_prompts)
@@ -354,6 +354,13 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
 
 def _is_like_a_node(value: object) -> bool:
     return isinstance(value, (dict, Mapping)) and bool({"class_type", "inputs"} & value.keys())
+
+
+def _is_like_a_ui_node(value: object) -> bool:
+    """Return whether a value looks like a node in UI format, not like one of another graph."""
+    own = {"inputs", "outputs", "widgets_values", "pos"}
+    node = table_at(value)
+    return "type" in node and bool(own & node.keys())
 
 
 def _file(graph: Mapping[str, Any], node_id: str, name: str, value: Any) -> Any:

@@ -118,7 +118,7 @@ def test_a_folder_is_searched_for_json_and_for_pictures_with_a_workflow(comfy_cl
     put(flows / "B.JSON", graph(13))
     put(flows / "below" / "c.json", graph(14))
     put(flows / "package.json", {"name": "x", "version": 1})
-    put(flows / "points.json", {"nodes": [{"id": 1}], "links": []})
+    put(flows / "d3.json", {"nodes": [{"id": "a", "type": "b"}], "links": [{"source": "a"}]})
     put(flows / "notes.txt", "{")
     for hidden in (".git", "node_modules"):
         put(flows / hidden / "d.json", "{")

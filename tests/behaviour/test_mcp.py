@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 import json
 import uuid
@@ -16,6 +17,7 @@ from mcp.shared.exceptions import MCPError
 from PIL import Image
 
 from comfy_client import ComfyApi, Workflow
+from comfy_client.cli import own_prompts
 from comfy_client.mcp.answers import MARK as DATA
 from comfy_client.mcp.answers import (
     MOST_BYTES,
@@ -120,6 +122,14 @@ def test_the_inputs_of_a_workflow_are_listed_with_what_is_wrong(agent: Agent) ->
     assert answer.data["problems"][0]["type"] == "value_not_in_list"
 
 
+def test_a_huge_workflow_has_a_bounded_list_of_inputs(agent: Agent) -> None:
+    """The answer says how many there are beside those."""
+    texts = {str(n): {"class_type": "PrimitiveString", "inputs": {"value": "a"}} for n in range(99)}
+    data = agent("inputs", workflow=texts).data
+    assert len(data["inputs"]) < 99
+    assert len(data["inputs"]) + data["more_inputs"] == 99
+
+
 def test_node_classes_are_found_by_words_and_described(agent: Agent) -> None:
     """A wrong name has the nearest."""
     found = agent("nodes", search="save IMAGE").data["classes"]
@@ -193,6 +203,13 @@ def test_an_unknown_resource_is_an_error(agent: Agent, uri: str) -> None:
     """Of the protocol, with a code of ours."""
     with pytest.raises(MCPError, match="code"):
         agent.read(uri)
+
+
+def test_an_output_that_a_run_does_not_have_is_an_error(agent: Agent) -> None:
+    """It says how many the run has."""
+    prompt_id = run(agent)["prompt_id"]
+    with pytest.raises(MCPError, match="that run has 1 outputs"):
+        agent.read(f"comfy://output/{prompt_id}/1")
 
 
 def test_workflows_are_listed_as_resources(agent: Agent) -> None:
@@ -269,6 +286,7 @@ def test_a_workflow_with_an_invalid_output_does_not_run_in_part(
         {"workflow": "draw.json", "wait": True},
         {"workflow": "{"},
         {"workflow": "draw.json", "inputs": {"size": 5}},
+        {"workflow": "draw.json", "inputs": {"size": "64x64"}},
         {"workflow": "draw.json", "inputs": {"seed": "seven"}},
         {"workflow": "draw.json", "inputs": {"KSampler.stepz": 5}},
         {"workflow": {"1": "no node"}},
@@ -428,6 +446,42 @@ def test_the_same_call_with_the_same_key_is_the_same_prompt(
     with agent_of(comfy.url, folder) as agent:
         assert agent("run", **{**call, "inputs": {}})["code"] == "key_used"
     assert len(posts(comfy)) == 2
+
+
+def test_the_same_call_with_the_same_key_by_two_processes_at_once_is_sent_once(
+    comfy: ComfyServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Looking for the prompt and sending it is one step among processes, too."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    locked = functools.partial(agent_of, comfy.url, folder, reserved=own_prompts.reserved)
+    with locked() as one, locked() as other:
+        for n in range(8):
+            call = {"workflow": "draw.json", "inputs": {**SMALL, "seed": n}, "key": f"key {n}"}
+            both = [agent.begin("run", **call) for agent in (one, other)]
+            assert len({answer.result(LIMIT)["prompt_id"] for answer in both}) == 1
+    assert len(posts(comfy)) == 8
+
+
+def test_a_key_that_another_process_keeps_busy_is_told(
+    comfy: ComfyServer,
+    agent: Agent,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process may be stopped while it sends; nothing is sent beside it."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    brief = functools.partial(own_prompts.reserved, timeout=0.1)
+    prompt_id = run(agent, key="k")["prompt_id"]
+    with (
+        agent_of(comfy.url, folder, reserved=brief) as other,
+        own_prompts.reserved(prompt_id) as is_reserved,
+    ):
+        assert is_reserved
+        answer = run(other, key="k")
+    assert (answer["code"], answer["status"]) == ("key_busy", "unknown")
+    assert answer["prompt_id"] == prompt_id
+    assert len(posts(comfy)) == 1
 
 
 def test_a_failed_run_with_a_key_stays_so_in_the_next_session(

@@ -189,7 +189,9 @@ def test_a_token_is_made_up_and_printed_unless_it_is_given(
     ("args", "said"),
     [
         (["--http", "0.0.0.0:8190"], "addresses of this machine"),
-        (["--http", "evil.example:8190"], "[HOST:]PORT"),
+        (["--http", "127.0.0.2:8190"], "127.0.0.1 or ::1"),
+        (["--http", "evil.example:8190"], "addresses of this machine"),
+        (["--http", "[::1]:65536"], "[HOST:]PORT"),
         (["--hosted"], "hosted"),
         (["no such folder"], "does not exist"),
     ],

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +137,13 @@ def agent_of(
     mode: str = "auto",
     allow_spend: bool = False,
     client: type[ComfyApi] = ComfyApi,
+    reserved: Callable[[str], AbstractContextManager[bool]] | None = None,
     **options: Any,
 ) -> Iterator[Agent]:
     """An agent in the process of the tests; ``options`` are those of ``Door``."""
+    with_lock = {} if reserved is None else {"reserved": reserved}
     with closing(client(url, timeout=(5.0, 20.0))) as api:
-        door = Door(api, Roots(folders), AgentOptions(MARK, allow_spend=allow_spend), **options)
+        how = AgentOptions(MARK, allow_spend=allow_spend, **with_lock)
+        door = Door(api, Roots(folders), how, **options)
         with closing(door), connected_agent(door.server, mode) as agent:
             yield agent
