@@ -46,8 +46,9 @@ class Work:
     Attributes:
         id: The id of the task.
         kind: ``install``, ``uninstall``, ``enable``, ``disable``, ``update``, ``fix``,
-            ``install-model`` or ``update-comfyui``.
-        name: The pack's id, or the file name of a model; empty for ComfyUI itself.
+            ``install-model``, ``install-git``, ``install-pip`` or ``update-comfyui``.
+        name: The pack's id, the folder of a repository, the file name of a model, or the names of
+            Python packages; empty for ComfyUI itself.
         version: The version to install; ``None``: the newest.
         url: Where a git repository or a model is; ``None``: the registry has the pack.
         folder: The folder of a model, such as ``loras``; empty for packs.

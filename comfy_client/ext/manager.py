@@ -38,15 +38,19 @@ from ..transport.http import segment
 from ..values import T, list_at, table_at, text, texts
 from .dialects import Manager4Routes, ManagerRoutes, Work, find, folder_of
 from .snapshots import Snapshots
-from .task_outcomes import refusal
+from .task_outcomes import failure, refusal, without_secrets
 from .tasks import Task, TaskWatcher, new_id, parts_of
 
 #: A pack by its id or URL, or as one of the Manager's answers.
 AnyPack = str | InstalledPack | KnownPack
-#: Seconds that the Manager may take for work without a task.
-_DIRECT: Final = 600.0
+#: Seconds after which no answer comes any more of work that the Manager answers when it is over.
+_LONGEST_WORK: Final = 3600.0
 #: The name among what the parts of a client remember.
 _NAME: Final = "ComfyUI-Manager"
+#: Why prompts are lost by a restart.
+_RESTARTED: Final = (
+    "in no queue and no history: this client restarted the server (api.ext.manager.reboot)"
+)
 #: The events that tell of tasks.
 _EVENTS: Final = ("cm-queue-status", "cm-task-completed")
 
@@ -381,68 +385,78 @@ class Manager(KnownAttributes):
         """
         return self._start(self._work("update-comfyui", "", version=version, stable=stable))
 
-    def install_git(self, url: str, *, timeout: float = _DIRECT) -> InstalledPack:
-        """Install a pack from any git repository; return it.
+    def install_git(self, url: str) -> Task:
+        """Install a pack from any git repository.
 
         ``POST /customnode/install/git_url`` of Manager 3, ``/v2/customnode/install/git_url`` of
-        Manager 4's legacy page.  Needs ``allow_git_url_install = true`` in the Manager's
-        ``config.ini``, and answers once the repository is there.
+        Manager 4's legacy page.  The task ends in :class:`ManagerRefused` unless the Manager's
+        ``config.ini`` has ``allow_git_url_install = true``.
 
         Raises:
             NotSupported: Manager 4 with its new page, which installs packs of its lists only.
-            ManagerRefused: The security settings forbid it.
-            ApiError: The repository cannot be cloned.
+            ValueError: The URL has no last part, which names the folder.
         """
-        self._post_direct("/customnode/install/git_url", "git", url, timeout)
         name = folder_of(url)
-        pack = self.installed().get(name)
-        if pack is None:
-            raise TaskFailed(
-                f"install {name}: the Manager says that it is done, but the pack is not installed",
-                task_id="",
-                kind="install",
-                name=name,
-            )
-        return pack
+        if not name:
+            raise ValueError(f"not the URL of a repository: {without_secrets(url)!r:.200}")
+        work = self._work("install-git", name, url=url, is_git=True)
+        return self._post_for_long(work, "/customnode/install/git_url", url)
 
-    def install_pip(self, *packages: str, timeout: float = _DIRECT) -> None:
-        """Install Python packages on the server.
+    def install_pip(self, *packages: str) -> Task:
+        """Have Python packages installed at the next start of the server: see :meth:`reboot`.
 
         ``POST /customnode/install/pip`` of Manager 3, ``/v2/customnode/install/pip`` of Manager
-        4's legacy page.  Needs ``allow_pip_install = true`` in the Manager's ``config.ini``.
+        4's legacy page.  The task ends in :class:`ManagerRefused` unless the Manager's
+        ``config.ini`` has ``allow_pip_install = true``; else once the Manager has noted them.
+        ``snapshots.current()["pips"]`` lists what there is after the restart.
 
         Raises:
             NotSupported: Manager 4 with its new page.
-            ManagerRefused: The security settings forbid it.
             ValueError: No package is given.
         """
         if not packages:
             raise ValueError("no package is given")
-        self._post_direct("/customnode/install/pip", "pip", " ".join(packages), timeout)
+        asked = " ".join(packages)
+        work = self._work("install-pip", without_secrets(asked))
+        return self._post_for_long(work, "/customnode/install/pip", asked)
 
-    def _post_direct(self, route: str, kind: str, body: str, timeout: float) -> None:
+    def _post_for_long(self, work: Work, route: str, body: str) -> Task:
+        """Start work that the Manager answers when it is over."""
         dialect = self._dialect()
         if isinstance(dialect, Manager4Routes):
             raise NotSupported(
                 f"POST {route}: Manager 4 has it on its legacy page only: start the server with "
                 "--enable-manager-legacy-ui"
             )
-        self._ask(kind, body, lambda: dialect.post(route, data=body.encode(), timeout=timeout))
+
+        def post() -> None:
+            try:
+                dialect.post(route, data=body.encode(), timeout=_LONGEST_WORK)
+            except ApiError as exc:
+                if exc.status != 400:
+                    raise
+                raise failure(work, "the Manager could not do it; its log says why") from None
+
+        task = Task(work, self._owner)
+        do = partial(self._ask, work.kind, work.name, post)
+        return self._known.tasks.watch_answer(task, work, do)
 
     def task(self, task_id: str) -> Task:
         """Return a task by its id, in any process, also after a restart of the server.
 
-        Where the Manager has forgotten the task, what is installed tells its result.
+        Where the Manager has forgotten the task, what is installed tells its result.  Of ``fix``,
+        ``update_comfyui`` and ``install_pip``, and of an update that brought no other version,
+        nothing shows: then it ends in :class:`TaskFailed`.
 
         Raises:
             ValueError: It is not the id of a task of this library.
         """
-        kind, name = parts_of(task_id)
+        kind, name, version = parts_of(task_id)
         dialect = self._dialect()
         pack = dialect.installed().get(name)
         folder, _, rest = name.partition("/") if kind == "install-model" else ("", "", name)
-        work = Work(task_id, kind, rest, folder=folder, is_git=pack is not None and pack.is_git)
-        return self._watch(work)
+        is_git = pack is None or pack.is_git  # the registry may know a repository by another id
+        return self._watch(Work(task_id, kind, rest, version, folder=folder, is_git=is_git))
 
     def _change(self, kind: str, pack: AnyPack) -> Task:
         """Start work on a pack that must be installed."""
@@ -460,7 +474,7 @@ class Manager(KnownAttributes):
 
     def _work(self, kind: str, name: str, **facts: Any) -> Work:
         folder = facts.get("folder")
-        id = new_id(kind, f"{folder}/{name}" if folder else name)
+        id = new_id(kind, f"{folder}/{name}" if folder else name, facts.get("version"))
         return Work(id, kind, name, **facts)
 
     def _start(self, work: Work) -> Task:
@@ -493,7 +507,7 @@ class Manager(KnownAttributes):
 
         ``POST /v2/manager/reboot``; Manager 3: ``/manager/reboot``.  The server ends the
         connection without an answer.  Prompts that waited or ran are lost: their jobs end in
-        :class:`JobLost`.  Node definitions are asked for again.
+        :class:`JobLost`, which says why.  Node definitions are asked for again.
 
         Args:
             wait: Seconds to wait until the server is back; 0: do not wait; ``None``: no limit.
@@ -506,6 +520,7 @@ class Manager(KnownAttributes):
         """
         deadline = Deadline.after(wait)
         has_ended = self._ask("restart the server", "", self._ends)
+        self._explain_losses(_RESTARTED)
         self._known.dialect = None
         if wait == 0:
             return
@@ -515,6 +530,7 @@ class Manager(KnownAttributes):
             self._pause(begins)
             has_ended = not self._answers()
         if not has_ended:
+            self._explain_losses(None)
             said = "the server was asked to restart, but goes on answering"
             raise TaskFailed(said, task_id="", kind="reboot", name="")
         wait_until_ready(self._owner, self._parts, None if wait is None else deadline.left())
@@ -538,6 +554,14 @@ class Manager(KnownAttributes):
                 raise
             return not isinstance(exc, RequestTimeout)
         return False
+
+    def _explain_losses(self, reason: str | None) -> None:
+        """Note why prompts that have not ended are lost if the server has them no more."""
+        tracker = self._parts.tracker
+        prompts = tracker.outstanding
+        with tracker.lock:
+            for prompt in prompts:
+                prompt.state.loss = reason
 
     def _pause(self, deadline: Deadline) -> None:
         self._parts.tracker.wake.wait_stopped(deadline.left(self._parts.tracker.timing.task))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..errors import ApiError, NotFound
+from ..errors import ApiError, NotFound, TaskFailed
 from ..values import mapping, texts
+from ..workflow.graph import brief, shorten
 from .dialects import Manager3Routes, ManagerRoutes
 from .task_outcomes import refusal
 
@@ -36,11 +37,18 @@ class Snapshots:
         """Save a snapshot, and return its name.
 
         ``POST /v2/snapshot/save``; Manager 3: ``/snapshot/save``.
+
+        Raises:
+            TaskFailed: The server lists no snapshot afterwards.
         """
         before = set(self.list())
         self._dialect().post("/snapshot/save")
-        new = [name for name in self.list() if name not in before]
-        return max(new or before)  # two within one second have one name
+        after = self.list()
+        new = [name for name in after if name not in before]
+        if not after:
+            said = "save a snapshot: the Manager says that it is done, but lists none"
+            raise TaskFailed(said, task_id="", kind="snapshot", name="")
+        return max(new or after)  # two within one second have one name
 
     def restore(self, name: str) -> None:
         """Have the packs of a snapshot installed at the next start: call ``reboot()`` then.
@@ -66,7 +74,8 @@ class Snapshots:
     def _change(self, what: str, name: str) -> None:
         names = self.list()  # the server says of any name that it was removed
         if name not in names:
-            raise NotFound(f"{what}: no snapshot {name!r}; there are: {', '.join(names) or 'none'}")
+            there = shorten(", ".join(sorted(names, reverse=True)), 1000) or "none"
+            raise NotFound(f"{what}: no snapshot {brief(name)}; there are: {there}")
         dialect = self._dialect()
         target = {"target": name}
         try:

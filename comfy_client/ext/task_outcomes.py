@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Final, Literal
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -20,8 +21,10 @@ from .dialects import Work, WorkQueue
 #: How often the worker is started again for a task.
 _STARTS: Final = 2
 
-#: What the Manager says of work that it has done, or that was done already.
-_DONE: Final = ("success", "skip")
+#: What the Manager says of work that it has done.
+DONE: Final = "success"
+#: What it says of that, or of work that was done already.
+_GOOD: Final = (DONE, "skip")
 #: What it says when its security level forbids the work.
 _REFUSED: Final = "failed"
 #: A part of what it says of versions that the registry has flagged.
@@ -39,11 +42,11 @@ _NEEDS: Final[Mapping[str, str]] = {
     "network_mode = personal_cloud",
     "fix": "security_level = normal- and a server that listens on loopback only, or "
     "security_level = weak",
-    "git": "allow_git_url_install = true",
-    "pip": "allow_pip_install = true",
+    "install-git": "allow_git_url_install = true",
+    "install-pip": "allow_pip_install = true",
 }
 #: The login of a URL, and the query, which may be secret.
-_LOGIN: Final = re.compile(r"(?<=://)[^\s/@]+(?=@)")
+_LOGIN: Final = re.compile(r"(?<=://)[^\s/]+(?=@)")
 _QUERY: Final = re.compile(r"(://[^\s?]*\?)[^\s'\")]+")
 _USUAL: Final = "security_level = normal"
 #: What a version needs that the registry has flagged.
@@ -54,8 +57,14 @@ _WHERE: Final = (
 )
 
 
+def without_secrets(text: str) -> str:
+    """Hide the logins and the queries of the URLs in a text."""
+    return _QUERY.sub(r"\1***", _LOGIN.sub("***", text))
+
+
 def refusal(kind: str, name: str, needs: str | None = None) -> ManagerRefused:
     """Return the error for work that the security settings forbid; ``needs`` says what to set."""
+    name = without_secrets(name)
     about = f"{kind} {name}" if name else kind
     needs = needs or _NEEDS.get(kind, _USUAL)
     return ManagerRefused(
@@ -112,7 +121,7 @@ def since(begin: float | None, now: float) -> float:
 
 def stopped(work: Work) -> TaskFailed:
     """Return the error for a task that waits although the worker was started again."""
-    return _failed(work, "the Manager's worker stops again and again; restart the server")
+    return failure(work, "the Manager's worker stops again and again; restart the server")
 
 
 def outcome(
@@ -130,45 +139,68 @@ def outcome(
         return refusal(work.kind, work.name)
     if result is not None and _FORBIDDEN in result:
         return refusal(work.kind, work.name, _FLAGGED)
-    if result is not None and result not in _DONE:
-        return _failed(work, f"the Manager says: {result or 'no reason'}")
+    if result is not None and result not in _GOOD:
+        return failure(work, f"the Manager says: {result or 'no reason'}")
     pack = installed.get(work.name) or _by_repository(work, installed)
     claim = "the Manager has forgotten this task" if result is None else f"it says {result!r}"
     match work.kind:
-        case "install" | "enable":
+        case "install" | "install-git" | "enable":
             if pack is None:
-                return _failed(work, f"{claim}, but the pack is not installed")
+                return failure(work, f"{claim}, but the pack is not installed")
             if not pack.enabled:
-                return _failed(work, f"{claim}, but the pack is still disabled")
+                return failure(work, f"{claim}, but the pack is still disabled")
+            if _is_of_another(work, pack):
+                return failure(work, f"{claim}, but its folder has the repository {pack.aux_id}")
             wanted = work.version
             if wanted and not work.is_git and wanted != pack.ver and _is_release(wanted):
-                return _failed(work, f"{claim}, but version {pack.ver} is installed")
+                return failure(work, f"{claim}, but version {pack.ver} is installed")
         case "uninstall":
             if pack is not None:
-                return _failed(work, f"{claim}, but the pack is still installed")
+                return failure(work, f"{claim}, but the pack is still installed")
         case "disable":
             if pack is None:
-                return _failed(work, f"{claim}, but the pack is not installed")
+                return failure(work, f"{claim}, but the pack is not installed")
             if pack.enabled:
-                return _failed(work, f"{claim}, but the pack is still enabled")
+                return failure(work, f"{claim}, but the pack is still enabled")
         case "update" | "fix":
             if pack is None:
-                return _failed(work, f"{claim}, but the pack is not installed")
+                return failure(work, f"{claim}, but the pack is not installed")
             if result is None and not _has_changed(work, pack):
-                return _failed(work, f"{claim}, so it is unknown whether it was done")
+                return failure(work, f"{claim}, {_unknown(work, pack)}")
         case "install-model":
             if not has_model:
-                return _failed(work, f"{claim}, but {work.folder} lacks the file")
+                return failure(work, f"{claim}, but {work.folder} lacks the file")
         case _:
             if result is None:
-                return _failed(work, f"{claim}, so it is unknown whether it was done")
+                return failure(work, f"{claim}, so it is unknown whether it was done")
+            return None
     return pack
 
 
-def _failed(work: Work, why: str) -> TaskFailed:
+def failure(work: Work, why: str) -> TaskFailed:
+    """Return the error for a task that has failed; the Manager repeats URLs in its reasons."""
     about = f"{work.kind} {work.name}".strip()
-    said = _QUERY.sub(r"\1***", _LOGIN.sub("***", why))  # the Manager repeats URLs of models
+    said = without_secrets(why)
     return TaskFailed(f"{about}: {said}", task_id=work.id, kind=work.kind, name=work.name)
+
+
+def _unknown(work: Work, pack: InstalledPack) -> str:
+    """Return a clause for a pack that does not show whether the work was done."""
+    if work.kind == "update" and work.version and work.version == pack.ver:
+        return f"and its version is still {pack.ver}: there was no newer one, or it was not updated"
+    return "so it is unknown whether it was done"
+
+
+def _is_of_another(work: Work, pack: InstalledPack) -> bool:
+    """Return whether a pack is of another repository on GitHub than the URL of the work.
+
+    Of repositories elsewhere, the Manager tells the last part of the URL only.
+    """
+    parts = urlsplit(work.url or "")
+    if "/" not in (pack.aux_id or "") or parts.hostname not in ("github.com", "www.github.com"):
+        return False
+    wanted = parts.path.strip("/").removesuffix(".git")
+    return (pack.aux_id or "").casefold() != wanted.casefold()
 
 
 def _has_changed(work: Work, pack: InstalledPack) -> bool:

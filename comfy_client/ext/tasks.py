@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import attrs
 
@@ -26,8 +26,10 @@ from ..timing import Timing
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.failures import is_away
 from .dialects import ManagerRoutes, Work, results_in
-from .task_outcomes import TaskEvidence, outcome, since, stopped
+from .task_outcomes import DONE, TaskEvidence, outcome, since, stopped
 
+#: Work on what may have an ``@`` in its name.
+_UNVERSIONED: Final = ("install-model", "install-pip")
 #: How a task ended.
 _Ended = InstalledPack | ComfyError | None
 
@@ -54,8 +56,8 @@ class _WatchedTask:
 class Task(Future["InstalledPack | None"]):
     """Work of the Manager: a :class:`concurrent.futures.Future` of the pack, as it is afterwards.
 
-    The result is ``None`` where there is no pack: after ``uninstall``, ``install_model`` and
-    ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
+    The result is ``None`` where there is no pack: after ``uninstall``, ``install_model``,
+    ``install_pip`` and ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
     returns False.  ``wait`` and ``as_completed`` of :mod:`concurrent.futures` work with it, and
     ``asyncio.wrap_future``.  Callbacks of ``add_done_callback`` run in a thread of the client; one
     that takes long delays other tasks, not events.
@@ -64,8 +66,9 @@ class Task(Future["InstalledPack | None"]):
         id: The id of the task; ``api.ext.manager.task(id)`` finds it again, also in another
             process and after a restart of the server.
         kind: ``install``, ``uninstall``, ``enable``, ``disable``, ``update``, ``fix``,
-            ``install-model`` or ``update-comfyui``.
-        name: The pack's id, or the file name of a model; empty for ComfyUI itself.
+            ``install-model``, ``install-git``, ``install-pip`` or ``update-comfyui``.
+        name: The pack's id, the folder of a repository, the file name of a model, or the names of
+            Python packages; empty for ComfyUI itself.
         owner: The client, which its tasks keep open.
     """
 
@@ -136,18 +139,25 @@ class Task(Future["InstalledPack | None"]):
         return bool(futures.wait([self], seconds).done)
 
 
-def new_id(kind: str, name: str) -> str:
-    """Return the id of a new task, from which :func:`parts_of` reads kind and name."""
-    return f"{kind}:{uuid.uuid4().hex[:12]}:{name}"
+def new_id(kind: str, name: str, version: str | None = None) -> str:
+    """Return the id of a new task, which has all that :func:`parts_of` reads."""
+    at = f"@{version}" if version else ""
+    return f"{kind}:{uuid.uuid4().hex[:12]}:{name}{at}"
 
 
-def parts_of(task_id: str) -> tuple[str, str]:
-    """Return the kind and the name in an id; raise ValueError if it is not one of ours."""
+def parts_of(task_id: str) -> tuple[str, str, str | None]:
+    """Return the kind, the name and the version in an id, or raise ValueError.
+
+    The version is the one to install, or the one before an update; None: the id has none.
+    """
     kind, _, rest = task_id.partition(":")
     unique, colon, name = rest.partition(":")
     if not (kind and unique and colon):
         raise ValueError(f"not the id of a task: {task_id!r:.100}")
-    return kind, name
+    if kind in _UNVERSIONED:
+        return kind, name, None
+    name, _, version = name.partition("@")
+    return kind, name, version or None
 
 
 class TaskWatcher:
@@ -186,28 +196,56 @@ class TaskWatcher:
         answer, the Manager may have the task: what it tells later decides.
         """
         watch = _WatchedTask(task, work, TaskEvidence(self._timing), is_found=send is None)
-        with self._lock:
-            if not self._is_running:
-                unsubscribe = self._subscribe(self._note)
-                thread = runtime.Thread(
-                    target=self._run, args=(unsubscribe,), name="comfy-tasks", daemon=True
-                )
-                thread.start()
-                self._is_running = True
-            known = self._watched.setdefault(work.id, watch)
+        known = self._add(watch)
         if known is not watch:
             return known.task
         try:
             if send is not None:
                 send()
         except BaseException as exc:
-            if not isinstance(exc, TransportError) or isinstance(exc, ServerUnreachable):
-                with self._lock:
-                    self._watched.pop(work.id, None)
+            if not _may_have_arrived(exc):
+                self._remove(watch)
                 raise
+        self._has_sent(watch)
+        return task
+
+    def watch_answer(self, task: Task, work: Work, do: Callable[[], object]) -> Task:
+        """Return a task for a request that the Manager answers only when the work is over.
+
+        A thread of its own waits for the answer, which is the task's result.
+        """
+        watch = self._add(_WatchedTask(task, work, TaskEvidence(self._timing)))
+        _begin(self._do, watch, do)
+        return task
+
+    def _do(self, watch: _WatchedTask, do: Callable[[], object]) -> None:
+        try:
+            do()
+            watch.evidence.result = DONE
+        except Exception as exc:  # noqa: BLE001 - the task ends in it, whatever it is
+            if not _may_have_arrived(exc):
+                if self._remove(watch):
+                    watch.task.set_exception(exc)
+                return
+        self._has_sent(watch)
+
+    def _add(self, watch: _WatchedTask) -> _WatchedTask:
+        """Watch a task, unless one of its id is watched; return the one that is watched."""
+        with self._lock:
+            if not self._is_running:
+                unsubscribe = self._subscribe(self._note)
+                _begin(self._run, unsubscribe)
+                self._is_running = True
+            return self._watched.setdefault(watch.work.id, watch)
+
+    def _remove(self, watch: _WatchedTask) -> bool:
+        """Watch a task no longer; return whether it was watched."""
+        with self._lock:
+            return self._watched.pop(watch.work.id, None) is not None
+
+    def _has_sent(self, watch: _WatchedTask) -> None:
         watch.is_sent = True
         self._wake.set()
-        return task
 
     def _note(self, event: Any) -> None:
         """Take the results out of an event of the Manager, and look at the tasks soon."""
@@ -289,6 +327,16 @@ class TaskWatcher:
         work = watch.work
         has_model = work.kind == "install-model" and self._has_model(work)
         return outcome(work, watch.evidence.result, installed, has_model)
+
+
+def _begin(target: Callable[..., None], *args: object) -> None:
+    """Run a function in a thread of its own."""
+    runtime.Thread(target=target, args=args, name="comfy-tasks", daemon=True).start()
+
+
+def _may_have_arrived(exc: BaseException) -> bool:
+    """Return whether the Manager may have got a request that ended in an error."""
+    return isinstance(exc, TransportError) and not isinstance(exc, ServerUnreachable)
 
 
 def _ask_results(dialect: ManagerRoutes, watched: list[_WatchedTask], *, is_idle: bool) -> None:

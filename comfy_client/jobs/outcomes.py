@@ -88,9 +88,10 @@ def success(prompt_id: str, *, recovered: bool = False) -> ExecutionSuccess:
 
 
 def lost(
-    prompt_id: str, reason: str = _GONE, *, retryable: bool = True
+    prompt_id: str, reason: str | None = None, *, retryable: bool = True
 ) -> tuple[JobLostEvent, JobLost]:
     """Return the event and error for a lost prompt; not ``retryable`` if it may have run."""
+    reason = reason or _GONE
     event = JobLostEvent(name="job_lost", prompt_id=prompt_id, reason=reason, recovered=True)
     return event, lost_error(prompt_id, reason, retryable=retryable)
 

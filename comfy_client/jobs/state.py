@@ -191,6 +191,7 @@ class PromptState:
     wanted_at: float = 0.0  #: When a caller last asked for news.
     interval: float = 0.0
     missed_at: float | None = None
+    loss: str | None = None  #: Why it is lost if the server has it no more; ``None``: unknown.
     late_since: float = 0.0  #: Since when the history is ahead of the socket.
     refusals: int = 0
 
@@ -526,8 +527,7 @@ class PromptState:
     def _found_nowhere(self, now: float, link: int | None) -> Outcome | None:
         """Return the outcome of a prompt in neither queue nor history; None to look again."""
         timing = self.timing
-        if self.missed_at is None:
-            self.missed_at = now
+        self.missed_at = now if self.missed_at is None else self.missed_at
         gone_for = now - self.missed_at
         if self.awaits_history:
             if gone_for < timing.history:
@@ -538,7 +538,7 @@ class PromptState:
                 self.awaits_history = False
                 self.check_at = now
         elif gone_for >= (apart := self.lost_delay or timing.lost):
-            return Outcome(*lost(self.prompt_id), has_record=False)
+            return Outcome(*lost(self.prompt_id, self.loss), has_record=False)
         else:
             self.check_at = min(now + timing.lost, self.missed_at + apart)
         return None

@@ -189,6 +189,28 @@ def test_snapshots_are_saved_listed_and_removed(manager: Manager) -> None:
         manager.snapshots.restore(name)
 
 
+def test_a_saved_snapshot_that_no_list_has_is_an_error(
+    server: ComfyServer, manager: Manager
+) -> None:
+    with (
+        server.faults.rewrite("GET", "*/snapshot/getlist", lambda _: {"items": []}),
+        pytest.raises(TaskFailed, match="lists none"),
+    ):
+        manager.snapshots.save()
+
+
+def test_the_error_for_an_unknown_snapshot_names_the_newest_of_many(
+    server: ComfyServer, manager: Manager
+) -> None:
+    many = [f"{year}-01-01_snapshot" for year in range(1000, 4000)]
+    with (
+        server.faults.rewrite("GET", "*/snapshot/getlist", lambda _: {"items": many}),
+        pytest.raises(NotFound, match="no snapshot 'mine'; there are: 3999-01-01") as caught,
+    ):
+        manager.snapshots.remove("mine")
+    assert len(str(caught.value)) < 1200
+
+
 def test_settings_are_read_and_changed(manager: Manager) -> None:
     before = manager.settings()
     assert before.keys() == {"db_mode", "update_policy", "channel"}
@@ -277,14 +299,19 @@ def test_any_repository_and_packages_are_installed_where_that_is_allowed(
             with pytest.raises(NotSupported, match="--enable-manager-legacy-ui"):
                 manager.install_pip("rich")
         elif allows:
-            assert manager.install_git(f"{URL}.git").id == "my-pack"
-            manager.install_pip("rich", "attrs")
-            assert server.requests[-1].body == b"rich attrs"
+            task = manager.install_git(f"{URL}.git")
+            found = task.result(timeout=60)
+            assert found is not None
+            assert (found.id, task.kind, task.name) == ("my-pack", "install-git", "my-pack")
+            assert manager.task(task.id).result(timeout=60) == found
+            assert manager.install_pip("rich", "attrs").result(timeout=60) is None
+            [asked] = [one for one in server.requests if one.path.endswith("/install/pip")]
+            assert asked.body == b"rich attrs"
         else:
             with pytest.raises(ManagerRefused, match="set allow_git_url_install = true"):
-                manager.install_git(URL)
+                manager.install_git(URL).result(timeout=60)
             with pytest.raises(ManagerRefused, match="set allow_pip_install = true"):
-                manager.install_pip("rich")
+                manager.install_pip("rich").result(timeout=60)
 
 
 def test_packs_that_fail_to_import_are_told_with_their_tracebacks(manager: Manager) -> None:

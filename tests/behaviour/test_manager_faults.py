@@ -21,6 +21,7 @@ from comfy_client.errors import (
     ApiError,
     AuthenticationError,
     ClientClosed,
+    ComfyError,
     JobLost,
     ManagerRefused,
     NotFound,
@@ -33,7 +34,7 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.ext import Manager, Task
-from comfy_client.testing import ComfyServer, Manager3, Manager4
+from comfy_client.testing import ComfyServer, Manager3, Manager4, Manager4Legacy
 from comfy_client.testing.packs.manager3 import Manager3Pack
 from comfy_client.testing.packs.pack import PackRoutes
 from tests.helpers.clients import LIMIT, until
@@ -199,6 +200,90 @@ def test_a_page_in_place_of_an_answer_is_no_manager(server: ComfyServer, manager
         manager.installed()
 
 
+# -- work that is answered when it is over -----------------------------------------------
+
+
+@pytest.fixture
+def legacy() -> Iterator[ComfyServer]:
+    pack = Manager4Legacy(packs=[MINE], allow_git_url=True, allow_pip=True, reboot_seconds=1)
+    with ComfyServer(packs=[pack], speed=1000) as running:
+        yield running
+
+
+GIT = "/v2/customnode/install/git_url"
+PIP = "/v2/customnode/install/pip"
+
+
+def test_a_repository_that_is_said_to_be_there_and_is_not_has_failed(legacy: ComfyServer) -> None:
+    with (
+        Hasty(legacy.url) as api,
+        legacy.faults.answer("POST", GIT, (200, {}, None)),
+        pytest.raises(TaskFailed, match="says 'success', but the pack is not installed"),
+    ):
+        api.ext.manager.install_git(URL).result(LIMIT)
+
+
+def test_a_repository_that_cannot_be_cloned_has_failed(legacy: ComfyServer) -> None:
+    with Hasty(legacy.url) as api, legacy.faults.answer("POST", GIT, (400, {}, None)):
+        task = api.ext.manager.install_git(URL)
+        with pytest.raises(TaskFailed, match="the Manager could not do it") as caught:
+            task.result(LIMIT)
+    assert caught.value.task_id == task.id
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_a_repository_without_an_answer_is_looked_for_among_the_installed(
+    legacy: ComfyServer, ran: bool
+) -> None:
+    with Hasty(legacy.url) as api, legacy.faults.cut("POST", GIT, ran=ran, times=1):
+        task = api.ext.manager.install_git(URL)
+        if ran:
+            assert task.result(LIMIT) is not None
+        else:
+            with pytest.raises(TaskFailed, match="has forgotten this task"):
+                task.result(LIMIT)
+
+
+def test_packages_without_an_answer_are_not_said_to_be_there(legacy: ComfyServer) -> None:
+    with (
+        Hasty(legacy.url) as api,
+        legacy.faults.cut("POST", PIP, ran=True, times=1),
+        pytest.raises(TaskFailed, match="unknown whether it was done"),
+    ):
+        api.ext.manager.install_pip("rich").result(LIMIT)
+
+
+def test_closing_a_client_ends_a_task_that_waits_for_its_answer(legacy: ComfyServer) -> None:
+    with Hasty(legacy.url) as api, legacy.faults.delay("POST", GIT, 1e6) as fault:
+        task = api.ext.manager.install_git(URL)
+        assert api.ext.manager.task(task.id) is task
+        until(lambda: fault.hits == 1)
+        api.close()
+        with pytest.raises(ClientClosed):
+            task.result(LIMIT)
+
+
+@pytest.mark.parametrize("status", [200, 400, 403])
+def test_logins_in_the_urls_of_repositories_and_packages_are_shown_nowhere(
+    legacy: ComfyServer, status: int
+) -> None:
+    secret = "https://me:s3cret@git.example.com/private.git"
+    said = []
+    with (
+        Hasty(legacy.url) as api,
+        legacy.faults.answer("POST", GIT, (status, {}, None)),
+        legacy.faults.answer("POST", PIP, (status, {}, None)),
+    ):
+        manager = api.ext.manager
+        for task in (manager.install_git(secret), manager.install_pip(f"git+{secret}", "rich")):
+            error = task.exception(LIMIT)
+            assert (error is None) is (status == 200 and task.kind == "install-pip")
+            told = error.to_dict() if isinstance(error, ComfyError) else ""
+            said.append(f"{task!r} {task.id} {task.name} {error} {error!r} {told}")
+    assert "s3cret" not in str(said)
+    assert "install-pip git+https://***@git.example.com/private.git rich" in said[1]
+
+
 # -- clients -----------------------------------------------------------------------------
 
 
@@ -337,8 +422,41 @@ def test_prompts_are_lost_by_a_reboot_with_the_reason(server: ComfyServer, api: 
     job = api.submit(picture())
     until(lambda: job.status == "running")
     api.ext.manager.reboot(wait=LIMIT)
-    with pytest.raises(JobLost, match="restarted"):
+    with pytest.raises(JobLost, match="this client restarted the server"):
         job.result(LIMIT)
+
+
+def test_a_restart_that_did_not_happen_is_no_reason_for_a_lost_prompt(
+    server: ComfyServer, api: Hasty
+) -> None:
+    server.faults.slow_node("EmptyImage", 1e6)
+    job = api.submit(picture())
+    until(lambda: job.status == "running")
+    with (
+        server.faults.answer("POST", "/v2/manager/reboot", (200, {}, None)),
+        pytest.raises(TaskFailed, match="goes on answering"),
+    ):
+        api.ext.manager.reboot(wait=0.3)
+    server.kill()
+    server.start()
+    with pytest.raises(JobLost, match="the server was restarted, the prompt was deleted, or"):
+        job.result(LIMIT)
+
+
+def test_an_update_before_a_restart_shows_by_another_version(
+    server: ComfyServer, manager: Manager
+) -> None:
+    manager.install(URL).result(LIMIT)
+    tasks = [manager.update("my-pack"), manager.update("my-pack")]
+    updated = tasks[0].result(LIMIT)
+    tasks.append(manager.update("my-pack"))  # there is nothing newer
+    for task in tasks:
+        assert task.result(LIMIT) == updated
+    manager.reboot(wait=LIMIT)
+    with Hasty(server.url) as other:
+        assert other.ext.manager.task(tasks[0].id).result(LIMIT) == updated
+        with pytest.raises(TaskFailed, match="there was no newer one, or it was not updated"):
+            other.ext.manager.task(tasks[2].id).result(LIMIT)
 
 
 def test_a_reboot_that_is_not_waited_for_returns_at_once(

@@ -10,6 +10,7 @@ from comfy_client import Timing
 from comfy_client.errors import ManagerRefused, TaskFailed
 from comfy_client.ext.dialects import Work, WorkQueue, results_in
 from comfy_client.ext.task_outcomes import TaskEvidence, outcome
+from comfy_client.ext.tasks import new_id, parts_of
 from comfy_client.models import InstalledPack
 
 TIMING = Timing(task_worker=3.0, task_forgotten=5.0)
@@ -100,10 +101,33 @@ def test_a_pack_of_a_repository_is_known_by_its_folder_or_repository() -> None:
     assert isinstance(ended("install", "success", REPOSITORY), TaskFailed)
 
 
-@pytest.mark.parametrize("kind", ["update", "fix", "update-comfyui"])
+@pytest.mark.parametrize("kind", ["update", "fix", "update-comfyui", "install-pip"])
 def test_a_forgotten_task_that_leaves_no_trace_is_an_error(kind: str) -> None:
-    error = ended(kind, None, THERE, version="1.0.0")
+    error = ended(kind, None, THERE)
     assert str(error).endswith("so it is unknown whether it was done")
+
+
+def test_a_forgotten_update_to_the_same_version_may_have_found_none() -> None:
+    error = ended("update", None, THERE, version="1.0.0")
+    assert "its version is still 1.0.0: there was no newer one, or" in str(error)
+
+
+def test_the_version_in_the_id_of_a_task_is_read_again() -> None:
+    assert parts_of(new_id("update", "pack", "1.0.0")) == ("update", "pack", "1.0.0")
+    assert parts_of(new_id("fix", "pack")) == ("fix", "pack", None)
+    model = new_id("install-model", "loras/a@b.safetensors")
+    assert parts_of(model) == ("install-model", "loras/a@b.safetensors", None)
+
+
+@pytest.mark.parametrize("kind", ["install", "install-git"])
+def test_the_folder_of_another_repository_is_not_the_pack(kind: str) -> None:
+    """The Manager tells owner and name of repositories on GitHub only."""
+    url = "https://github.com/owner/Pack.git"
+    assert ended(kind, "success", REPOSITORY, is_git=True, url=url) is REPOSITORY
+    elsewhere = "https://git.example.com/else/pack"
+    assert ended(kind, "success", REPOSITORY, is_git=True, url=elsewhere) is REPOSITORY
+    error = ended(kind, "success", REPOSITORY, is_git=True, url="https://github.com/else/pack")
+    assert str(error).endswith("but its folder has the repository Owner/pack")
 
 
 def test_a_forgotten_update_shows_by_another_version() -> None:
@@ -111,7 +135,7 @@ def test_a_forgotten_update_shows_by_another_version() -> None:
 
 
 def test_an_error_of_the_manager_is_told_without_secrets_of_urls() -> None:
-    said = "Model installation error: https://me:pw@example.com/a.bin?token=abc&x=1 (404)"
+    said = "Model installation error: https://me:p@w@example.com/a.bin?token=abc&x=1 (404)"
     error = ended("install-model", said, None)
     assert "https://***@example.com/a.bin?*** (404)" in str(error)
 
