@@ -63,7 +63,9 @@ def provide(
     with _shown(quiet) as on_progress:
         lacking = workflow.provide(api(), yes=partial(_agrees, yes), on_progress=on_progress)
     if not lacking.ok:
-        lines = "".join(f"\n  {one}" for one in (*lacking.impossible, *lacking.models))
+        lines = "".join(
+            f"\n  {one}" for one in (*lacking.impossible, *lacking.packs, *lacking.models)
+        )
         raise WorkflowError(f"the server lacks what the workflow needs:{lines}")
     if not is_filled:  # an input belongs to a class that the server has only now
         fill(workflow)

@@ -119,7 +119,7 @@ class ManagerRoutes:
         """Return all packs that the Manager knows, with their node classes."""
         found = self.get("/customnode/getmappings", {"mode": mode})
         known = mapping(found, "GET /customnode/getmappings").items()
-        return {key: KnownPack.from_json(key, data) for key, data in known}
+        return {key: KnownPack.from_json(key, data) for key, data in known if _is_readable(key)}
 
     def queue(self) -> WorkQueue:
         """Return the state of the queue."""
@@ -387,6 +387,14 @@ def as_result(value: object) -> str:
 def folder_of(url: str) -> str:
     """Return the folder that a git repository gets: the last part of its URL."""
     return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
+
+
+def _is_readable(url: str) -> bool:
+    """Return whether a URL has parts; ids of the registry have, too."""
+    try:
+        return bool(urlsplit(url).path)
+    except ValueError:
+        return False
 
 
 def find(http: Http, client_id: Callable[[], str]) -> ManagerRoutes:

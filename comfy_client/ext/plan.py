@@ -39,6 +39,7 @@ Cause = Literal[
     "several_urls",
     "page",
     "still_missing",
+    "too_many",
     "refused",
     "failed",
 ]
@@ -54,6 +55,18 @@ _GROUPS: Final = ("workflow>", "workflow/")
 _RELEASE: Final = re.compile(r"\d+(?:\.\d+){1,3}", re.ASCII)
 #: The most items that a text lists.
 _MOST: Final = 5
+#: The most node classes of a plan, and the most model files: anybody may have written the workflow.
+_MOST_NEEDS: Final = 500
+#: The most characters of the name of a model file.
+_LONGEST_NAME: Final = 300
+
+
+def _name(text: str) -> str:
+    return shorten(text, _LONGEST_NAME)
+
+
+def _sentence(text: str) -> str:
+    return shorten(text, 3000)
 
 
 @attrs.frozen
@@ -65,14 +78,14 @@ class Obstacle(AsDict):
             ``import_failed``, ``class_absent`` (the pack is there and lacks it), ``no_url``,
             ``no_folder``, ``not_listed`` (Manager 3 and the legacy page download models of their
             list only), ``several_urls``, ``page`` (the URL is no file), ``still_missing``,
-            ``refused`` by security settings, or ``failed``.
+            ``too_many`` for one plan, ``refused`` by security settings, or ``failed``.
         about: The node class, the pack or the file.
-        message: What a person must do.
+        message: What a person must do; one line without control characters.
     """
 
     cause: Cause
-    about: str
-    message: str
+    about: str = attrs.field(converter=_name)
+    message: str = attrs.field(converter=_sentence)
 
     def __str__(self) -> str:
         return self.message
@@ -105,7 +118,8 @@ class PlannedPack(AsDict):
         return urlsplit(self.id).hostname if "://" in self.id else None
 
     def __str__(self) -> str:
-        where = {"install": f" from {self.host or 'the registry'}", "enable": "", "restart": ""}
+        host = shorten(self.host or "the registry", 200)
+        where = {"install": f" from {host}", "enable": "", "restart": ""}
         verb = "load" if self.action == "restart" else self.action
         others = f"; instead of {_listed(self.alternatives)}" if self.alternatives else ""
         return (
@@ -126,6 +140,7 @@ class PlannedModel(AsDict):
         value: The name by which inputs find the file afterwards.
         places: The inputs that name it, as node id and input; an input is empty if the file says
             only that the node needs the model.
+        alternatives: Other URLs that the workflow names for this file.
     """
 
     _in_dict = ("host",)
@@ -136,6 +151,7 @@ class PlannedModel(AsDict):
     size: str | None
     value: str
     places: tuple[tuple[str, str], ...]
+    alternatives: tuple[str, ...] = ()
 
     @property
     def host(self) -> str:
@@ -144,9 +160,10 @@ class PlannedModel(AsDict):
 
     def __str__(self) -> str:
         size = shorten(self.size, 20) if self.size else "size unknown"
+        others = f"; instead of {_listed(self.alternatives)}" if self.alternatives else ""
         return (
-            f"download {shorten(self.name, 200)} ({size}, from {self.host}) to "
-            f"models/{shorten(self.folder, 200)}: {shorten(self.url, 1000)}"
+            f"download {shorten(self.name, 200)} ({size}, from {shorten(self.host, 200)}) to "
+            f"models/{shorten(self.folder, 200)}: {shorten(self.url, 1000)}{others}"
         )
 
 
@@ -224,11 +241,13 @@ class WorkflowNeeds:
         models: Files of inputs that the server does not offer.
         declared: Files that nodes of these classes need as the workflow says; the server may have
             them.
+        left_out: How many more there are, as the limit of a plan was reached.
     """
 
     classes: tuple[MissingClass, ...] = ()
     models: tuple[MissingModel, ...] = ()
     declared: tuple[MissingModel, ...] = ()
+    left_out: int = 0
 
 
 def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowNeeds:
@@ -254,7 +273,14 @@ def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowN
                 if url or folder or value.lower().endswith(_MODEL_ENDINGS):
                     place = node_id, problem.input, problem.title, name
                     models.append(MissingModel(value, folder, url, *place))
-    return WorkflowNeeds(tuple(classes.values()), tuple(models), tuple(declared))
+    named = tuple(classes.values())
+    needed = tuple(dict.fromkeys(declared))
+    return WorkflowNeeds(
+        named[:_MOST_NEEDS],
+        tuple(models[:_MOST_NEEDS]),
+        needed[:_MOST_NEEDS],
+        left_out=sum(max(0, len(some) - _MOST_NEEDS) for some in (named, models, needed)),
+    )
 
 
 # -- what there is ------------------------------------------------------------------------
@@ -305,9 +331,23 @@ def make_plan(needs: WorkflowNeeds, facts: ServerFacts) -> Plan:
             obstacles[planned] = None
         else:
             key = planned.folder, planned.name
-            known = models.setdefault(key, attrs.evolve(planned, places=()))
-            models[key] = attrs.evolve(known, places=(*known.places, *planned.places))
+            models[key] = _with(models.get(key), planned)
+    if needs.left_out:
+        text = (
+            f"{needs.left_out} more node classes or models lack than one plan has: provide for the "
+            "workflow again once these are there"
+        )
+        obstacles[Obstacle("too_many", "workflow", text)] = None
     return Plan(tuple(packs.values()), tuple(models.values()), tuple(obstacles), facts.queued)
+
+
+def _with(known: PlannedModel | None, more: PlannedModel) -> PlannedModel:
+    """Return a download with the places of another one of the same file, and its URL."""
+    if known is None:
+        return more
+    urls = dict.fromkeys((known.url, *known.alternatives, more.url))
+    others = tuple(urls)[1 : 1 + _MOST]
+    return attrs.evolve(known, places=(*known.places, *more.places), alternatives=others)
 
 
 # -- packs ----------------------------------------------------------------------------------
@@ -342,8 +382,7 @@ def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstac
             return PlannedPack(id, "install", (missing.name,), reason, others)
         if not pack.enabled:
             return PlannedPack(pack.id, "enable", (missing.name,), reason, others)
-        before = _installed(id, facts.at_start)
-        if before is None or not before.enabled:
+        if not is_loaded(id, facts.at_start):
             since = "it was installed since the server started"
             return PlannedPack(pack.id, "restart", (missing.name,), since, others)
         loaded = loaded or pack
@@ -396,6 +435,12 @@ def _installed(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack
         if wanted in (name.casefold() for name in names):
             return pack
     return None
+
+
+def is_loaded(id: str, at_start: Mapping[str, InstalledPack]) -> bool:
+    """Return whether a pack was installed and enabled when the server started."""
+    pack = _installed(id, at_start)
+    return pack is not None and pack.enabled
 
 
 def _of_comfyui(missing: MissingClass, facts: ServerFacts) -> Obstacle:
@@ -453,10 +498,17 @@ def _is_there(model: MissingModel, files: Mapping[str, frozenset[str]]) -> bool:
     return str(name) in files.get(kind, ())
 
 
+def _is_name(path: PurePosixPath) -> bool:
+    """Return whether a path is the name of a model file, which stays in its folder."""
+    text = str(path)
+    is_short = len(text) <= _LONGEST_NAME and text.isprintable()
+    return is_short and not (path.is_absolute() or ".." in path.parts or ":" in text)
+
+
 def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obstacle:
     """Return the download of a model, or why it cannot be downloaded."""
     path = PurePosixPath(model.name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts:
+    if not _is_name(path):
         text = f"{brief(model.name)} is no name of a model file: choose another in the workflow"
         return Obstacle("no_folder", model.name, text)
     url = _file_url(model.url)

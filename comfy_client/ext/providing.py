@@ -13,9 +13,11 @@ from typing import Any, Final, Literal
 import attrs
 
 from .. import runtime
+from ..connecting import wait_until_ready
 from ..errors import (
     ApiError,
     AuthenticationError,
+    ComfyError,
     ManagerRefused,
     NotFound,
     NotSupported,
@@ -27,8 +29,10 @@ from ..routes import Routes
 from ..showing.screen import is_notebook
 from ..to_dict import AsDict
 from ..transport.deadline import Deadline
+from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.check import check
+from ..workflow.graph import shorten
 from .dialects import folder_of
 from .manager import Manager
 from .plan import (
@@ -38,6 +42,7 @@ from .plan import (
     PlannedPack,
     ServerFacts,
     WorkflowNeeds,
+    is_loaded,
     kinds_in,
     make_plan,
 )
@@ -50,6 +55,8 @@ _PAUSE: Final = 0.5
 _RESTART: Final = 300.0
 #: The most plans that are carried out: a new class may need a model that nobody knew of before.
 _ROUNDS: Final = 3
+#: How often the server may go away meanwhile.
+_OUTAGES: Final = 3
 
 #: What a step is about.
 _What = Literal["wait", "install", "enable", "download", "restart"]
@@ -64,7 +71,8 @@ class ProvideStep(AsDict):
     Attributes:
         kind: ``"wait"`` until the Manager has done the work of others, ``"install"`` or
             ``"enable"`` a pack, ``"download"`` a model, or ``"restart"`` the server.
-        name: The pack or the file; empty for the others.
+        name: The pack or the file; empty for the others.  The workflow may have it: ``str()``
+            shows it without control characters.
         done: How many steps of the plan are done.
         total: How many there are; 0: no plan has been made yet.
     """
@@ -76,7 +84,7 @@ class ProvideStep(AsDict):
 
     def __str__(self) -> str:
         words = {"wait": "wait for other work of the Manager", "restart": "restart the server"}
-        text = words.get(self.kind) or f"{self.kind} {self.name}"
+        text = words.get(self.kind) or f"{self.kind} {shorten(self.name, 200)}"
         return f"{text} ({self.done + 1} of {self.total})" if self.total else text
 
 
@@ -110,6 +118,7 @@ class Providing:
         on_progress: Called with each step.
         deadline: When it must end.
         tried: What was done (None), and why the rest could not be done: nothing is tried twice.
+        has_begun: Whether the server has answered.
     """
 
     owner: Routes
@@ -118,6 +127,7 @@ class Providing:
     on_progress: Callable[[ProvideStep], object] = lambda step: None
     deadline: Deadline = attrs.field(factory=Deadline)
     tried: dict[str, Obstacle | None] = attrs.field(factory=dict, init=False)
+    has_begun: bool = attrs.field(default=False, init=False)
 
     @property
     def manager(self) -> Manager:
@@ -125,9 +135,24 @@ class Providing:
         return Manager(self.owner, self.parts)
 
     def run(self, yes: Consent) -> Plan:
-        """Make plans and carry them out; return the last one."""
+        """Make plans and carry them out; return the last one.
+
+        If the server goes away meanwhile, as others may restart it too, begin again.
+        """
+        for _ in range(_OUTAGES):
+            try:
+                return self._run(yes)
+            except ComfyError as exc:
+                if not (self.has_begun and is_away(exc)) or self.deadline.expired:
+                    raise
+            wait_until_ready(self.owner, self.parts, self.deadline.left(_RESTART))
+            self.tried = {key: failed for key, failed in self.tried.items() if failed is not None}
+        return self._run(yes)
+
+    def _run(self, yes: Consent) -> Plan:
         self._wait_for_others()
         plan = self.plan()
+        self.has_begun = True
         for _ in range(_ROUNDS):
             if not (plan.packs or plan.models) or not _agrees(plan, yes):
                 break
@@ -140,6 +165,7 @@ class Providing:
         try:
             is_told = False
             while self.manager.is_working():
+                self.has_begun = True
                 if not is_told:
                     self.on_progress(ProvideStep("wait", "", 0, 0))
                 is_told = True
@@ -227,9 +253,24 @@ class Providing:
             self._download(model)
             done += 1
         new = [pack for pack in plan.packs if self.tried.get(_key(pack)) is None]
-        if new:
-            self.on_progress(ProvideStep("restart", "", done, total))
-            self._restart(new)
+        if not new:
+            return
+        self._wait_for_others()
+        if self._is_restarted(new) or self._has_grown(plan):
+            for pack in new:  # the next plan has what lacks then, and what a restart loses
+                self.tried.pop(_key(pack), None)
+            return
+        self.on_progress(ProvideStep("restart", "", done, total))
+        self._restart(new)
+
+    def _is_restarted(self, packs: Iterable[PlannedPack]) -> bool:
+        """Return whether somebody else has restarted the server since packs were installed."""
+        at_start = self.manager.installed(at_start=True)
+        return all(is_loaded(pack.id, at_start) for pack in packs)
+
+    def _has_grown(self, plan: Plan) -> bool:
+        """Return whether a restart loses more prompts than the plan says."""
+        return self.owner.poll_status(10).queue_remaining > plan.queued
 
     def _install(self, pack: PlannedPack) -> None:
         work = self.manager.enable if pack.action == "enable" else self.manager.install
@@ -281,9 +322,9 @@ class Providing:
 
 
 def _key(one: PlannedPack | PlannedModel) -> str:
-    """Return by what a pack or a model is known to have been tried: its folder, or its URL."""
+    """Return by what a pack or a model is known to have been tried."""
     if isinstance(one, PlannedModel):
-        return one.url
+        return f"{one.folder}/{one.name}: {one.url}"
     return (folder_of(one.id) if "://" in one.id else one.id).casefold()
 
 

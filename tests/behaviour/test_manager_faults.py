@@ -393,6 +393,14 @@ def test_a_list_of_thousands_of_packs_is_read(server: ComfyServer, manager: Mana
     assert (found.id, found.title) == ("https://git.example.com/5999", "5999")
 
 
+def test_an_entry_whose_url_nobody_can_read_is_left_out_of_the_list(
+    server: ComfyServer, manager: Manager
+) -> None:
+    packs = {"https://[bad/pack": [["Mine"], {}], "good": [["Mine"], {}], "": [["Mine"], {}]}
+    with server.faults.answer("GET", "/v2/customnode/getmappings*", (200, {}, packs)):
+        assert [one.id for one in manager.packs_of("Mine")] == ["good"]
+
+
 def test_a_list_beyond_the_limit_of_an_answer_is_an_error(server: ComfyServer) -> None:
     packs = {"https://git.example.com/1": [["Class" * 10_000], {}]}
     with (

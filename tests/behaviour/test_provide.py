@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ComfyApi, Workflow
+from comfy_client.errors import RequestTimeout, ServerUnreachable
 from comfy_client.ext import Obstacle, Plan, ProvideStep
 from comfy_client.testing import (
     ComfyServer,
@@ -18,6 +19,8 @@ from comfy_client.testing import (
     Manager4,
     Manager4Legacy,
 )
+from tests.helpers.graphs import picture
+from tests.helpers.managers import Hasty
 
 GIT = "https://git.example.com/my-pack"
 MODELS = "https://models.example.com"
@@ -314,6 +317,72 @@ def test_a_refused_restart_asks_for_one_by_hand_and_the_packs_stay() -> None:
     [obstacle] = plan.impossible
     assert obstacle.cause == "refused"
     assert "or restart the server by hand: the packs are installed" in obstacle.message
+
+
+def test_prompts_that_came_since_the_question_are_named_by_another_one() -> None:
+    manager = Manager4(packs=[MINE], reboot_seconds=1)
+    plans: list[Plan] = []
+
+    def agree(plan: Plan) -> bool:
+        plans.append(plan)
+        if len(plans) == 1:
+            server.faults.slow_node("EmptyImage", 1e6)
+            other.submit(picture())
+            server.until(lambda: server.running is not None)
+        return True
+
+    with (
+        ComfyServer(packs=[manager], speed=1000) as server,
+        ComfyApi(server.url) as api,
+        ComfyApi(server.url) as other,
+    ):
+        assert load(page(mine()), api).provide(api, yes=agree).ok
+        assert requests_to_restart(server) == 1
+    assert [(one.queued, one.packs[0].action) for one in plans] == [(0, "install"), (1, "restart")]
+    assert "restart the server, which loses 1 prompts in its queue" in str(plans[1])
+
+
+@pytest.mark.parametrize("wait", [0, 60])
+def test_a_restart_by_somebody_else_is_enough(wait: float) -> None:
+    """As of another program that provides for the same workflow; 0: the server is away then."""
+    manager = Manager4(packs=[MINE], models=[TINY], reboot_seconds=1)
+    source = page(mine(models=[{"name": TINY.filename, "url": TINY.url, "directory": "loras"}]))
+
+    def restart(step: ProvideStep) -> None:
+        if step.kind == "download":
+            api.ext.manager.reboot(wait=wait)
+
+    with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
+        assert load(source, api).provide(api, yes=True, on_progress=restart).ok
+        assert requests_to_restart(server) == 1
+
+
+def test_a_server_that_is_away_is_not_waited_for() -> None:
+    with ComfyServer() as server, ComfyApi(server.url) as api:
+        workflow = load(page(mine()), api)
+        server.stop()
+        with pytest.raises(ServerUnreachable):
+            workflow.provide(api, yes=True)
+
+
+def test_a_server_that_stays_away_is_waited_for_in_the_time_that_is_given() -> None:
+    manager = Manager4(packs=[MINE], reboot_seconds=1)
+    with ComfyServer(packs=[manager], speed=1000) as server, Hasty(server.url) as api:
+        workflow = load(page(mine()), api)
+        with pytest.raises((ServerUnreachable, RequestTimeout)):
+            workflow.provide(api, yes=True, on_progress=lambda _: server.stop(), timeout=0.5)
+
+
+def test_a_file_for_two_folders_is_downloaded_to_both() -> None:
+    models = [
+        {"name": f"{name}.safetensors", "url": TINY.url, "directory": folder}
+        for name, folder in (("tiny", "loras"), ("other", "vae"))
+    ]
+    manager = Manager4(packs=[MINE], models=[TINY], reboot_seconds=1)
+    with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
+        assert load(page(mine(models=models)), api).provide(api, yes=True).ok
+        assert api.get_models("loras") == ["tiny.safetensors"]
+        assert api.get_models("vae") == ["other.safetensors"]
 
 
 @pytest.mark.parametrize(("typed", "installs"), [("y", True), ("Yes ", True), ("", False)])

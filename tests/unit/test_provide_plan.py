@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from comfy_client import ConversionWarning, Workflow
-from comfy_client.ext import Obstacle, Plan, PlannedModel, PlannedPack
+from comfy_client.ext import Obstacle, Plan, PlannedModel, PlannedPack, ProvideStep
 from comfy_client.ext.plan import (
     MissingClass,
     ServerFacts,
@@ -222,6 +222,71 @@ def test_declared_models_that_the_server_has_are_not_downloaded() -> None:
     needs = WorkflowNeeds(declared=declared)
     assert make_plan(needs, facts(files={"loras": frozenset({"a/some.safetensors"})})).ok
     assert make_plan(needs, facts(files={"loras": frozenset({"some.safetensors"})})).models
+
+
+def test_a_second_url_of_one_file_stands_in_the_plan() -> None:
+    other = "https://example.com/some.safetensors"
+    models = tuple(
+        MissingModel("some.safetensors", "loras", url, node, "lora")
+        for node, url in (("1", FILE), ("2", other), ("3", FILE))
+    )
+    [model] = make_plan(WorkflowNeeds(models=models), facts()).models
+    assert (model.url, model.alternatives) == (FILE, (other,))
+    assert str(model).endswith(f": {FILE}; instead of {other}")
+
+
+@pytest.mark.parametrize("name", ["a" * 301 + ".pt", "a\x1b[2J.pt", "C:\\a.pt", "/a.pt", "../a.pt"])
+def test_names_that_are_none_of_a_model_are_downloaded_nowhere(name: str) -> None:
+    plan = for_model(facts(), name=name)
+    assert cause_of(plan) == "no_folder"
+    assert "is no name of a model file" in str(plan)
+    assert len(plan.impossible[0].about) <= 300
+    assert "\x1b" not in repr(plan.to_dict()).replace("\\x1b", "")
+
+
+def test_steps_obstacles_and_plans_are_lines_without_control_characters() -> None:
+    bad = "x\x1b[2J\ny" * 1000
+    plan = Plan(
+        (PlannedPack(bad, "install", (bad,), "why", (bad,)),),
+        (PlannedModel(bad, bad, "https://x\x1b7y", bad, bad, (("1", bad),), (bad,)),),
+        (Obstacle("failed", bad, bad),),
+    )
+    said = str(plan)
+    assert "\x1b" not in said
+    assert len(said.splitlines()) == 6
+    assert len(said) < 10_000
+    step = str(ProvideStep("install", bad, 0, 1))
+    assert step.isprintable()
+    assert len(step) < 300
+
+
+def test_the_pack_that_a_file_names_is_an_id_or_a_repository_or_nothing() -> None:
+    """It goes to the Manager's ``install``."""
+    absent = Problem("error", "missing_node_type", "", "1", class_type="Mine")
+    for bad in ("https://evil.example/x", "../x", "a/b/c", "a b", "-x", "a\n", "x" * 201, ["x"]):
+        meta = {"cnr_id": bad, "aux_id": bad, "ver": bad}
+        needs = needs_of({"1": {"class_type": "Mine", "inputs": {}, "_meta": meta}}, [absent])
+        assert needs.classes == (MissingClass("Mine"),)
+
+
+def test_a_plan_has_limits_and_says_what_it_leaves_out() -> None:
+    problems = [
+        Problem("error", "missing_node_type", "", str(n), class_type=f"Class{n}")
+        for n in range(600)
+    ]
+    graph = {
+        str(n): {
+            "class_type": f"Class{n}",
+            "inputs": {},
+            "_meta": {"cnr_id": f"pack{n}", "models": [{"name": f"{n}.pt", "url": FILE}]},
+        }
+        for n in range(600)
+    }
+    plan = make_plan(needs_of(graph, problems), facts())
+    assert len(plan.packs) == 500
+    [*_, last] = plan.impossible
+    assert last.cause == "too_many"
+    assert last.message.startswith("200 more node classes or models lack")
 
 
 def test_needs_are_the_missing_classes_and_files_of_a_check() -> None:
