@@ -119,7 +119,7 @@ def _wait_for_http(
                 parts.receivers.publish(ErrorEvent(name="connection_error", error=exc))
                 raise exc
             if is_first:
-                limit = "" if timeout is None else f"{timeout:g} s "
+                limit = "" if timeout is None else f"{round(timeout, 1):g} s "
                 http.log.warning("waiting %sfor the server to come up: %s", limit, exc)
             http.log.debug("not up yet: %s", exc)
             last = exc.with_traceback(None)  # the traceback holds this frame

@@ -365,6 +365,10 @@ _LOST: Final = "when that server is back, {job} says what became of it"
 _HOSTED_KEY: Final = "COMFY_API_KEY"
 
 
+#: The names of packs, of which one may be wrong.
+_NAMES: Final = "a pack is an id of the registry, or a URL in the Manager's list"
+
+
 def hint_of(error: BaseException, host: str | None = None) -> str | None:
     """Return advice that an error's message does not contain, or None.
 
@@ -384,6 +388,8 @@ def hint_of(error: BaseException, host: str | None = None) -> str | None:
     hint = next((hint for kind, hint in hints if isinstance(error, kind)), None)
     if isinstance(error, JobLost) and not (error.retryable or server.is_hosted):
         hint = _LOST
+    if isinstance(error, TaskFailed) and error.kind == "install":
+        hint = f"{_NAMES}; {hint}"
     if hint is None:
         return error.hint if isinstance(error, ComfyError) else None
     return hint.format(**_commands(server, error))

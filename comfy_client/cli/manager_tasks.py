@@ -25,7 +25,7 @@ _DONE: Final = {
     "uninstall": "removed",
     "enable": "enabled",
     "disable": "disabled",
-    "update": "updated",
+    "update": "up to date:",  # also if there was nothing newer
     "fix": "fixed",
 }
 

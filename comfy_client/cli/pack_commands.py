@@ -91,7 +91,8 @@ def _list(given: ServerOptions) -> None:
 def _installed(api: ComfyApi) -> list[Row]:
     manager = api.ext.manager
     failures = {one.id: one for one in manager.failed_imports()}
-    return [_row_of(pack, failures.get(pack.id)) for pack in manager.installed().values()]
+    installed = sorted(manager.installed().values(), key=lambda pack: pack.id.casefold())
+    return [_row_of(pack, failures.get(pack.id)) for pack in installed]
 
 
 def _row_of(pack: InstalledPack, failure: ImportFailure | None) -> Row:
@@ -307,6 +308,7 @@ def _missing_rows(problems: Sequence[Problem], manager: Manager) -> list[Row]:
                 "install": _install_line([one.pack])
                 if one.pack and status in ("missing", "disabled")
                 else None,
+                "hint": None if one.pack else one.hint,
             }
         row["nodes"].append(one.node_id)
     return [*rows.values()]
@@ -348,6 +350,9 @@ def _show_missing(rows: list[Row]) -> None:
     names = dict.fromkeys(row["pack"] for row in rows if row["install"])
     if names:
         say(f"Install: {_install_line([*names])}")
+    for row in rows:
+        if row["hint"]:
+            say(f"{row['class_type']}: {row['hint']}")
     statuses = {row["status"] for row in rows}
     if "failed" in statuses:
         say(f"Why a pack failed: {server.command('packs', 'failed')}")
@@ -486,7 +491,8 @@ def restart(given: ServerOptions, wait: bool, timeout: float, yes: bool) -> None
         manager.version  # noqa: B018  # or there is nothing to ask
         waiting = api.poll_status(given.answer_limit).queue_remaining
         if waiting:
-            confirm(f"{waiting} prompts of {api.host} will be lost.  Restart it?", yes)
+            prompts = "1 prompt" if waiting == 1 else f"{waiting} prompts"
+            confirm(f"{prompts} of {api.host} will be lost.  Restart it?", yes)
         manager.reboot(timeout if wait else 0)
         host = api.host
     seconds = time.monotonic() - began if wait else None

@@ -17,14 +17,12 @@ import attrs
 from ..models.packs import InstalledPack, KnownModel, KnownPack, packs_with
 from ..to_dict import AsDict
 from ..values import list_at, table_at
-from ..workflow.convert.warnings import pack_of
 from ..workflow.graph import brief, inputs_of, shorten
+from ..workflow.missing_packs import is_comfyui, pack_of
 from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
 from ..workflow.problems import CORE, Problem
 from .dialects import folder_of
 
-#: Repositories of ComfyUI itself, which the Manager lists with its node classes.
-_COMFYUI: Final = frozenset({"comfyui"})
 #: Why something cannot be provided.
 Cause = Literal[
     "no_manager",
@@ -404,7 +402,9 @@ def _candidates(missing: MissingClass, facts: ServerFacts) -> Iterator[tuple[str
         yield missing.cnr_id, "the workflow names it"
     if missing.aux_id:
         yield _by_repository(missing.aux_id, facts.known), "the workflow names it"
-    known = [pack for pack in packs_with(missing.name, facts.known.values()) if not _is_core(pack)]
+    known = [
+        pack for pack in packs_with(missing.name, facts.known.values()) if not is_comfyui(pack.id)
+    ]
     for pack in known:
         there = _installed(pack.id, facts.installed)
         if there is not None and not there.enabled:
@@ -421,10 +421,6 @@ def _by_repository(aux_id: str, known: Mapping[str, KnownPack]) -> str:
         if "://" in id and urlsplit(id).path.strip("/").removesuffix(".git").casefold() == wanted:
             return id
     return f"https://github.com/{aux_id}"
-
-
-def _is_core(pack: KnownPack) -> bool:
-    return pack.id == CORE or folder_of(pack.id).casefold() in _COMFYUI
 
 
 def _installed(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:

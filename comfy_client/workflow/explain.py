@@ -19,7 +19,7 @@ from ..nearest import misspelt, nearest
 from ..values import list_at, plain_text, table_at
 from .graph import as_link, brief, class_of, describe, inputs_of, links_of, listing, shorten
 from .input_specs import InputSpec
-from .missing_packs import Packs, pack_of
+from .missing_packs import Packs, pack_and_hint
 from .model_files import is_file_name, nearest_files, source_of
 from .problems import CORE, NOT_CORE, Problem, problem_at, shown
 
@@ -228,7 +228,7 @@ def missing_class(
     Names are suggested for a typing mistake only, and so never for a class of a pack.
     """
     meta = table_at(known.graph, node_id, "_meta")
-    pack, hint = pack_of(meta, known.packs.get(class_type, ()))
+    pack, hint = pack_and_hint(meta, known.packs.get(class_type, ()))
     near = () if pack else known.nearest(misspelt, class_type, known.node_names, 5)
     if hint is None and near:
         hint = f"nearest: {listing(near)}"

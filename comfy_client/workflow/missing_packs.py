@@ -1,4 +1,4 @@
-"""The node pack of a class that a server lacks, as the workflow and a Manager tell of it."""
+"""The node pack of a class, as a workflow and a Manager tell of it."""
 
 from __future__ import annotations
 
@@ -19,23 +19,49 @@ _NEWER: Final = "it is one of ComfyUI's own: this server's ComfyUI is too old or
 _COMFYUI: Final = re.compile(
     rf"(?i){CORE}|https?://github\.com/(comfyanonymous|comfy-?org)/comfyui(\.git)?/?"
 )
-#: An id of the registry that can be typed into any shell.
-_ID: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9._-]{0,98}[a-zA-Z0-9])?"
+_OWNER: Final = r"(?!.*--)[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,37}[a-zA-Z0-9])?"
+_NUMBER: Final = r"(?:0|[1-9]\d*)"
+_WORDS: Final = r"[\da-z-]+(?:\.[\da-z-]+)*"
+_SEMANTIC: Final = rf"{_NUMBER}\.{_NUMBER}\.{_NUMBER}(?:-{_WORDS})?(?:\+{_WORDS})?"
+#: The properties in which the frontend keeps the pack of a node.
+_FORMS: Final = {
+    "cnr_id": re.compile(_NAME, re.ASCII),
+    "aux_id": re.compile(f"{_OWNER}/{_NAME}", re.ASCII),
+    "ver": re.compile(f"(?:{_SEMANTIC})|(?:[0-9a-fA-F]{{4,40}})|unknown", re.ASCII),
+}
 
 
-def pack_of(meta: Mapping[str, Any], listed: Sequence[str]) -> tuple[str | None, str | None]:
+def pack_of(properties: Mapping[str, Any]) -> dict[str, str]:
+    """Return ``cnr_id`` (registry), ``aux_id`` (GitHub) and ``ver`` of a node, as far as valid."""
+    found = {}
+    for key, form in _FORMS.items():
+        text = properties.get(key)
+        if isinstance(text, str) and len(text) <= 200:
+            text = text.removeprefix("v") if key == "ver" else text
+            if form.fullmatch(text):
+                found[key] = text
+    return found
+
+
+def is_comfyui(id: str) -> bool:
+    """Return whether an entry of a Manager's list is ComfyUI itself, which is no pack."""
+    return _COMFYUI.fullmatch(id) is not None
+
+
+def pack_and_hint(meta: Mapping[str, Any], listed: Sequence[str]) -> tuple[str | None, str | None]:
     """Return the pack of a missing class, and a hint about it; None: nothing is known.
 
     The workflow names the pack with which it was made; a Manager lists all that have a class of
     this name.
 
     Args:
-        meta: ``_meta`` of the node: ``cnr_id`` is an id of the registry, ``aux_id`` a repository,
-            as ``owner/name``.
+        meta: ``_meta`` of the node, as :func:`pack_of` reads it.
         listed: The packs that have the class, as the server's Manager lists them.
     """
-    id, repository = _named(meta, "cnr_id"), _named(meta, "aux_id")
-    others = [one for one in listed if not _COMFYUI.fullmatch(one)]
+    declared = pack_of(meta)
+    id, repository = declared.get("cnr_id"), declared.get("aux_id")
+    others = [one for one in listed if not is_comfyui(one)]
     if id == CORE:
         return None, None
     if id is None and repository is None:
@@ -52,14 +78,9 @@ def pack_of(meta: Mapping[str, Any], listed: Sequence[str]) -> tuple[str | None,
         return None, None
     others = [one for one in others if one != pack]
     also = f" (or to {listing(others)})" if others else ""
-    is_known = pack in listed or (listed and _ID.fullmatch(pack))
+    is_known = pack in listed or (listed and pack == id)
     how = f" with api.ext.manager.install({pack!r})" if is_known else ""
     return pack, f"it belongs to the node pack {brief(pack)}{also}: install it{how}"
-
-
-def _named(meta: Mapping[str, Any], key: str) -> str | None:
-    name = meta.get(key)
-    return name if isinstance(name, str) and name else None
 
 
 def packs_of(source: object, classes: Collection[str]) -> Packs:

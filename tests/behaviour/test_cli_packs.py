@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 
-from comfy_client import ComfyApi
-from comfy_client.testing import ComfyServer, ListedPack, Manager3, Manager4, Manager4Legacy
+from comfy_client import ComfyApi, JobLost
+from comfy_client.testing import (
+    ComfyServer,
+    ListedPack,
+    Manager3,
+    Manager4,
+    Manager4Legacy,
+    Request,
+)
 from tests.helpers.command_line import LIMIT, CommandLine
 from tests.helpers.graphs import txt2img
 
@@ -72,7 +79,7 @@ def test_a_pack_is_installed_listed_disabled_enabled_and_removed(
     assert comfy_client("packs", "disable", "my-pack").status == 0
     assert states(comfy_client)["my-pack"] == "disabled"
     assert comfy_client("packs", "enable", "my-pack").status == 0
-    assert comfy_client("packs", "update", "my-pack").status == 0
+    assert comfy_client("packs", "update", "my-pack").out == "up to date: my-pack newer\n"
     assert comfy_client("packs", "fix", "broken").status == 0
     assert states(comfy_client)["my-pack"] == "enabled"
     ended = comfy_client("packs", "remove", "my-pack")
@@ -84,6 +91,7 @@ def states(command: CommandLine) -> dict[str, str]:
     """The packs that ``packs`` lists, and the state of each."""
     head, *rows = (line.split() for line in command("packs").lines)
     assert head[:3] == ["ID", "VERSION", "STATUS"]
+    assert rows == sorted(rows)
     return {row[0]: row[2] for row in rows}
 
 
@@ -170,9 +178,11 @@ def test_missing_lists_classes_with_their_packs_and_the_line_that_installs_them(
     }
     assert rows["Mine"]["nodes"] == ["100", "102"]
     assert (rows["Mine"]["pack"], rows["Nobody"]["pack"]) == (URL, None)
+    hint = "is a custom node missing, or not loaded?"
+    assert (rows["Mine"]["hint"], rows["Nobody"]["hint"]) == (None, hint)
     ended = comfy_client("packs", "missing", "w.json")
     assert ended.status == 4
-    assert f"Install: comfy-client packs install {URL}\n" in ended.out
+    assert f"Install: comfy-client packs install {URL}\nNobody: {hint}\n" in ended.out
     assert comfy_client("packs", "install", rows["Mine"]["pack"]).status == 0
     ended = comfy_client("packs", "missing", "w.json")
     assert "Install:" not in ended.out
@@ -218,6 +228,10 @@ def test_restart_without_wait_says_how_to_wait(
     assert "comfy-client wait" in comfy_client("restart").out
 
 
+def reboots(server: ComfyServer) -> list[Request]:
+    return [one for one in server.requests if one.path == "/v2/manager/reboot"]
+
+
 @only_manager4
 def test_restart_asks_before_prompts_are_lost(
     comfy_client: CommandLine, server: ComfyServer
@@ -229,8 +243,40 @@ def test_restart_asks_before_prompts_are_lost(
         ended = comfy_client("restart")
         assert ended.status == 2
         assert "--yes" in ended.err
-        assert not [one for one in server.requests if one.path.endswith("/reboot")]
+        assert not reboots(server)
         server.resume()
+
+
+@only_manager4
+@pytest.mark.posix("terminals")
+def test_restart_at_a_terminal_loses_prompts_only_after_a_yes(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    with server.faults.hang_worker(), ComfyApi(server.url) as api:
+        job = api.submit(txt2img())
+        ended = comfy_client.on_terminal("restart", typed="n\n")
+        assert ended.status == 130, ended
+        assert f"1 prompt of {server.url} will be lost.  Restart it? [y/N]" in ended.out
+        assert not reboots(server)
+        ended = comfy_client.on_terminal("restart", typed="y\n")
+        assert ended.status == 0, ended
+        assert len(reboots(server)) == 1
+        assert isinstance(job.exception(LIMIT), JobLost)
+
+
+@only_manager4
+@pytest.mark.posix("terminals")
+def test_a_bar_in_a_terminal_shows_how_many_packs_are_left(comfy_client: CommandLine) -> None:
+    """What ended is a line above it, an error too."""
+    ended = comfy_client.on_terminal("packs", "install", URL, "nosuch")
+    assert ended.status == 5
+    drawn = [text.strip() for text in re.split("[\r\n]", ended.out)]
+    assert [text for text in drawn if text.startswith("install my-pack and 1 more ")]
+    assert [text for text in drawn if text.startswith("installed my-pack ")]
+    assert [text for text in drawn if text.startswith("ended ") and "100%" in text]
+    assert "Try: a pack is an id of the registry, or a URL in the Manager's list" in ended.out
+    quiet = comfy_client.on_terminal("packs", "disable", "my-pack", "--quiet").out
+    assert quiet.startswith("disabled my-pack")
 
 
 @only_manager4
@@ -276,6 +322,17 @@ def test_a_server_without_a_manager_is_status_1_and_says_how_to_get_one(
     assert error["code"] == "not_supported"
     assert "pip install comfyui-manager" in error["message"]
     assert "\n" not in error["message"]
+
+
+def test_a_hosted_server_says_that_it_installs_no_packs(tmp_path: Path) -> None:
+    key = "a-key-of-42-letters"
+    with ComfyServer(hosted="proxy", credentials=key) as server:
+        comfy_client = CommandLine(tmp_path)
+        variables = {"COMFY_BASE_URL": server.url, "COMFY_API_KEY": key}
+        for args in (["packs"], ["packs", "install", "x"], ["snapshot", "save"], ["restart"]):
+            ended = comfy_client(*args, **variables)
+            assert ended.status == 1, args
+            assert "installs no node packs and no models: it has no ComfyUI-Manager" in ended.err
 
 
 def test_packs_of_several_servers_name_them(tmp_path: Path, server: ComfyServer) -> None:

@@ -15,13 +15,14 @@ from comfy_client.routes.class_packs import ClassPacks
 from comfy_client.testing import ComfyServer, ListedPack, Manager3, Manager4, Manager4Legacy
 from comfy_client.transport.deadline import Deadline
 from comfy_client.transport.http import Http
+from tests.helpers.agents import agent_of
 from tests.helpers.clients import LIMIT, quickly, until
 from tests.helpers.command_line import CommandLine
 from tests.helpers.graphs import txt2img
 from tests.helpers.scripted import asked
 
 #: The packs of the Manager's list: one of the registry, one of a repository, both with one class.
-URL = "https://git.example.com/my-pack"
+URL = "https://git.example.com/somebody/my-pack"
 REPOSITORY = ListedPack(name="my-pack", url=URL, classes=["Mine", "Both"])
 REGISTRY = ListedPack(
     name="registered", url="https://git.example.com/reg", version="1.0.0", classes=["Ours", "Both"]
@@ -216,7 +217,7 @@ def test_the_pack_that_the_workflow_names_comes_first(api: ComfyApi) -> None:
         f"it belongs to the node pack 'registered' (or to {URL!r}): install it with "
         "api.ext.manager.install('registered')"
     )
-    [hint] = hints(api, "Both", aux_id="git.example.com/My-Pack")
+    [hint] = hints(api, "Both", aux_id="Somebody/My-Pack")
     assert f"it belongs to the node pack {URL!r} (or to 'registered')" in str(hint)
 
 
@@ -237,3 +238,29 @@ def test_the_command_line_names_the_command_that_installs_the_pack(
         assert problem["pack"] == URL
         assert line in problem["hint"]
         assert "api.ext" not in problem["hint"]
+
+
+def test_check_of_several_files_names_the_pack_of_each(
+    managed: ComfyServer, tmp_path: Path
+) -> None:
+    """The Manager is asked once for all of them."""
+    (tmp_path / "a.json").write_text(json.dumps(graph_of("Mine")))
+    (tmp_path / "b.json").write_text(json.dumps(graph_of("Ours")))
+    comfy_client = CommandLine(tmp_path, managed.url)
+    ended = comfy_client("check", "a.json", "b.json")
+    assert ended.status == 4
+    for name, pack in (("a.json", URL), ("b.json", "registered")):
+        [line] = [one for one in ended.lines if one.startswith(name)]
+        assert f"install it with comfy-client packs install {pack}" in line
+    assert lists_asked(managed) == 1
+
+
+def test_agents_are_told_the_pack_of_a_missing_class(managed: ComfyServer, tmp_path: Path) -> None:
+    """By the tool ``inputs``, and by the refusal of ``run``."""
+    with agent_of(managed.url, tmp_path) as agent:
+        for answer in (
+            agent("inputs", workflow=graph_of("Ours")),
+            agent("run", workflow=graph_of("Ours")),
+        ):
+            [problem] = answer.data["problems"]
+            assert "belongs to the node pack 'registered'" in problem["text"]

@@ -12,6 +12,7 @@ from attrs import define, field, frozen
 from ...errors import ConversionWarning, WorkflowError
 from ...values import count
 from ..graph import copied
+from ..missing_packs import pack_of
 from ..model_files import models_in
 from .dynamic_prompts import Chooser, chooser, cost_of, is_dynamic, resolve_prompt
 from .era import era_of
@@ -22,7 +23,7 @@ from .open_nodes import InputBudget, OpenNode, Slot, TooMuch
 from .opening import number_nodes, open_file
 from .saved_file import BYPASSED, MUTED, read_file
 from .specs import Catalog
-from .warnings import Report, check_left_out, check_node, check_promoted, check_widgets, pack_of
+from .warnings import Report, check_left_out, check_node, check_promoted, check_widgets
 from .widgets import MISSING, Widget, corrected, text_of
 
 #: The most inputs and values of a prompt: a subgraph may have any number of instances.
