@@ -373,16 +373,18 @@ def test_a_server_that_stays_away_is_waited_for_in_the_time_that_is_given() -> N
             workflow.provide(api, yes=True, on_progress=lambda _: server.stop(), timeout=0.5)
 
 
-def test_a_file_for_two_folders_is_downloaded_to_both() -> None:
-    models = [
-        {"name": f"{name}.safetensors", "url": TINY.url, "directory": folder}
-        for name, folder in (("tiny", "loras"), ("other", "vae"))
-    ]
-    manager = Manager4(packs=[MINE], models=[TINY], reboot_seconds=1)
+def test_a_file_that_a_new_class_wants_in_another_folder_is_downloaded_again() -> None:
+    """Only then the inputs of the class are known, which offers other files here."""
+    choices = {"input": {"required": {"number": [["other.safetensors"], {}]}}, "output_node": True}
+    choosy = ListedPack(name="my-pack", url=GIT, classes={"Choosy": choices})
+    declared = [{"name": TINY.filename, "url": TINY.url, "directory": "loras"}]
+    inputs = {"number": "deep/tiny.safetensors"}
+    graph = {"1": {"class_type": "Choosy", "inputs": inputs, "_meta": {"models": declared}}}
+    manager = Manager4(packs=[choosy], models=[TINY], reboot_seconds=1)
     with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
-        assert load(page(mine(models=models)), api).provide(api, yes=True).ok
-        assert api.get_models("loras") == ["tiny.safetensors"]
-        assert api.get_models("vae") == ["other.safetensors"]
+        plan = Workflow.load(graph).provide(api, yes=True)
+        assert sorted(api.get_models("loras")) == ["deep/tiny.safetensors", "tiny.safetensors"]
+    assert causes(plan) == ["still_missing"]
 
 
 @pytest.mark.parametrize(("typed", "installs"), [("y", True), ("Yes ", True), ("", False)])
