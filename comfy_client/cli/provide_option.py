@@ -60,8 +60,13 @@ def provide(
     """
     workflow = _read_quietly(read)
     is_filled = _try_to_fill(workflow, fill)
-    with _shown(quiet) as on_progress:
-        lacking = workflow.provide(api(), yes=partial(_agrees, yes), on_progress=on_progress)
+    try:
+        with _shown(quiet) as on_progress:
+            lacking = workflow.provide(api(), yes=partial(_agrees, yes), on_progress=on_progress)
+    except KeyboardInterrupt:
+        if not quiet:
+            note("The Manager goes on with what it has begun; the same command goes on from there.")
+        raise
     if not lacking.ok:
         lines = "".join(
             f"\n  {one}" for one in (*lacking.impossible, *lacking.packs, *lacking.models)

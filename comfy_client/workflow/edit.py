@@ -589,8 +589,9 @@ class Workflow(Nodes):
         server's ComfyUI-Manager downloads, and only what the plan names: packs of missing classes
         (the file's own word counts first, then the Manager's lists) and model files (the URL and
         the folder are the file's, or those of the Manager's list).  A pack takes effect by a
-        restart of the server, which loses its prompts.  Afterwards all is checked again; values of
-        the new classes are read from the file that was loaded.
+        restart of the server, which loses its prompts: if more have come since the question, there
+        is another one.  Afterwards all is checked again; values of the new classes are read from
+        the file that was loaded.
 
         What the server has is asked anew each time: if this was killed, call it again.
 

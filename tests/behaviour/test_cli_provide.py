@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -93,6 +94,28 @@ def test_a_class_that_takes_a_person_is_said_and_nothing_runs(
     )
     assert "no pack is known for the node class 'NeverHeardOf'" in error["message"]
     assert is_unchanged(server)
+
+
+@pytest.mark.posix("signals between processes")
+@pytest.mark.parametrize("name", few(["SIGINT", "SIGKILL"], 1))
+def test_a_command_that_was_stopped_is_carried_on_by_the_next(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path, name: str
+) -> None:
+    words = ("run", write(tmp_path, "Mine"), "--provide", "--yes")
+    server.pause()
+    with comfy_client.started(*words) as process:
+        server.until(lambda: sent(server, "queue/start") == 1)
+        process.send_signal(getattr(signal, name))
+        _, said = process.communicate()
+    assert ("the same command goes on from there" in said) is (name == "SIGINT")
+    server.resume()
+    ended = comfy_client(*words)
+    assert ended.status == Exit.DONE, ended.err
+    assert (sent(server, "queue/task"), sent(server, "reboot")) == (1, 1)
+
+
+def sent(server: ComfyServer, route: str) -> int:
+    return sum(one.path.endswith(f"/manager/{route}") for one in server.requests)
 
 
 @pytest.mark.posix("terminals")
