@@ -59,8 +59,8 @@ class Task(Future["InstalledPack | None"]):
     The result is ``None`` where there is no pack: after ``uninstall``, ``install_model``,
     ``install_pip`` and ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
     returns False.  ``wait`` and ``as_completed`` of :mod:`concurrent.futures` work with it, and
-    ``asyncio.wrap_future``.  Callbacks of ``add_done_callback`` run in a thread of the client; one
-    that takes long delays other tasks, not events.
+    ``asyncio.wrap_future``.  Callbacks of ``add_done_callback`` run in a thread of their own, so they
+    may wait for other tasks.
 
     Attributes:
         id: The id of the task; ``api.ext.manager.task(id)`` finds it again, also in another
@@ -281,7 +281,7 @@ class TaskWatcher:
             self._is_running = False
             watched, self._watched = self._watched, {}
         for watch in watched.values():
-            watch.task.set_exception(copy.copy(error))  # each has a traceback of its own
+            _end(watch.task, copy.copy(error))  # each has a traceback of its own
 
     def _look(self, watched: list[_WatchedTask]) -> None:
         """Ask about tasks, and end those that have ended; raise an error that stays."""
@@ -300,10 +300,7 @@ class TaskWatcher:
             for watch, _ in ended:
                 del self._watched[watch.work.id]
         for watch, value in ended:
-            if isinstance(value, ComfyError):
-                watch.task.set_exception(value)
-            else:
-                watch.task.set_result(value)
+            _end(watch.task, value)
 
     def _asked(self, watched: list[_WatchedTask]) -> list[tuple[_WatchedTask, _Ended]]:
         """Ask the Manager; return the tasks that have ended, each with its result or error."""
@@ -329,9 +326,20 @@ class TaskWatcher:
         return outcome(work, watch.evidence.result, installed, has_model)
 
 
-def _begin(target: Callable[..., None], *args: object) -> None:
+def _begin(target: Callable[..., None], *args: object, name: str = "comfy-tasks") -> None:
     """Run a function in a thread of its own."""
-    runtime.Thread(target=target, args=args, name="comfy-tasks", daemon=True).start()
+    runtime.Thread(target=target, args=args, name=name, daemon=True).start()
+
+
+def _end(task: Task, value: InstalledPack | Exception | None) -> None:
+    """End a task in a thread of its own: its callbacks may be slow, wait for others, or exit."""
+    end: Callable[..., None] = task.set_result
+    if isinstance(value, Exception):
+        end = task.set_exception
+    try:
+        _begin(end, value, name="comfy-callbacks")
+    except RuntimeError:  # no more threads on this machine
+        end(value)
 
 
 def _may_have_arrived(exc: BaseException) -> bool:

@@ -7,6 +7,7 @@ import concurrent.futures
 import contextlib
 import gc
 import pickle
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -337,7 +338,21 @@ def test_callbacks_run_in_a_thread_of_the_client(waiting: Task, server: ComfySer
     waiting.add_done_callback(lambda _: 1 / 0)  # is logged
     server.resume()
     waiting.result(LIMIT)
-    until(lambda: threads == ["comfy-tasks"])
+    until(lambda: threads == ["comfy-callbacks"])
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of the exit
+def test_a_callback_that_exits_or_waits_for_another_task_holds_up_none(
+    waiting: Task, server: ComfyServer, manager: Manager
+) -> None:
+    others: list[Any] = []
+    waiting.add_done_callback(lambda _: others.append(manager.disable("my-pack").result(LIMIT)))
+    waiting.add_done_callback(lambda _: sys.exit("enough"))
+    server.resume()
+    waiting.result(LIMIT)
+    until(lambda: others)
+    assert not others[0].enabled
+    assert manager.enable("my-pack").result(LIMIT) is not None
 
 
 def test_tasks_are_futures_for_others(waiting: Task, server: ComfyServer) -> None:
