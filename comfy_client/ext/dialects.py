@@ -7,6 +7,7 @@ A dialect knows how work is asked for and where its result is told.  It decides 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -16,6 +17,7 @@ import attrs
 from ..errors import (
     ApiError,
     AuthenticationError,
+    ComfyError,
     NotFound,
     NotSupported,
     ServerUnreachable,
@@ -160,6 +162,14 @@ class ManagerRoutes:
         """Start the worker, unless it runs."""
         self.post("/manager/queue/start")
 
+    def start_queued(self) -> None:
+        """Start the worker for a task that is queued, so an error must not say that it is not.
+
+        Whoever watches the task starts the worker again.
+        """
+        with suppress(ComfyError):
+            self.start()
+
     # -- requests ------------------------------------------------------------------------
 
     def get(self, route: str, params: Mapping[str, str] | None = None) -> Any:
@@ -197,7 +207,7 @@ class Manager4Routes(ManagerRoutes):
             asked = attrs.evolve(work, kind="install")
         body = {"ui_id": work.id, "client_id": self.client_id(), "kind": asked.kind}
         self.post("/manager/queue/task", json={**body, "params": _params(asked)})
-        self.start()
+        self.start_queued()
 
 
 def _version_of(work: Work) -> str:
@@ -368,7 +378,7 @@ class Manager3Routes(_Listed):
         else:
             kind = "install" if work.kind == "enable" else work.kind
             self.post(f"/manager/queue/{kind}", json=self.listing(work))
-        self.start()
+        self.start_queued()
 
 
 def results_in(data: object) -> dict[str, str]:

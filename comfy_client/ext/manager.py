@@ -349,9 +349,9 @@ class Manager(KnownAttributes):
         return self._change("update", pack)
 
     def update_all(self) -> list[Task]:
-        """Update all enabled packs; return a task for each."""
+        """Update all enabled packs; return a task for each, failed ones for requests that fail."""
         packs = [pack for pack in self.installed().values() if pack.enabled]
-        return [self._start(self._work_on("update", pack)) for pack in packs]
+        return [self._try_to_start(self._work_on("update", pack)) for pack in packs]
 
     def fix(self, pack: AnyPack) -> Task:
         """Install a pack's requirements again.  Raises :class:`NotFound` without the pack."""
@@ -485,6 +485,14 @@ class Manager(KnownAttributes):
             dialect.send(work)
 
         return self._ask(work.kind, work.name, lambda: self._watch(work, send))
+
+    def _try_to_start(self, work: Work) -> Task:
+        try:
+            return self._start(work)
+        except ComfyError as exc:
+            task = Task(work, self._owner)
+            task.set_exception(exc)
+            return task
 
     def _watch(self, work: Work, send: Callable[[], object] | None = None) -> Task:
         # The task has the client, or one that nobody else refers to would be closed.

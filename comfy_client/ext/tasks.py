@@ -19,6 +19,7 @@ from ..errors import (
     ServerUnreachable,
     TaskTimeout,
     TransportError,
+    UnexpectedResponse,
 )
 from ..locks import check_may_wait, shared_lock
 from ..models.packs import InstalledPack
@@ -59,7 +60,7 @@ class Task(Future["InstalledPack | None"]):
     The result is ``None`` where there is no pack: after ``uninstall``, ``install_model``,
     ``install_pip`` and ``update_comfyui``.  The Manager cannot stop its work, so ``cancel()``
     returns False.  ``wait`` and ``as_completed`` of :mod:`concurrent.futures` work with it, and
-    ``asyncio.wrap_future``.  Callbacks of ``add_done_callback`` run in a thread of their own, so they
+    ``asyncio.wrap_future``.  Callbacks of ``add_done_callback`` run in a thread of their own, and
     may wait for other tasks.
 
     Attributes:
@@ -187,7 +188,7 @@ class TaskWatcher:
         self._wake = runtime.Event()
         self._watched: dict[str, _WatchedTask] = {}
         self._is_running = False
-        self._missing_at: float | None = None  # since when its routes are missing
+        self._failing_at: float | None = None  # since when its answers are no use
 
     def watch(self, task: Task, work: Work, send: Callable[[], object] | None = None) -> Task:
         """Return a task that ends when the work has; ``send`` asks the Manager for it.
@@ -279,6 +280,7 @@ class TaskWatcher:
         """End all tasks with an error."""
         with self._lock:
             self._is_running = False
+            self._failing_at = None
             watched, self._watched = self._watched, {}
         for watch in watched.values():
             _end(watch.task, copy.copy(error))  # each has a traceback of its own
@@ -288,14 +290,15 @@ class TaskWatcher:
         try:
             ended = self._asked(watched)
         except ComfyError as exc:
+            if is_away(exc):
+                self._failing_at = None
+                return
             now = runtime.monotonic()
-            is_missing = isinstance(exc, NotFound | NotSupported)  # for a while after a restart
-            self._missing_at = since(self._missing_at, now) if is_missing else None
-            is_over = self._missing_at is None or now - self._missing_at > self._timing.task_routes
-            if is_over and not is_away(exc):
+            self._failing_at = since(self._failing_at, now)
+            if not _may_pass(exc) or now - self._failing_at > self._timing.task_routes:
                 raise
             return
-        self._missing_at = None
+        self._failing_at = None
         with self._lock:
             for watch, _ in ended:
                 del self._watched[watch.work.id]
@@ -306,7 +309,7 @@ class TaskWatcher:
         """Ask the Manager; return the tasks that have ended, each with its result or error."""
         if not watched:
             return []
-        dialect = self._dialect(self._missing_at is not None)
+        dialect = self._dialect(self._failing_at is not None)
         queue = dialect.queue()  # first: a task that leaves it later has its result by then
         now = runtime.monotonic()
         _ask_results(dialect, watched, is_idle=not (queue.waiting or queue.running))
@@ -340,6 +343,11 @@ def _end(task: Task, value: InstalledPack | Exception | None) -> None:
         _begin(end, value, name="comfy-callbacks")
     except RuntimeError:  # no more threads on this machine
         end(value)
+
+
+def _may_pass(exc: ComfyError) -> bool:
+    """Return whether an error may be over soon: a restarted server lacks routes for a while."""
+    return exc.retryable or isinstance(exc, NotFound | NotSupported | UnexpectedResponse)
 
 
 def _may_have_arrived(exc: BaseException) -> bool:

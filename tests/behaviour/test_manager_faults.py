@@ -196,6 +196,50 @@ def test_a_refusal_ends_all_tasks_and_a_proxy_that_waits_for_the_server_none(
         assert manager.task(task.id).result(LIMIT) is not None
 
 
+ONCE: dict[str, tuple[int, dict[str, str], str]] = {
+    "throttled": (429, {}, "slow down"),
+    "late": (408, {}, "too late"),
+    "a page": (200, {"Content-Type": "text/html"}, "<html>starting</html>"),
+}
+
+
+@pytest.mark.parametrize("name", ONCE)
+def test_an_answer_that_may_pass_ends_no_task(
+    server: ComfyServer, waiting: Task, name: str
+) -> None:
+    with server.faults.answer("GET", f"{STATUS}*", ONCE[name], times=3) as fault:
+        until(lambda: fault.hits == 3)
+        assert not waiting.done()
+    server.resume()
+    assert waiting.result(LIMIT) is not None
+
+
+@pytest.mark.parametrize("status", [403, 429, 500])
+@pytest.mark.parametrize("kind", ["manager4", "manager3"])
+def test_a_task_that_is_queued_is_watched_though_the_worker_did_not_start(
+    kind: str, status: int
+) -> None:
+    with (
+        ComfyServer(packs=[KINDS[kind](packs=[MINE])], speed=1000) as server,
+        Hasty(server.url) as api,
+        server.faults.answer("POST", "*/manager/queue/start", (status, {}, "no"), times=1) as fault,
+    ):
+        task = api.ext.manager.install(URL)
+        assert task.result(LIMIT) is not None
+        assert fault.hits == 1
+
+
+def test_updates_of_all_go_on_behind_a_request_that_fails(
+    server: ComfyServer, manager: Manager
+) -> None:
+    for pack in (URL, "example-styles"):
+        manager.install(pack).result(LIMIT)
+    with server.faults.answer("POST", "/v2/manager/queue/task", (500, {}, "no"), times=1):
+        failed, done = manager.update_all()
+    assert isinstance(failed.exception(LIMIT), ApiError)
+    assert done.result(LIMIT) is not None
+
+
 def test_a_page_in_place_of_an_answer_is_no_manager(server: ComfyServer, manager: Manager) -> None:
     with server.faults.login_page(), pytest.raises((NotSupported, UnexpectedResponse)):
         manager.installed()
