@@ -448,6 +448,15 @@ def _takes(function: Callable[..., object], count: int, **kw: object) -> bool:
     return True
 
 
+def call_in_thread(function: Callable[[], object]) -> None:
+    """Call a function that runs code of the user, which may be slow, wait or exit, in a thread."""
+    thread = runtime.Thread(target=function, name="comfy-callbacks", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # no more threads on this machine
+        function()
+
+
 def call_safely(
     log: AnyLog, receiver: Callable[..., object], *args: object, **kw: object
 ) -> object:

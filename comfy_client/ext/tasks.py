@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from concurrent import futures
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Final, Literal
 
 import attrs
@@ -23,6 +24,7 @@ from ..errors import (
 )
 from ..locks import check_may_wait, shared_lock
 from ..models.packs import InstalledPack
+from ..signals import call_in_thread
 from ..timing import Timing
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.failures import is_away
@@ -329,20 +331,17 @@ class TaskWatcher:
         return outcome(work, watch.evidence.result, installed, has_model)
 
 
-def _begin(target: Callable[..., None], *args: object, name: str = "comfy-tasks") -> None:
+def _begin(target: Callable[..., None], *args: object) -> None:
     """Run a function in a thread of its own."""
-    runtime.Thread(target=target, args=args, name=name, daemon=True).start()
+    runtime.Thread(target=target, args=args, name="comfy-tasks", daemon=True).start()
 
 
 def _end(task: Task, value: InstalledPack | Exception | None) -> None:
-    """End a task in a thread of its own: its callbacks may be slow, wait for others, or exit."""
-    end: Callable[..., None] = task.set_result
+    """End a task, which calls its callbacks."""
     if isinstance(value, Exception):
-        end = task.set_exception
-    try:
-        _begin(end, value, name="comfy-callbacks")
-    except RuntimeError:  # no more threads on this machine
-        end(value)
+        call_in_thread(partial(task.set_exception, value))
+    else:
+        call_in_thread(partial(task.set_result, value))
 
 
 def _may_pass(exc: ComfyError) -> bool:

@@ -29,7 +29,7 @@ from ..events import (
 from ..locks import share
 from ..log_records import Tag
 from ..showing.screen import Surface, surface
-from ..signals import Receivers, call_safely, is_callback
+from ..signals import Receivers, call_in_thread, call_safely, is_callback
 from ..transport.deadline import limited_silence
 from ..values import MAX_ID_LENGTH, is_real
 from ..workflow.graph import shorten
@@ -213,12 +213,7 @@ class Job(KnownAttributes, Future[Result]):
             finish(None)  # the handle has the result or the error
         self.handle.record_end(ending)
         if self._callbacks:
-            # User code may be slow, so do not run it in the socket's thread.
-            thread = runtime.Thread(target=self._call_back, name="comfy-callbacks", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # no more threads on this machine
-                self._call_back()
+            call_in_thread(self._call_back)
 
     def _call_back(self) -> None:
         with contextlib.suppress(IndexError):  # all are taken
