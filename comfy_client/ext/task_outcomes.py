@@ -16,6 +16,7 @@ import attrs
 from ..errors import ComfyError, ManagerRefused, TaskFailed
 from ..models.packs import InstalledPack
 from ..timing import Timing
+from ..workflow.graph import shorten
 from .dialects import Work, WorkQueue
 
 #: How often the worker is started again for a task.
@@ -150,7 +151,8 @@ def outcome(
             if not pack.enabled:
                 return failure(work, f"{claim}, but the pack is still disabled")
             if _is_of_another(work, pack):
-                return failure(work, f"{claim}, but its folder has the repository {pack.aux_id}")
+                other = shorten(pack.aux_id or "", 200)
+                return failure(work, f"{claim}, but its folder has the repository {other}")
             wanted = work.version
             if wanted and not work.is_git and wanted != pack.ver and _is_release(wanted):
                 return failure(work, f"{claim}, but version {pack.ver} is installed")
@@ -199,7 +201,7 @@ def _is_of_another(work: Work, pack: InstalledPack) -> bool:
     parts = urlsplit(work.url or "")
     if "/" not in (pack.aux_id or "") or parts.hostname not in ("github.com", "www.github.com"):
         return False
-    wanted = parts.path.strip("/").removesuffix(".git")
+    wanted = "/".join(parts.path.strip("/").split("/")[:2]).removesuffix(".git")
     return (pack.aux_id or "").casefold() != wanted.casefold()
 
 

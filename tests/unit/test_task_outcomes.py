@@ -122,8 +122,9 @@ def test_the_version_in_the_id_of_a_task_is_read_again() -> None:
 @pytest.mark.parametrize("kind", ["install", "install-git"])
 def test_the_folder_of_another_repository_is_not_the_pack(kind: str) -> None:
     """The Manager tells owner and name of repositories on GitHub only."""
-    url = "https://github.com/owner/Pack.git"
-    assert ended(kind, "success", REPOSITORY, is_git=True, url=url) is REPOSITORY
+    for end in ("", ".git", "/", "/tree/main"):
+        url = f"https://github.com/owner/Pack{end}"
+        assert ended(kind, "success", REPOSITORY, is_git=True, url=url) is REPOSITORY
     elsewhere = "https://git.example.com/else/pack"
     assert ended(kind, "success", REPOSITORY, is_git=True, url=elsewhere) is REPOSITORY
     error = ended(kind, "success", REPOSITORY, is_git=True, url="https://github.com/else/pack")
