@@ -1135,7 +1135,8 @@ class ComfyApi(KnownAttributes, Routes):
         the packs, see :meth:`api.ext.manager.packs_of <comfy_client.ext.manager.Manager.packs_of>`.
 
         Args:
-            classes: The names of the classes, such as those that the server lacks.
+            classes: The names of the classes, such as those that the server lacks; 1,000 at most
+                are looked up.
 
         Raises:
             ClientClosed: After :meth:`close`.

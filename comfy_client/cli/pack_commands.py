@@ -230,6 +230,8 @@ def _work(
         manager = api.ext.manager
         if names is None:
             names = [pack.id for pack in manager.installed().values() if pack.enabled]
+            if not names:
+                note("No packs are enabled.")
         starts = [partial(start, manager, name) for name in names]
         statuses = finish(given, starts, timeout, quiet)
     if Exit.DONE in statuses:
@@ -273,7 +275,7 @@ def _wait(given: ServerOptions, ids: tuple[str, ...], timeout: float | None, qui
 def _missing(given: ServerOptions, workflow: str) -> None:
     """List the node classes of a workflow that the server lacks, and their packs.
 
-    The last line installs the packs.  The exit status is 4 if a class is missing.
+    Below the list are the commands that help.  The exit status is 4 if a class is missing.
     """
     with LazyDefinitions(given, None) as source:
         report = load(workflow, source).check(source)
@@ -291,44 +293,48 @@ def _missing(given: ServerOptions, workflow: str) -> None:
 
 def _missing_rows(problems: Sequence[Problem], manager: Manager) -> list[Row]:
     """Return a row for each missing class."""
-    installed = manager.installed()
-    failed = {one.id for one in manager.failed_imports()}
+    status_of = _pack_statuses(manager)
     rows: dict[str, Row] = {}
     for one in problems:
         name = one.class_type or ""
         row = rows.get(name)
         if row is None:
-            there = _found(one.pack, installed)
-            status = _pack_status(there, failed)
+            status = status_of(one.pack) if one.pack else "unknown"
+            names = [one.pack] if one.pack and status in ("missing", "disabled") else []
             rows[name] = row = {
                 "class_type": name,
                 "nodes": [],
                 "pack": one.pack,
-                "status": status if one.pack else "unknown",
-                "install": _install_line([one.pack])
-                if one.pack and status in ("missing", "disabled")
-                else None,
+                "status": status,
+                "install": _install_line(names) if names else None,
                 "hint": None if one.pack else one.hint,
             }
         row["nodes"].append(one.node_id)
     return [*rows.values()]
 
 
-def _found(pack: str | None, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
-    from ..ext.dialects import folder_of
+def _pack_statuses(manager: Manager) -> Callable[[str], str]:
+    """Return a function that tells why a pack brings no class.
 
-    if pack is None:
-        return None
-    return installed.get(folder_of(pack) if "://" in pack else pack)
+    It is ``missing``, ``disabled``, ``failed`` to import, ``installed`` since the server started,
+    or ``loaded``, in a version without the class.
+    """
+    from ..ext.plan import installed_as, is_loaded
 
+    installed, at_start = manager.installed(), manager.installed(at_start=True)
+    failed = {one.id for one in manager.failed_imports()}
 
-def _pack_status(pack: InstalledPack | None, failed: Collection[str]) -> str:
-    """Return why a pack brings no class: ``missing``, ``disabled``, ``failed``, ``installed``."""
-    if pack is None:
-        return "missing"
-    if not pack.enabled:
-        return "disabled"
-    return "failed" if pack.id in failed else "installed"
+    def status_of(name: str) -> str:
+        pack = installed_as(name, installed)
+        if pack is None:
+            return "missing"
+        if not pack.enabled:
+            return "disabled"
+        if pack.id in failed:
+            return "failed"
+        return "loaded" if is_loaded(name, at_start) else "installed"
+
+    return status_of
 
 
 def _install_line(names: Sequence[str]) -> str:
@@ -358,6 +364,9 @@ def _show_missing(rows: list[Row]) -> None:
         say(f"Why a pack failed: {server.command('packs', 'failed')}")
     if "installed" in statuses:
         say(f"Installed since the start: {server.command('restart', '--wait')}")
+    old = dict.fromkeys(row["pack"] for row in rows if row["status"] == "loaded")
+    if old:
+        say(f"Another version may have the class: {server.command('packs', 'update', *old)}")
 
 
 for _command in (

@@ -374,7 +374,7 @@ def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstac
     candidates = dict(_candidates(missing, facts))
     loaded = None
     for id, reason in candidates.items():
-        pack = _installed(id, facts.installed)
+        pack = installed_as(id, facts.installed)
         others = tuple(one for one in candidates if one != id)[:_MOST]
         if pack is None:
             return PlannedPack(id, "install", (missing.name,), reason, others)
@@ -406,7 +406,7 @@ def _candidates(missing: MissingClass, facts: ServerFacts) -> Iterator[tuple[str
         pack for pack in packs_with(missing.name, facts.known.values()) if not is_comfyui(pack.id)
     ]
     for pack in known:
-        there = _installed(pack.id, facts.installed)
+        there = installed_as(pack.id, facts.installed)
         if there is not None and not there.enabled:
             yield pack.id, "it is installed, but disabled"
     for pack in known:
@@ -423,7 +423,7 @@ def _by_repository(aux_id: str, known: Mapping[str, KnownPack]) -> str:
     return f"https://github.com/{aux_id}"
 
 
-def _installed(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
+def installed_as(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
     """Return the installed pack with an id of the registry, or of a repository, whatever case."""
     wanted = (folder_of(id) if "://" in id else id).casefold()
     for pack in installed.values():
@@ -435,7 +435,7 @@ def _installed(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack
 
 def is_loaded(id: str, at_start: Mapping[str, InstalledPack]) -> bool:
     """Return whether a pack was installed and enabled when the server started."""
-    pack = _installed(id, at_start)
+    pack = installed_as(id, at_start)
     return pack is not None and pack.enabled
 
 

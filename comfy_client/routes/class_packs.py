@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
+from itertools import islice
 from typing import Final
 
 import attrs
@@ -27,10 +28,17 @@ _PAUSE: Final = 60.0
 #: The most packs and names of classes that are read; the real lists have 5,600 and 50,000.
 _MOST_PACKS: Final = 20_000
 _MOST_CLASSES: Final = 200_000
-#: The most packs that are returned for a class.
+#: The most packs with a pattern; the regular expressions of all fit into Python's cache.
+_MOST_PATTERNS: Final = 250
+#: The most classes that are looked up at once.
+_MOST_ASKED: Final = 1000
+#: The most packs that are kept for a class, and that are returned for it.
+_MOST_KEPT: Final = 50
 _MOST_OF_CLASS: Final = 5
 #: What a hint may name: an id of the registry, or the URL of a repository or file.
-_ID: Final = re.compile(r"(https?://)?[A-Za-z0-9][A-Za-z0-9._~/@+-]{0,199}")
+_ID: Final = re.compile(
+    r"(https?://[A-Za-z0-9.-]{1,200}(:\d{1,5})?/)?[A-Za-z0-9][A-Za-z0-9._~/@+-]{0,199}"
+)
 
 
 @attrs.frozen
@@ -39,7 +47,7 @@ class _ListedPacks:
 
     until: float
     link: int | None
-    by_class: Mapping[str, tuple[str, ...]] = attrs.field(factory=dict)
+    by_class: Mapping[str, list[str]] = attrs.field(factory=dict)
     with_patterns: Collection[KnownPack] = ()
 
 
@@ -64,7 +72,7 @@ class ClassPacks:
         listed = self._now(deadline) if classes else None
         if listed is None:
             return {}
-        found = {name: [*_ids(name, listed)] for name in classes}
+        found = {name: _ids(name, listed) for name in islice(classes, _MOST_ASKED)}
         return {name: tuple(ids[:_MOST_OF_CLASS]) for name, ids in found.items() if ids}
 
     def _now(self, deadline: Deadline) -> _ListedPacks | None:
@@ -84,13 +92,15 @@ class ClassPacks:
 
     def _asked(self, deadline: Deadline, now: float, link: int | None) -> _ListedPacks:
         for route in _ROUTES:
-            by_class: dict[str, tuple[str, ...]] = {}
+            by_class: dict[str, list[str]] = {}
             with_patterns: list[KnownPack] = []
             try:
                 for pack in self._packs(route, deadline):
                     for name in pack.classes:
-                        by_class[name] = (*by_class.get(name, ()), pack.id)
-                    if pack.pattern:
+                        ids = by_class.setdefault(name, [])
+                        if len(ids) < _MOST_KEPT:
+                            ids.append(pack.id)
+                    if pack.pattern and len(with_patterns) < _MOST_PATTERNS:
                         with_patterns.append(attrs.evolve(pack, classes=(), raw=None))
                     if len(by_class) > _MOST_CLASSES:
                         break

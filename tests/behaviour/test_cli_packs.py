@@ -127,6 +127,8 @@ def test_no_pack_is_changed_without_being_named(
         "broken",
         "my-pack",
     }
+    comfy_client("packs", "disable", "broken", "my-pack")
+    assert "No packs are enabled." in comfy_client("packs", "update", "--all").err
 
 
 def test_a_pack_that_nobody_knows_is_an_error_and_hides_no_other(
@@ -191,6 +193,22 @@ def test_missing_lists_classes_with_their_packs_and_the_line_that_installs_them(
     left = comfy_client.json("packs", "missing", "w.json", status=4)
     assert {row["class_type"] for row in left} == {"Broken", "Nobody"}
     assert comfy_client.json("packs", "missing", "ok.json") == []
+
+
+def test_a_loaded_pack_that_lacks_the_class_needs_another_version(
+    tmp_path: Path, kind: str
+) -> None:
+    """By the id that the workflow names; to install it again would not help."""
+    old = ListedPack(name="old-pack", url=URL, version="1.0.0", classes=["New"])
+    meta = {"cnr_id": "old-pack", "ver": "0.9.0"}
+    graph = {"1": {"class_type": "Gone", "inputs": {}, "_meta": meta}}
+    (tmp_path / "w.json").write_text(json.dumps(graph))
+    with ComfyServer(packs=[KINDS[kind](packs=[old], installed=["old-pack"])]) as server:
+        comfy_client = CommandLine(tmp_path, server.url)
+        [row] = comfy_client.json("packs", "missing", "w.json", status=4)
+        assert (row["pack"], row["status"], row["install"]) == ("old-pack", "loaded", None)
+        ended = comfy_client("packs", "missing", "w.json")
+    assert "Another version may have the class: comfy-client packs update old-pack\n" in ended.out
 
 
 def test_snapshots_are_saved_listed_restored_and_removed(comfy_client: CommandLine) -> None:

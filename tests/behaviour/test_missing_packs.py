@@ -191,11 +191,36 @@ def test_an_id_that_no_pack_can_have_is_not_shown(managed: ComfyServer, api: Com
     assert hints(api, "Mine") == ["is a custom node missing, or not loaded?"]
 
 
+def test_the_url_of_a_pack_may_have_a_port_but_no_login(
+    managed: ComfyServer, api: ComfyApi
+) -> None:
+    url = "http://127.0.0.1:8080/my-pack.git"
+    listed = {one: [["Mine"], {}] for one in (url, "https://user@example.com/my-pack")}
+    managed.faults.answer("GET", "/v2/customnode/getmappings*", (200, {}, listed))
+    assert api.packs_of_classes(["Mine"]) == {"Mine": (url,)}
+
+
 def test_a_class_is_found_by_the_pattern_of_a_pack(managed: ComfyServer, api: ComfyApi) -> None:
     listed = {"some": [[], {"nodename_pattern": r" \(some\)$"}]}
     managed.faults.answer("GET", "/v2/customnode/getmappings*", (200, {}, listed))
     assert "'some'" in str(hints(api, "Mine (some)"))
     assert hints(api, "Mine") == ["is a custom node missing, or not loaded?"]
+
+
+@pytest.mark.parametrize(
+    "listed",
+    [
+        {"some": [["Mine"] * 200_000, {}]},
+        {f"some-{at}": [[], {"nodename_pattern": f"x|{at}$"}] for at in range(3000)},
+    ],
+    ids=["a class many times", "many patterns"],
+)
+def test_a_list_of_a_hostile_server_takes_no_time(
+    managed: ComfyServer, api: ComfyApi, listed: dict[str, Any]
+) -> None:
+    managed.faults.answer("GET", "/v2/customnode/getmappings*", (200, {}, listed))
+    with quickly():
+        api.packs_of_classes([f"Mine{at}" for at in range(3000)] + ["Mine"])
 
 
 def test_a_class_of_comfyui_itself_belongs_to_no_pack(managed: ComfyServer, api: ComfyApi) -> None:
