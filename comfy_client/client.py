@@ -413,9 +413,7 @@ class ComfyApi(KnownAttributes, Routes):
         made = vars(self).pop("_made", None)
         parts: Parts | None = None if made is None else made[0]
         if parts is not None:
-            parts.tracker.budget.after_fork()
-            parts.connection.abandon()
-            parts.tracker.after_fork()
+            parts.after_fork()
         if self._recorder is not None:
             self._recorder.abandon()
             self._recorder = None

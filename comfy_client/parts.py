@@ -62,7 +62,10 @@ def make_parts(
         ),
     )
     definitions = settings.make_definitions(tracker)
-    return Parts(receivers, tracker, settings.make_poller(tracker, definitions), definitions)
+    parts = Parts(receivers, tracker, settings.make_poller(tracker, definitions), definitions)
+    if former is not None:
+        former.heir = parts
+    return parts
 
 
 def hooks_of(poller: Poller) -> TrackerHooks:

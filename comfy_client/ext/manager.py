@@ -67,6 +67,7 @@ class _Known:
     def __attrs_post_init__(self) -> None:
         timing = self.parts.tracker.timing
         self.tasks = TaskWatcher(self.find, self._has_model, self._subscribe, timing)
+        self.parts.on_fork.append(self.tasks.after_fork)
 
     def find(self, anew: bool = False) -> ManagerRoutes:
         """Return the routes of this server's Manager; ask which it is.
@@ -140,12 +141,21 @@ class Manager(KnownAttributes):
 
     def __init__(self, owner: Routes, parts: Parts) -> None:
         self._owner = owner
-        self._parts = parts
-        self._known: _Known = parts.remembered.setdefault(_NAME, _Known(parts))
+        self._first_parts = parts
         self.snapshots = Snapshots(self._dialect)
 
     def __repr__(self) -> str:
         return f"<Manager of {self._owner.host}>"
+
+    @property
+    def _parts(self) -> Parts:
+        return self._first_parts.of_this_process()
+
+    @property
+    def _known(self) -> _Known:
+        parts = self._parts
+        known: _Known | None = parts.remembered.get(_NAME)
+        return known or parts.remembered.setdefault(_NAME, _Known(parts))
 
     def _dialect(self) -> ManagerRoutes:
         return self._known.find()

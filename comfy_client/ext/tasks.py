@@ -14,6 +14,7 @@ import attrs
 
 from .. import runtime
 from ..errors import (
+    ClientClosed,
     ComfyError,
     NotFound,
     NotSupported,
@@ -87,6 +88,11 @@ class Task(Future["InstalledPack | None"]):
         self.name = work.name
         self.owner = owner
         self.set_running_or_notify_cancel()
+
+    def after_fork(self) -> None:
+        """End the task, and all waits for it, in the child of a fork."""
+        super().__init__()  # its lock may stay held, and its callbacks are the parent's
+        self.set_exception(ClientClosed("the task belongs to the parent process"))
 
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a task cannot be pickled: pass its id, and call api.ext.manager.task(id)")
@@ -249,6 +255,13 @@ class TaskWatcher:
     def _has_sent(self, watch: _WatchedTask) -> None:
         watch.is_sent = True
         self._wake.set()
+
+    def after_fork(self) -> None:
+        """End the tasks in the child of a fork, which lacks the thread."""
+        self._lock = shared_lock()  # the old one may stay held
+        watched, self._watched = self._watched, {}
+        for watch in watched.values():
+            watch.task.after_fork()
 
     def _note(self, event: Any) -> None:
         """Take the results out of an event of the Manager, and look at the tasks soon."""

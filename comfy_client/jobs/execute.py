@@ -93,6 +93,8 @@ class Parts:
         connection: Its event socket.
         remembered: What modules above remember of the server for as long, by name, such as which
             node packs it has.
+        on_fork: Called in the child of a fork, to end there what modules above have begun.
+        heir: The parts that replace these in the child of a fork.
     """
 
     receivers: Receivers
@@ -102,6 +104,8 @@ class Parts:
     calls: set[weakref.ref[Any]] = attrs.field(factory=set, init=False)
     connection: Connection = attrs.field(init=False)
     remembered: dict[str, Any] = attrs.field(factory=dict, init=False)
+    on_fork: list[Callable[[], object]] = attrs.field(factory=list, init=False)
+    heir: Parts | None = attrs.field(default=None, init=False)
 
     def __attrs_post_init__(self) -> None:
         self.connection = self.tracker.connection
@@ -115,6 +119,18 @@ class Parts:
         """Raise :class:`ClientClosed` after ``close()``."""
         if self.tracker.closed:
             raise ClientClosed
+
+    def of_this_process(self) -> Parts:
+        """Return these, or in the child of a fork, those that replace them."""
+        return self if self.heir is None else self.heir.of_this_process()
+
+    def after_fork(self) -> None:
+        """Release what is the parent's in the child of a fork, and end its work there."""
+        self.tracker.budget.after_fork()
+        self.connection.abandon()
+        self.tracker.after_fork()
+        for end in self.on_fork:
+            end()
 
     def withdraw(self) -> None:
         """Take back the pending prompts of ``map`` and ``sweep`` calls that have not ended."""

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import contextlib
 import gc
+import json
 import pickle
 import sys
 import threading
@@ -41,6 +42,7 @@ from comfy_client.testing.packs.pack import PackRoutes
 from tests.helpers.clients import LIMIT, until
 from tests.helpers.graphs import picture
 from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
+from tests.helpers.processes import in_child
 
 STATUS = "/v2/manager/queue/status"
 CALLS: dict[str, Callable[[Manager], object]] = {
@@ -360,6 +362,35 @@ def test_a_hosted_server_has_no_manager(server: ComfyServer, name: str) -> None:
             CALLS[name](api.ext.manager)
         assert not api.ext.manager.available()
     assert not server.requests
+
+
+@pytest.mark.posix("fork")
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_after_a_fork_tasks_stay_the_parents_and_the_child_begins_its_own(
+    server: ComfyServer, manager: Manager, waiting: Task
+) -> None:
+    def resume() -> None:
+        server.until(lambda: len(posted_tasks(server)) == 2)
+        server.resume()
+
+    def work() -> object:
+        assert isinstance(waiting.exception(LIMIT), ClientClosed)
+        found = manager.install("example-styles").result(LIMIT)
+        return found and found.id
+
+    resumer = threading.Thread(target=resume)
+    resumer.start()
+    assert in_child(work) == "example-styles"
+    resumer.join()
+    found = waiting.result(LIMIT)
+    assert found is not None
+    assert found.id == "my-pack"
+    assert len({task["client_id"] for task in posted_tasks(server)}) == 2
+
+
+def posted_tasks(server: ComfyServer) -> list[Any]:
+    """The tasks that clients have sent to Manager 4."""
+    return [json.loads(one.body) for one in server.requests if one.path.endswith("/queue/task")]
 
 
 def test_a_task_keeps_its_client_until_it_has_ended(server: ComfyServer, pack: Manager4) -> None:
