@@ -134,6 +134,10 @@ class ManagerRoutes:
             waiting = max(0, (whole(found.get("total_count")) or 0) - done - running)
         return WorkQueue(waiting, running, flag(found.get("is_processing")) is True)
 
+    def has_own(self) -> bool:
+        """Return whether tasks of this client may wait or run."""
+        return True
+
     def result(self, work: Work) -> str | None:
         """Return the result that a route tells of a task; None: none yet, or none is kept."""
         return None
@@ -192,6 +196,12 @@ class Manager4Routes(ManagerRoutes):
 
     name = "manager4"
     prefix = "/v2"
+
+    def has_own(self) -> bool:
+        """Return whether tasks of this client wait or run."""
+        params = {"client_id": self.client_id()}
+        found = table_at(self.get("/manager/queue/status", params))
+        return bool(found.get("pending_count") or found.get("in_progress_count"))
 
     def result(self, work: Work) -> str | None:
         """Return the result in the history, which a restart of the server empties."""

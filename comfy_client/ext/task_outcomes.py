@@ -83,7 +83,8 @@ class TaskEvidence:
         timing: How long the Manager may take.
         result: What the Manager said; None: nothing yet.
         starts: How often the worker was started again for it.
-        idle_at: Since when the queue is empty, in seconds of the monotonic clock; None: it is not.
+        idle_at: Since when no such task is in the queue, in seconds of the monotonic clock; None:
+            it may be there.
         dead_at: Since when tasks wait without a worker; None: they do not.
     """
 
@@ -93,14 +94,16 @@ class TaskEvidence:
     idle_at: float | None = None
     dead_at: float | None = None
 
-    def step(self, queue: WorkQueue, now: float) -> Literal["wait", "start", "end", "dead"]:
-        """Note the state of the queue; return what follows for the task.
+    def step(
+        self, queue: WorkQueue, now: float, *, may_have_it: bool = True
+    ) -> Literal["wait", "start", "end", "dead"]:
+        """Note the state of the queue, and whether the task may be in it; return what follows.
 
         ``start`` asks for a new worker: it dies of incomplete tasks of others, and leaves behind
         a task that comes while it closes down.  ``end`` means that there is a result, or that the
         Manager has forgotten the task; ``dead`` that new workers did not help.
         """
-        is_idle = not queue.waiting and not queue.running
+        is_idle = not may_have_it or not (queue.waiting or queue.running)
         is_dead = bool(queue.waiting) and not queue.running and not queue.is_processing
         self.idle_at = since(self.idle_at, now) if is_idle else None
         self.dead_at = since(self.dead_at, now) if is_dead else None

@@ -326,9 +326,14 @@ class TaskWatcher:
             return []
         dialect = self._dialect(self._failing_at is not None)
         queue = dialect.queue()  # first: a task that leaves it later has its result by then
+        is_idle = not (queue.waiting or queue.running)
+        has_own = not is_idle and dialect.has_own()
         now = runtime.monotonic()
-        _ask_results(dialect, watched, is_idle=not (queue.waiting or queue.running))
-        steps = {watch: watch.evidence.step(queue, now) for watch in watched}
+        _ask_results(dialect, watched, is_idle=not has_own)
+        steps = {
+            watch: watch.evidence.step(queue, now, may_have_it=has_own or watch.is_found)
+            for watch in watched
+        }
         if "start" in steps.values():
             dialect.start()
         ended = [watch for watch, step in steps.items() if step == "end"]

@@ -133,6 +133,22 @@ def test_a_task_without_an_answer_to_its_request_is_followed(
         assert task.result(LIMIT) is not None
 
 
+def test_a_task_whose_request_was_lost_ends_while_the_manager_works_for_others(
+    server: ComfyServer, manager: Manager
+) -> None:
+    with Hasty(server.url) as other:
+        server.pause()
+        theirs = other.ext.manager.install("example-styles")
+        with server.faults.cut("POST", "/v2/manager/queue/task", ran=False, times=1):
+            lost = manager.install(URL)
+        found = manager.task(theirs.id)
+        with pytest.raises(TaskFailed, match="has forgotten this task"):
+            lost.result(LIMIT)
+        assert not found.done()
+        server.resume()
+        assert found.result(LIMIT) is not None
+
+
 def test_a_server_without_its_manager_after_a_restart_is_an_error_in_the_end(
     server: ComfyServer, api: Hasty, waiting: Task
 ) -> None:

@@ -42,6 +42,12 @@ def test_a_task_is_forgotten_once_the_queue_was_empty_for_long_enough() -> None:
     assert steps((0, IDLE), (4, BUSY), (5, IDLE), (9, IDLE)) == ["wait"] * 4
 
 
+def test_a_task_that_is_not_in_the_queue_is_forgotten_though_others_are() -> None:
+    evidence = TaskEvidence(TIMING)
+    found = [evidence.step(BUSY, float(now), may_have_it=now < 1) for now in range(7)]
+    assert found == [*("wait",) * 6, "end"]
+
+
 @pytest.mark.parametrize("queue", [IDLE, BUSY, STRANDED])
 def test_a_result_ends_a_task_whatever_the_queue_does(queue: WorkQueue) -> None:
     assert TaskEvidence(TIMING, result="success").step(queue, 0.0) == "end"
