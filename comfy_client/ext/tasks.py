@@ -89,11 +89,6 @@ class Task(Future["InstalledPack | None"]):
         self.owner = owner
         self.set_running_or_notify_cancel()
 
-    def after_fork(self) -> None:
-        """End the task, and all waits for it, in the child of a fork."""
-        super().__init__()  # its lock may stay held, and its callbacks are the parent's
-        self.set_exception(ClientClosed("the task belongs to the parent process"))
-
     def __reduce__(self) -> tuple[Any, ...]:
         raise TypeError("a task cannot be pickled: pass its id, and call api.ext.manager.task(id)")
 
@@ -261,7 +256,8 @@ class TaskWatcher:
         self._lock = shared_lock()  # the old one may stay held
         watched, self._watched = self._watched, {}
         for watch in watched.values():
-            watch.task.after_fork()
+            Future.__init__(watch.task)  # its lock may stay held; its callbacks are the parent's
+            watch.task.set_exception(ClientClosed("the task belongs to the parent process"))
 
     def _note(self, event: Any) -> None:
         """Take the results out of an event of the Manager, and look at the tasks soon."""
