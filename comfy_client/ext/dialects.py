@@ -6,7 +6,7 @@ A dialect knows how work is asked for and where its result is told.  It decides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import PurePosixPath
 from typing import Any, Final
@@ -407,6 +407,26 @@ def as_result(value: object) -> str:
 def folder_of(url: str) -> str:
     """Return the folder that a git repository gets: the last part of its URL."""
     return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
+
+
+def repository_key(url: str) -> str:
+    """Return what all URLs of one git repository have in common."""
+    parts = urlsplit(url)
+    host, path = parts.netloc.rpartition("@")[2], parts.path.rstrip("/").removesuffix(".git")
+    return f"{host}{path}".casefold()
+
+
+def repositories(known: Iterable[str]) -> dict[str, str]:
+    """Return the URLs among what the Manager knows, by their keys.
+
+    The Manager looks for a repository by the last part of its URL alone, so those of one name are
+    left out: it would install any of them.
+    """
+    named: dict[str, list[str]] = {}
+    for id in known:
+        named.setdefault(folder_of(id).casefold(), []).append(id)
+    alone = (ids[0] for ids in named.values() if len(ids) == 1)
+    return {repository_key(id): id for id in alone if "://" in id}
 
 
 def _is_readable(url: str) -> bool:

@@ -36,7 +36,15 @@ from ..transport.deadline import Deadline
 from ..transport.failures import is_away
 from ..transport.http import segment
 from ..values import T, list_at, table_at, text, texts
-from .dialects import Manager4Routes, ManagerRoutes, Work, find, folder_of
+from .dialects import (
+    Manager4Routes,
+    ManagerRoutes,
+    Work,
+    find,
+    folder_of,
+    repositories,
+    repository_key,
+)
 from .snapshots import Snapshots
 from .task_outcomes import failure, refusal, without_secrets
 from .tasks import Task, TaskWatcher, new_id, parts_of
@@ -333,14 +341,29 @@ class Manager(KnownAttributes):
                 newest.
 
         Raises:
+            NotFound: The lists lack the repository, or have several of its name: the Manager would
+                install another one.
             ManagerRefused: The security settings forbid it; the task may also raise this.
         """
         known = pack.id if isinstance(pack, InstalledPack | KnownPack) else pack
         is_git = "://" in known
+        if is_git:
+            known = self._listed(known)
         work = self._work("install", folder_of(known) if is_git else known, version=version)
         if isinstance(pack, InstalledPack):
             is_git = pack.is_git
         return self._start(attrs.evolve(work, url=known if "://" in known else None, is_git=is_git))
+
+    def _listed(self, url: str) -> str:
+        """Return the URL of a repository as the Manager's lists have it."""
+        found = repositories(self.mappings()).get(repository_key(url))
+        if found is None:
+            raise NotFound(
+                f"install: the Manager's lists lack the repository {without_secrets(url):.300}, or "
+                f"have several named {folder_of(url):.100}: install the pack by its id in the "
+                "registry, or by install_git"
+            )
+        return found
 
     def uninstall(self, pack: AnyPack) -> Task:
         """Remove a pack and its folder.  Raises :class:`NotFound` if it is not installed."""

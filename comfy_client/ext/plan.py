@@ -21,7 +21,7 @@ from ..workflow.graph import brief, inputs_of, shorten
 from ..workflow.missing_packs import is_comfyui, pack_of
 from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
 from ..workflow.problems import CORE, Problem
-from .dialects import folder_of
+from .dialects import folder_of, repositories, repository_key
 
 #: Why something cannot be provided.
 Cause = Literal[
@@ -74,9 +74,10 @@ class Obstacle(AsDict):
     Attributes:
         cause: Why: ``no_manager``, ``unknown_class``, ``other_comfyui``, ``group_node``,
             ``import_failed``, ``class_absent`` (the pack is there and lacks it), ``no_url``,
-            ``no_folder``, ``not_listed`` (Manager 3 and the legacy page download models of their
-            list only), ``several_urls``, ``page`` (the URL is no file), ``still_missing``,
-            ``too_many`` for one plan, ``refused`` by security settings, or ``failed``.
+            ``no_folder``, ``not_listed`` (Managers install repositories of their lists
+            only, and Manager 3 and the legacy page models, too), ``several_urls``, ``page`` (the
+            URL is no file), ``still_missing``, ``too_many`` for one plan,
+            ``refused`` by security settings, or ``failed``.
         about: The node class, the pack or the file.
         message: What a person must do; one line without control characters.
     """
@@ -294,6 +295,7 @@ class ServerFacts:
         installed: The installed packs by id.
         at_start: Those that were installed when the server started.
         known: The packs that the Manager knows.
+        repositories: The URLs among their ids that the Manager cannot confuse, by their keys.
         listed: The models of its list.
         files: The names of the model files, by kind.
         failures: Why packs failed to import, by id.
@@ -309,6 +311,11 @@ class ServerFacts:
     files: Mapping[str, frozenset[str]] = attrs.field(factory=dict)
     failures: Mapping[str, str] = attrs.field(factory=dict)
     queued: int = 0
+    repositories: Mapping[str, str] = attrs.field(init=False, repr=False)
+
+    @repositories.default
+    def _unique(self) -> Mapping[str, str]:
+        return repositories(self.known)
 
 
 def make_plan(needs: WorkflowNeeds, facts: ServerFacts) -> Plan:
@@ -388,6 +395,13 @@ def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstac
         return _lacks(missing, loaded, facts)
     if any(missing.name in pack.classes for pack in facts.known.values()):  # ComfyUI's own
         return _of_comfyui(missing, facts)
+    if missing.aux_id:
+        text = (
+            f"the class {brief(missing.name)} needs the repository {brief(missing.aux_id)} on "
+            "GitHub, which the Manager's lists lack, or have several of its name: if you trust "
+            "it, install it on the server by hand, or with api.ext.manager.install_git"
+        )
+        return Obstacle("not_listed", missing.name, text)
     newer = f" than {facts.comfyui}" if facts.comfyui else ""
     text = (
         f"no pack is known for the node class {brief(missing.name)}: ask where the workflow comes "
@@ -401,9 +415,14 @@ def _candidates(missing: MissingClass, facts: ServerFacts) -> Iterator[tuple[str
     if missing.cnr_id:
         yield missing.cnr_id, "the workflow names it"
     if missing.aux_id:
-        yield _by_repository(missing.aux_id, facts.known), "the workflow names it"
+        url = f"https://github.com/{missing.aux_id}"
+        url = facts.repositories.get(repository_key(url), url)
+        if _can_come(url, facts):
+            yield url, "the workflow names it"
     known = [
-        pack for pack in packs_with(missing.name, facts.known.values()) if not is_comfyui(pack.id)
+        pack
+        for pack in packs_with(missing.name, facts.known.values())
+        if not is_comfyui(pack.id) and _can_come(pack.id, facts)
     ]
     for pack in known:
         there = installed_as(pack.id, facts.installed)
@@ -414,13 +433,10 @@ def _candidates(missing: MissingClass, facts: ServerFacts) -> Iterator[tuple[str
         yield pack.id, "the Manager lists the class" if is_named else "the name fits its pattern"
 
 
-def _by_repository(aux_id: str, known: Mapping[str, KnownPack]) -> str:
-    """Return what ``install`` takes for a repository on GitHub, as the Manager writes it."""
-    wanted = aux_id.casefold()
-    for id in known:
-        if "://" in id and urlsplit(id).path.strip("/").removesuffix(".git").casefold() == wanted:
-            return id
-    return f"https://github.com/{aux_id}"
+def _can_come(id: str, facts: ServerFacts) -> bool:
+    """Return whether the Manager would install this very pack, or has it."""
+    is_sure = "://" not in id or repository_key(id) in facts.repositories
+    return is_sure or _installed(id, facts.installed) is not None
 
 
 def installed_as(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:

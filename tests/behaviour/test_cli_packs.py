@@ -131,19 +131,20 @@ def test_no_pack_is_changed_without_being_named(
     assert "No packs are enabled." in comfy_client("packs", "update", "--all").err
 
 
-def test_a_pack_that_nobody_knows_is_an_error_and_hides_no_other(
-    comfy_client: CommandLine, kind: str
-) -> None:
-    """The legacy page takes it for one of an unknown repository, which its level forbids."""
-    is_refused = kind == "manager4-legacy"
-    status = 8 if is_refused else 5
-    nowhere = "https://git.example.com/nowhere"
-    ended = comfy_client("packs", "install", nowhere, URL)
-    assert ended.status == status, ended
+def test_a_pack_that_nobody_knows_is_an_error_and_hides_no_other(comfy_client: CommandLine) -> None:
+    ended = comfy_client("packs", "install", "nowhere", URL)
+    assert ended.status == 5, ended
     assert "nowhere" in ended.err
     assert ended.out.startswith("installed my-pack ")
-    found = comfy_client.json("packs", "install", nowhere, status=status)
-    assert found[-1]["code"] == ("manager_refused" if is_refused else "task_failed")
+    assert comfy_client.json("packs", "install", "nowhere", status=5)[-1]["code"] == "task_failed"
+
+
+@only_manager4
+def test_a_repository_that_the_lists_lack_is_a_wrong_name(comfy_client: CommandLine) -> None:
+    ended = comfy_client("packs", "install", "https://evil.example/my-pack")
+    assert ended.status == 2
+    assert "lists lack the repository https://evil.example/my-pack" in ended.err
+    assert "my-pack" not in comfy_client("packs", "list").out
 
 
 @only_manager4

@@ -105,10 +105,23 @@ def test_work_on_a_pack_that_is_not_installed_is_refused_before_the_server_is_as
 
 @pytest.mark.parametrize("kind", ["manager4", "manager3"])
 def test_an_unknown_pack_is_an_error_of_the_task(manager: Manager) -> None:
-    task = manager.install("https://git.example.com/no-such-pack")
+    task = manager.install("no-such-pack")
     with pytest.raises(TaskFailed, match="no-such-pack"):
         task.result(timeout=60)
     assert task.state == "failed"
+
+
+def test_a_repository_that_the_lists_lack_is_refused_before_the_manager_is_asked(
+    manager: Manager, server: ComfyServer
+) -> None:
+    """The Manager would install the listed one of that name."""
+    for url in ("https://git.example.com/no-such-pack", "https://u:SECRET@evil.example/my-pack"):
+        with pytest.raises(NotFound, match=r"lists lack the repository .*install_git") as caught:
+            manager.install(url)
+        assert "SECRET" not in str(caught.value)
+    assert not [r for r in server.requests if r.method == "POST"]
+    written = f"{URL.replace('git.example', 'GIT.example')}.git/"
+    assert manager.install(written).result(timeout=60) is not None
 
 
 def test_a_task_is_a_future(manager: Manager) -> None:

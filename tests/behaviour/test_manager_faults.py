@@ -25,7 +25,6 @@ from comfy_client.errors import (
     ClientClosed,
     ComfyError,
     JobLost,
-    ManagerRefused,
     NotFound,
     NotSupported,
     RequestTimeout,
@@ -631,10 +630,8 @@ def test_results_are_known_without_an_event_socket(kind: str) -> None:
         manager = api.ext.manager
         assert manager.install(URL).result(LIMIT) is not None
         manager.install_model(MODEL, "loras").result(LIMIT)
-        # The legacy page takes nothing that its lists lack.
-        unlisted = ManagerRefused if kind == "manager4-legacy" else TaskFailed
-        with pytest.raises(unlisted):
-            manager.install("https://git.example.com/nowhere").result(LIMIT)
+        with pytest.raises(TaskFailed):
+            manager.install("nowhere").result(LIMIT)
 
 
 #: What Manager 3 did by GET before April 2026, with values in the query.

@@ -72,7 +72,22 @@ def test_the_pack_that_the_workflow_names_comes_before_those_of_the_list() -> No
 def test_a_repository_is_written_as_the_manager_lists_it() -> None:
     listed = known(KnownPack(GIT))
     assert pack_of(for_class(facts(known=listed), aux_id="SomeBody/some-pack")) == ("install", GIT)
-    assert pack_of(for_class(facts(), aux_id="a/b")) == ("install", "https://github.com/a/b")
+
+
+@pytest.mark.parametrize(
+    "others",
+    [(), ("https://github.com/other/Some-Pack",), (GIT, "https://github.com/other/Some-Pack")],
+)
+def test_a_repository_in_whose_place_the_manager_would_install_another_is_not_planned(
+    others: tuple[str, ...],
+) -> None:
+    """It goes by the last part of a URL, whatever the owner."""
+    plan = for_class(facts(known=known(*map(KnownPack, others))), aux_id="somebody/Some-Pack")
+    assert cause_of(plan) == "not_listed"
+    assert "'somebody/Some-Pack' on GitHub, which the Manager's lists lack" in str(plan)
+    there = installed(InstalledPack("Some-Pack", aux_id="somebody/Some-Pack", enabled=False))
+    has = facts(known=known(*map(KnownPack, others)), installed=there)
+    assert pack_of(for_class(has, aux_id="somebody/Some-Pack")) == ("enable", "Some-Pack")
 
 
 def test_a_disabled_pack_comes_before_the_others_of_the_list() -> None:
