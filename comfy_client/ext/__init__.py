@@ -6,6 +6,7 @@ Modules:
     tasks: :class:`Task`, work of the Manager, and the thread that watches its tasks.
     task_outcomes: Decisions about tasks, from what the Manager tells and what is installed.
     dialects: The routes of the versions of the Manager.
+    pack_names: Names of packs, repositories and files of models.
     plan: :class:`Plan`, of what a workflow lacks on a server.
     providing: The work of such a plan.
     monitor: :class:`Monitor`, for Crystools.

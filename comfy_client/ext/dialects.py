@@ -6,11 +6,9 @@ A dialect knows how work is asked for and where its result is told.  It decides 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
-from pathlib import PurePosixPath
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import attrs
 
@@ -27,6 +25,7 @@ from ..models.packs import ImportFailure, InstalledPack, KnownPack
 from ..transport.http import SMALL, Http
 from ..transport.response import Response
 from ..values import flag, list_at, mapping, table_at, text, whole
+from .pack_names import folder_of, is_readable
 
 #: Where the Manager looks for packs and models: its cache, which it renews by itself.
 _MODE: Final = "cache"
@@ -121,7 +120,7 @@ class ManagerRoutes:
         """Return all packs that the Manager knows, with their node classes."""
         found = self.get("/customnode/getmappings", {"mode": mode})
         known = mapping(found, "GET /customnode/getmappings").items()
-        return {key: KnownPack.from_json(key, data) for key, data in known if _is_readable(key)}
+        return {key: KnownPack.from_json(key, data) for key, data in known if is_readable(key)}
 
     def queue(self) -> WorkQueue:
         """Return the state of the queue."""
@@ -402,39 +401,6 @@ def as_result(value: object) -> str:
     if isinstance(value, Mapping):  # Manager 3 tells more of an update
         value = value.get("msg") or value.get("result")
     return text(value, _MOST_RESULT) or ""
-
-
-def folder_of(url: str) -> str:
-    """Return the folder that a git repository gets: the last part of its URL."""
-    return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
-
-
-def repository_key(url: str) -> str:
-    """Return what all URLs of one git repository have in common."""
-    parts = urlsplit(url)
-    host, path = parts.netloc.rpartition("@")[2], parts.path.rstrip("/").removesuffix(".git")
-    return f"{host}{path}".casefold()
-
-
-def repositories(known: Iterable[str]) -> dict[str, str]:
-    """Return the URLs among what the Manager knows, by their keys.
-
-    The Manager looks for a repository by the last part of its URL alone, so those of one name are
-    left out: it would install any of them.
-    """
-    named: dict[str, list[str]] = {}
-    for id in known:
-        named.setdefault(folder_of(id).casefold(), []).append(id)
-    alone = (ids[0] for ids in named.values() if len(ids) == 1)
-    return {repository_key(id): id for id in alone if "://" in id}
-
-
-def _is_readable(url: str) -> bool:
-    """Return whether a URL has parts; ids of the registry have, too."""
-    try:
-        return bool(urlsplit(url).path)
-    except ValueError:
-        return False
 
 
 def find(http: Http, client_id: Callable[[], str]) -> ManagerRoutes:

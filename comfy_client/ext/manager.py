@@ -36,12 +36,13 @@ from ..transport.deadline import Deadline
 from ..transport.failures import is_away
 from ..transport.http import segment
 from ..values import T, list_at, table_at, text, texts
-from .dialects import (
-    Manager4Routes,
-    ManagerRoutes,
-    Work,
-    find,
+from .dialects import Manager4Routes, ManagerRoutes, Work, find
+from .pack_names import (
+    AnyPack,
+    check_path,
     folder_of,
+    kinds_of,
+    name_of,
     repositories,
     repository_key,
 )
@@ -49,8 +50,6 @@ from .snapshots import Snapshots
 from .task_outcomes import failure, refusal, without_secrets
 from .tasks import Task, TaskWatcher, new_id, parts_of
 
-#: A pack by its id or URL, or as one of the Manager's answers.
-AnyPack = str | InstalledPack | KnownPack
 #: Seconds after which no answer comes any more of work that the Manager answers when it is over.
 _LONGEST_WORK: Final = 3600.0
 #: The name among what the parts of a client remember.
@@ -77,15 +76,19 @@ class _Known:
         self.tasks = TaskWatcher(self.find, self._has_model, self._subscribe, timing)
         self.parts.on_fork.append(self.tasks.after_fork)
 
-    def find(self, anew: bool = False) -> ManagerRoutes:
+    def find(self, anew: bool | None = None) -> ManagerRoutes:
         """Return the routes of this server's Manager; ask which it is.
 
-        That is asked once for each connection of the socket, as the server may have been restarted
-        with another one, and if ``anew``.
+        The server may have been restarted with another one, so that is asked once for each
+        connection of the socket, and each time if there is none: nothing else would tell.
+
+        Args:
+            anew: Whether to ask; None: if there is no connection.
         """
         self.parts.check_open()
         found, link = self.dialect, self.parts.tracker.link
-        if found is None or anew or link != self.link:
+        is_unsure = link is None if anew is None else anew
+        if found is None or is_unsure or link != self.link:
             connection = self.parts.connection
             found = find(self.parts.http, lambda: connection.client_id)
             self.dialect, self.link = found, link
@@ -99,13 +102,16 @@ class _Known:
 
     def _has_model(self, work: Work) -> bool:
         kind, _, below = work.folder.partition("/")
+        wanted = f"{below}/{work.name}" if below else work.name
+        return any(wanted in self._models(one) for one in kinds_of(kind))
+
+    def _models(self, kind: str) -> list[str]:
         route = f"/models/{segment(kind)}"
         try:
             names = texts(self.parts.http.json("GET", route), f"GET {route}")
         except NotFound:  # the server has no such kind of models
-            return False
-        wanted = f"{below}/{work.name}" if below else work.name
-        return wanted in (name.replace("\\", "/") for name in names)
+            return []
+        return [name.replace("\\", "/") for name in names]
 
     def _subscribe(self, callback: Callable[[Any], object]) -> Callable[[], None]:
         ends = [call_back(self.parts, name, callback, once=False) for name in _EVENTS]
@@ -308,7 +314,8 @@ class Manager(KnownAttributes):
     ) -> None:
         """Change settings of the Manager, for everybody; ``None`` leaves one as it is.
 
-        ``POST`` to the routes of :meth:`settings`.
+        ``POST`` to the routes of :meth:`settings`, one after another: if one is refused, those
+        before it are changed.
 
         Args:
             db_mode: Where lists come from: ``cache``, ``channel``, ``local`` or ``remote``.
@@ -345,7 +352,7 @@ class Manager(KnownAttributes):
                 install another one.
             ManagerRefused: The security settings forbid it; the task may also raise this.
         """
-        known = pack.id if isinstance(pack, InstalledPack | KnownPack) else pack
+        known = name_of(pack)
         is_git = "://" in known
         if is_git:
             known = self._listed(known)
@@ -398,15 +405,22 @@ class Manager(KnownAttributes):
         Manager 3 and the legacy page of Manager 4 download only models of their list.
 
         Args:
-            url: Where the file is; the server downloads it.
+            url: Where the file is, with http or https; the server downloads it.
             folder: The folder of models, such as ``"loras"``: see
                 :meth:`ComfyApi.get_model_folders`.
             filename: The name of the file there; ``None``: the last part of the URL.
             base: The base model, such as ``"SDXL"``; the Manager only notes it.
         """
-        name = filename or PurePosixPath(unquote(urlsplit(url).path)).name
+        parts = urlsplit(url)
+        name = filename or PurePosixPath(unquote(parts.path)).name
         if not name:
-            raise ValueError(f"the URL has no file name; give filename=: {url!r:.200}")
+            raise ValueError(
+                f"the URL has no file name; give filename=: {without_secrets(url)!r:.200}"
+            )
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"url= must have http or https, not {without_secrets(url)!r:.200}")
+        check_path("folder", folder)
+        check_path("filename", name)
         return self._start(self._work("install-model", name, url=url, folder=folder, base=base))
 
     def update_comfyui(self, version: str | None = None, *, stable: bool = True) -> Task:
@@ -485,15 +499,18 @@ class Manager(KnownAttributes):
             ValueError: It is not the id of a task of this library.
         """
         kind, name, version = parts_of(task_id)
+        folder, rest = "", name
+        if kind == "install-model":
+            check_path("task_id", name)
+            folder, _, rest = name.partition("/")
         dialect = self._dialect()
         pack = dialect.installed().get(name)
-        folder, _, rest = name.partition("/") if kind == "install-model" else ("", "", name)
         is_git = pack is None or pack.is_git  # the registry may know a repository by another id
         return self._watch(Work(task_id, kind, rest, version, folder=folder, is_git=is_git))
 
     def _change(self, kind: str, pack: AnyPack) -> Task:
         """Start work on a pack that must be installed."""
-        name = pack.id if isinstance(pack, InstalledPack | KnownPack) else pack
+        name = name_of(pack)
         name = folder_of(name) if "://" in name else name
         installed = self.installed()
         found = installed.get(name)
@@ -560,9 +577,10 @@ class Manager(KnownAttributes):
             RequestTimeout: It is back, but does not answer, or its Manager does not, in time.
         """
         deadline = Deadline.after(wait)
-        has_ended = self._ask("restart the server", "", self._ends)
+        has_ended = self._ask("reboot", "", self._ends)
         self._explain_losses(_RESTARTED)
         self._known.dialect = None
+        self._parts.definitions.forget()  # without a socket, nothing else tells of the restart
         if wait == 0:
             return
         timing = self._parts.tracker.timing
@@ -581,7 +599,7 @@ class Manager(KnownAttributes):
                     f"the server is back, but its Manager did not answer within {wait or 0:g} s"
                 )
             self._pause(deadline)
-        self._parts.definitions.forget()  # without a socket, nothing else tells of the restart
+        self._parts.definitions.forget()  # others may have asked meanwhile
 
     def _ends(self) -> bool:
         """Ask the server to restart; return whether it has ended the connection."""

@@ -21,7 +21,7 @@ from ..workflow.graph import brief, inputs_of, shorten
 from ..workflow.missing_packs import is_comfyui, pack_of
 from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
 from ..workflow.problems import CORE, Problem
-from .dialects import folder_of, repositories, repository_key
+from .pack_names import folder_of, repositories, repository_key
 
 #: Why something cannot be provided.
 Cause = Literal[

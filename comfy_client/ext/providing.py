@@ -33,8 +33,8 @@ from ..transport.failures import is_away
 from ..workflow import Workflow
 from ..workflow.check import check
 from ..workflow.graph import shorten
-from .dialects import folder_of
 from .manager import Manager
+from .pack_names import folder_of, kinds_of
 from .plan import (
     Obstacle,
     Plan,
@@ -233,10 +233,13 @@ class Providing:
         return facts
 
     def _files(self, kind: str) -> frozenset[str]:
-        try:
-            return frozenset(name.replace("\\", "/") for name in self.owner.get_models(kind))
-        except (NotFound, NotSupported):
-            return frozenset()
+        names = set[str]()
+        for one in kinds_of(kind):
+            try:
+                names.update(name.replace("\\", "/") for name in self.owner.get_models(one))
+            except (NotFound, NotSupported):
+                continue
+        return frozenset(names)
 
     # -- acting --------------------------------------------------------------------------
 

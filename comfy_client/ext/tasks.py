@@ -32,6 +32,11 @@ from ..transport.failures import is_away
 from .dialects import ManagerRoutes, Work, results_in
 from .task_outcomes import DONE, TaskEvidence, outcome, since, stopped
 
+#: What the Manager can be asked for.
+_KINDS: Final = (
+    *("install", "uninstall", "enable", "disable", "update", "fix"),
+    *("install-model", "install-git", "install-pip", "update-comfyui"),
+)
 #: Work on what may have an ``@`` in its name.
 _UNVERSIONED: Final = ("install-model", "install-pip")
 #: How a task ended.
@@ -156,7 +161,7 @@ def parts_of(task_id: str) -> tuple[str, str, str | None]:
     """
     kind, _, rest = task_id.partition(":")
     unique, colon, name = rest.partition(":")
-    if not (kind and unique and colon):
+    if not (kind in _KINDS and unique and colon):
         raise ValueError(f"not the id of a task: {task_id!r:.100}")
     if kind in _UNVERSIONED:
         return kind, name, None

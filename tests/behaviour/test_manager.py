@@ -239,8 +239,9 @@ def test_a_refusal_by_the_security_level_says_what_to_set(kind: str) -> None:
         with pytest.raises(ManagerRefused, match="security_level") as caught:
             api.ext.manager.install(URL).result(timeout=60)
         assert (caught.value.kind, caught.value.name) == ("install", "my-pack")
-        with pytest.raises(ManagerRefused, match="restart"):
+        with pytest.raises(ManagerRefused, match="restart") as caught:
             api.ext.manager.reboot()
+        assert caught.value.kind == "reboot"
 
 
 def test_a_manager_is_asked_for_once_for_each_connection(
@@ -357,9 +358,58 @@ def test_a_pattern_finds_a_class_that_no_pack_names_unless_it_may_be_slow_or_wro
     assert packs_with("Other", packs) == []
 
 
-def test_a_model_whose_url_names_no_file_needs_a_name() -> None:
-    with pytest.raises(ValueError, match="give filename="):
-        ComfyApi().ext.manager.install_model("https://models.example.com/", "loras")
+@pytest.mark.parametrize(
+    ("url", "folder", "filename", "said"),
+    [
+        (MODEL, "", None, "folder= must be a path below"),
+        (MODEL, "../x", None, "folder= must be a path below"),
+        (MODEL, None, None, "folder= must be a string"),
+        (MODEL, "loras", "../../evil.safetensors", "filename= must be a path below"),
+        ("ftp://u:SECRET@models.example.com/a.safetensors", "loras", None, "url= must have http"),
+        ("https://u:SECRET@models.example.com/?token=SECRET", "loras", None, "give filename="),
+    ],
+)
+def test_a_model_without_a_place_is_refused_without_secrets(
+    url: str, folder: Any, filename: str | None, said: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=said) as caught:
+        ComfyApi().ext.manager.install_model(url, folder, filename)
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize("folder", ["clip", "unet"])
+@pytest.mark.parametrize("kind", ["manager4"])
+def test_a_model_in_a_folder_of_an_old_name_is_found_where_the_server_lists_it(
+    manager: Manager, folder: str
+) -> None:
+    assert manager.install_model(MODEL, folder).result(timeout=60) is None
+
+
+@pytest.mark.parametrize("pack", [None, "", " ", 7])
+def test_a_name_that_is_no_pack_is_refused(pack: Any) -> None:
+    manager = ComfyApi().ext.manager
+    for work in (manager.install, manager.disable):
+        with pytest.raises((ValueError, TypeError), match=r"pack is .*an id, a URL"):
+            work(pack)
+
+
+def test_without_a_socket_a_restart_with_another_manager_is_noticed(kind: str) -> None:
+    other = "manager3" if kind == "manager4" else "manager4"
+    with (
+        ComfyServer(packs=[kind], speed=1000) as server,
+        Hasty(server.url, transport="poll") as api,
+    ):
+        manager = api.ext.manager
+        assert manager.dialect == kind
+        port = server.port
+        server.stop()
+        with ComfyServer(packs=[other], speed=1000, port=port):
+            assert manager.dialect == other
+            manager.install("example-styles").result(timeout=60)
+        with ComfyServer(port=port):
+            assert not manager.available()
+            with pytest.raises(NotSupported, match="pip install comfyui-manager"):
+                manager.installed()
 
 
 @pytest.mark.parametrize("name", MANAGER)

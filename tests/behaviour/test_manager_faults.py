@@ -469,8 +469,9 @@ def test_a_running_task_is_one_object_however_often_it_is_asked_for(
 
 
 def test_an_id_of_another_program_is_no_task(manager: Manager) -> None:
-    with pytest.raises(ValueError, match="not the id of a task"):
-        manager.task("7b3d1e")
+    for id in ("7b3d1e", "a:b:c", "install-model:a:../b"):
+        with pytest.raises(ValueError, match=r"not the id of a task|must be a path"):
+            manager.task(id)
 
 
 def test_secrets_in_the_url_of_a_model_are_in_no_error() -> None:
@@ -578,6 +579,15 @@ def test_a_reboot_that_is_not_waited_for_returns_at_once(
     manager.install(URL).result(LIMIT)
     manager.reboot(wait=0)
     until(lambda: "my-pack" in installed_at_start(manager))
+
+
+def test_without_a_socket_such_a_reboot_forgets_definitions(server: ComfyServer) -> None:
+    with Hasty(server.url, transport="poll") as api:
+        assert "Mine" not in api.node_names()
+        api.ext.manager.install(URL).result(LIMIT)
+        api.ext.manager.reboot(wait=0)
+        until(lambda: "my-pack" in installed_at_start(api.ext.manager))
+        assert "Mine" in api.node_names()
 
 
 def installed_at_start(manager: Manager) -> Any:
