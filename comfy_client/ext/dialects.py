@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import attrs
 
@@ -18,8 +19,6 @@ from ..errors import (
     ComfyError,
     NotFound,
     NotSupported,
-    ServerUnreachable,
-    TransportError,
 )
 from ..models.packs import ImportFailure, InstalledPack, KnownPack
 from ..transport.http import SMALL, Http
@@ -31,6 +30,7 @@ from .pack_names import folder_of, is_readable
 _MODE: Final = "cache"
 _CHANNEL: Final = "default"
 _UNKNOWN: Final = "unknown"
+_NIGHTLY: Final = "nightly"
 #: How to get an extension that the server lacks.
 MISSING: Final = (
     "this server has no ComfyUI-Manager: install it there (pip install comfyui-manager), and start "
@@ -275,12 +275,13 @@ class _Listed(ManagerRoutes):
             known = (key for key in self.mappings(_MODE) if folder_of(key) == work.name)
             url = next(known, None)
         # The last part of a URL is the folder of a repository; that alone will do, too.
+        repository = url or (self._repository(work.name) if version == _NIGHTLY else "")
         return {
             "id": work.name,
             "version": version,
             "selected_version": version,
             "files": [url or work.name] if work.is_git else [],
-            "repository": url or "",
+            "repository": repository,
             "channel": _CHANNEL,
             "mode": _MODE,
             "ui_id": work.id,
@@ -289,13 +290,22 @@ class _Listed(ManagerRoutes):
             "skip_post_install": False,
         }
 
+    def _repository(self, name: str) -> str:
+        """Return the repository of a pack of the registry: its security settings ask for that."""
+        asked = {"mode": _MODE, "skip_update": "true"}  # or it looks for news of all packs
+        found = table_at(self.get("/customnode/getlist", asked), "node_packs", name)
+        return text(found.get("repository")) or ""
+
     def model(self, work: Work) -> dict[str, Any]:
-        """Return the entry of the Manager's list for the URL of a model, if it has one."""
+        """Return the entry of the Manager's list for the URL of a model."""
         found = self.get("/externalmodel/getlist", {"mode": _MODE})
         for entry in list_at(found, "models"):
             if isinstance(entry, dict) and entry.get("url") == work.url:
                 return {**entry, "ui_id": work.id}
-        return _model(work)
+        raise NotFound(
+            f"install-model: this Manager downloads models of its own list only, which lacks "
+            f"{work.name:.200} from {urlsplit(work.url or '').hostname}"
+        )
 
 
 class LegacyRoutes(_Listed):
@@ -312,7 +322,8 @@ class LegacyRoutes(_Listed):
             if exc.status != 400:
                 raise
             return None
-        return results_in(found).get(work.id)
+        # It forgets the id of an update of ComfyUI.
+        return results_in(found).get("comfyui" if work.kind == "update-comfyui" else work.id)
 
     def send(self, work: Work) -> None:
         """Queue a batch of one task; the worker starts by itself.
@@ -323,7 +334,7 @@ class LegacyRoutes(_Listed):
             # A refused one is told by its id, which the list does not give.
             key, entry = "install_model", {"id": work.name, **self.model(work)}
         elif work.kind == "update-comfyui":
-            key, entry = "update_comfyui", {"ui_id": work.id, "stable": work.stable}
+            key, entry = "update_comfyui", {}
         else:  # a pack that is disabled is enabled by installing it
             key, entry = "install" if work.kind == "enable" else work.kind, self.listing(work)
         body = {key: [entry] if key != "update_comfyui" else True, "batch_id": _batch_of(work)}
@@ -359,10 +370,9 @@ class Manager3Routes(_Listed):
             if exc.status != 405:
                 raise
         query = {**(params or {}), **body.get("json", {})}
-        try:
-            return self.http.request("GET", self.prefix + route, params=query, max_bytes=SMALL)
-        except ServerUnreachable as exc:  # a GET is sent again, as to a server that restarts
-            raise TransportError(str(exc)) from None
+        return self.http.request(
+            "GET", self.prefix + route, params=query, max_bytes=SMALL, is_command=True
+        )
 
     def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
         """Return which packs failed to import, asking about each."""

@@ -402,7 +402,8 @@ class Manager(KnownAttributes):
     ) -> Task:
         """Download a model file to the server.
 
-        Manager 3 and the legacy page of Manager 4 download only models of their list.
+        Manager 3 and the legacy page of Manager 4 download only models of their list, and raise
+        :class:`NotFound` for others.
 
         Args:
             url: Where the file is, with http or https; the server downloads it.
@@ -427,9 +428,18 @@ class Manager(KnownAttributes):
         """Update ComfyUI itself, which must be a git repository there.
 
         Args:
-            version: A version of :meth:`comfyui_versions`, with Manager 4; ``None``: the newest.
-            stable: Whether the newest release is meant, not the newest commit.
+            version: A version of :meth:`comfyui_versions`; ``None``: the newest.
+            stable: Whether the newest release is meant, not the newest commit.  Manager 3 and the
+                legacy page of Manager 4 go by their setting ``update_policy`` instead.
+
+        Raises:
+            NotSupported: A version is given, and it is Manager 3 or the legacy page.
         """
+        if version is not None and not isinstance(self._dialect(), Manager4Routes):
+            raise NotSupported(
+                "update_comfyui(version=...): only Manager 4 with its new page can do that; "
+                "without a version, this Manager updates to the newest"
+            )
         return self._start(self._work("update-comfyui", "", version=version, stable=stable))
 
     def install_git(self, url: str) -> Task:

@@ -436,7 +436,7 @@ def _candidates(missing: MissingClass, facts: ServerFacts) -> Iterator[tuple[str
 def _can_come(id: str, facts: ServerFacts) -> bool:
     """Return whether the Manager would install this very pack, or has it."""
     is_sure = "://" not in id or repository_key(id) in facts.repositories
-    return is_sure or _installed(id, facts.installed) is not None
+    return is_sure or installed_as(id, facts.installed) is not None
 
 
 def installed_as(id: str, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:

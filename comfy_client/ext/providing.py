@@ -25,11 +25,13 @@ from ..errors import (
     TaskFailed,
 )
 from ..jobs.execute import Parts
+from ..models.packs import InstalledPack
 from ..routes import Routes
 from ..showing.screen import is_notebook
 from ..to_dict import AsDict
-from ..transport.deadline import Deadline
+from ..transport.deadline import Deadline, limited_silence
 from ..transport.failures import is_away
+from ..values import T
 from ..workflow import Workflow
 from ..workflow.check import check
 from ..workflow.graph import shorten
@@ -91,8 +93,9 @@ class ProvideStep(AsDict):
 class _Fresh:
     """The definitions of a server as they are now: a file may have been added."""
 
-    def __init__(self, owner: Routes, parts: Parts) -> None:
+    def __init__(self, owner: Routes, parts: Parts, deadline: Deadline) -> None:
         self._parts = parts
+        self._deadline = deadline
         self.get_node_replacements = owner.get_node_replacements
         self.get_internal_files = owner.get_internal_files
 
@@ -100,7 +103,7 @@ class _Fresh:
         self, classes: Collection[str] | None = None, *, refresh: bool = False
     ) -> Mapping[str, Any]:
         """Return definitions by class."""
-        return self._parts.definitions.get(classes, refresh=True, deadline=Deadline())
+        return self._parts.definitions.get(classes, refresh=True, deadline=self._deadline)
 
     def node_names(self, *, for_a_hint: bool = False) -> Collection[str]:
         """Return no names: no hint is needed."""
@@ -164,7 +167,7 @@ class Providing:
         """Wait while the Manager works: it may be what an earlier process has begun."""
         try:
             is_told = False
-            while self.manager.is_working():
+            while self._ask(self.manager.is_working):
                 self.has_begun = True
                 if not is_told:
                     self.on_progress(ProvideStep("wait", "", 0, 0))
@@ -181,14 +184,20 @@ class Providing:
         left = self.deadline.left()
         return None if left == float("inf") else left
 
+    def _ask(self, question: Callable[[], T]) -> T:
+        """Return what a question to the server returns, in the time that is left."""
+        self._left("it is not known what the workflow lacks")
+        with limited_silence(self.deadline.left()):
+            return question()
+
     # -- planning ------------------------------------------------------------------------
 
     def plan(self) -> Plan:
         """Return the plan for what lacks now, without what was tried."""
-        fresh = _Fresh(self.owner, self.parts)
-        self.workflow.read_rest(fresh)
+        fresh = _Fresh(self.owner, self.parts, self.deadline)
+        self._ask(lambda: self.workflow.read_rest(fresh))
         graph = self.workflow.to_dict()
-        needs = needs_by(graph, check(graph, fresh).errors)
+        needs = needs_by(graph, self._ask(lambda: check(graph, fresh)).errors)
         found = make_plan(needs, self._facts(needs))
         obstacles = [*self._told(found.packs), *self._told(found.models), *found.impossible]
         return attrs.evolve(
@@ -209,28 +218,34 @@ class Providing:
     def _facts(self, needs: WorkflowNeeds) -> ServerFacts:
         if not (needs.classes or needs.models or needs.declared):
             return ServerFacts()
-        comfyui = self.owner.get_system_stats().comfyui_version
-        files = {kind: self._files(kind) for kind in kinds_in(needs)}
+        comfyui = self._ask(self.owner.get_system_stats).comfyui_version
+        files = {kind: self._ask(partial(self._files, kind)) for kind in kinds_in(needs)}
         facts = ServerFacts(comfyui=comfyui, files=files)
         manager = self.manager
         try:
-            facts = attrs.evolve(facts, manager=manager.dialect)
+            facts = attrs.evolve(facts, manager=self._ask(lambda: manager.dialect))
         except NotSupported:
             return facts
         if needs.classes:
-            installed = manager.installed()
-            failures = manager.failed_imports() if installed else []
+            installed = self._ask(manager.installed)
+            failures = self._ask(manager.failed_imports) if installed else []
             facts = attrs.evolve(
                 facts,
                 installed=installed,
-                at_start=manager.installed(at_start=True),
-                known=manager.mappings(),
+                at_start=self._at_start(),
+                known=self._ask(manager.mappings),
                 failures={one.id: one.message for one in failures},
-                queued=self.owner.poll_status(10).queue_remaining,
+                queued=self._queued(),
             )
         if needs.models or needs.declared:
-            facts = attrs.evolve(facts, listed=tuple(manager.models()))
+            facts = attrs.evolve(facts, listed=tuple(self._ask(manager.models)))
         return facts
+
+    def _at_start(self) -> Mapping[str, InstalledPack]:
+        return self._ask(partial(self.manager.installed, at_start=True))
+
+    def _queued(self) -> int:
+        return self._ask(partial(self.owner.poll_status, 10)).queue_remaining
 
     def _files(self, kind: str) -> frozenset[str]:
         names = set[str]()
@@ -268,12 +283,12 @@ class Providing:
 
     def _is_restarted(self, packs: Iterable[PlannedPack]) -> bool:
         """Return whether somebody else has restarted the server since packs were installed."""
-        at_start = self.manager.installed(at_start=True)
+        at_start = self._at_start()
         return all(is_loaded(pack.id, at_start) for pack in packs)
 
     def _has_grown(self, plan: Plan) -> bool:
         """Return whether a restart loses more prompts than the plan says."""
-        return self.owner.poll_status(10).queue_remaining > plan.queued
+        return self._queued() > plan.queued
 
     def _install(self, pack: PlannedPack) -> None:
         work = self.manager.enable if pack.action == "enable" else self.manager.install

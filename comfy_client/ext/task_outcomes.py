@@ -143,6 +143,8 @@ def outcome(
         return refusal(work.kind, work.name)
     if result is not None and _FORBIDDEN in result:
         return refusal(work.kind, work.name, _FLAGGED)
+    if work.kind == "update-comfyui" and result is not None and result.startswith(DONE):
+        return None  # the version follows
     if result is not None and result not in _GOOD:
         return failure(work, f"the Manager says: {result or 'no reason'}")
     pack = installed.get(work.name) or _by_repository(work, installed)

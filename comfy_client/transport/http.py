@@ -168,6 +168,7 @@ class OutgoingRequest:
         params: The query.
         headers: Headers of this request only.
         body: The body; ``None`` for none.
+        is_command: Whether a ``GET`` changes something, and so is sent only once.
     """
 
     method: str
@@ -175,6 +176,7 @@ class OutgoingRequest:
     params: Params | None = None
     headers: Mapping[str, str | bytes] = attrs.field(factory=dict)
     body: bytes | Form | None = None
+    is_command: bool = False
 
 
 class Http:
@@ -357,6 +359,7 @@ class Http:
         allow: Collection[int] = (),
         max_bytes: int | None = None,
         read_timeout: float = math.inf,
+        is_command: bool = False,
     ) -> Response:
         """Send a request, and return its whole answer.
 
@@ -371,6 +374,7 @@ class Http:
             allow: Statuses from 300 on that are not errors.
             max_bytes: The largest answer; ``None``: :data:`MAX_ANSWER`.
             read_timeout: Seconds for which the server may be silent.
+            is_command: Whether a ``GET`` changes something, and so is sent only once.
 
         Raises the typed error for any other status from 300 on, and reads the first
         :data:`SMALL` bytes of such an answer.
@@ -386,7 +390,7 @@ class Http:
             body, text = _Body(text.encode()), ""
             extra.setdefault("Content-Type", "application/json")
         deadline = Deadline.after(self.total_timeout if timeout is None else timeout)
-        request = OutgoingRequest(method, route, params, extra, body)
+        request = OutgoingRequest(method, route, params, extra, body, is_command)
         transfer = Transfer(deadline, read_timeout=read_timeout)
         most = MAX_ANSWER if max_bytes is None else max_bytes
         return self._exchange(request, transfer, most, allow)
@@ -893,7 +897,7 @@ class _Sender:
     def _send(self, request: OutgoingRequest, path: str, transfer: Transfer) -> requests.Response:
         prepared = self.prepare(request, path)
         url = self._endpoint.base + path
-        tries = 2 if request.method in ("GET", "HEAD") else 1
+        tries = 2 if request.method in ("GET", "HEAD") and not request.is_command else 1
         # A POST cannot be sent again, and with a short read timeout there is no time to find out.
         trusted = self._stale
         if tries > 1:

@@ -25,6 +25,9 @@ from tests.helpers.bare import post
 from tests.helpers.clients import until, until_connected
 from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
 
+#: The Managers that want whole entries of their lists.
+OLD = ("manager4-legacy", "manager3")
+
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
@@ -192,6 +195,27 @@ def test_a_model_is_downloaded(api: ComfyApi, manager: Manager) -> None:
     assert "tiny.safetensors" in api.get_models("loras")
 
 
+@pytest.mark.parametrize("kind", OLD)
+def test_a_model_that_the_list_lacks_is_refused_before_the_manager_is_asked(
+    manager: Manager, server: ComfyServer
+) -> None:
+    with pytest.raises(NotFound, match="models of its own list only"):
+        manager.install_model("https://models.example.com/other.safetensors", "loras")
+    assert not [r for r in server.requests if r.method == "POST"]
+
+
+@pytest.mark.parametrize("kind", OLD)
+def test_the_newest_commit_of_a_registered_pack_is_asked_for_with_its_repository(
+    manager: Manager, server: ComfyServer
+) -> None:
+    """The security settings of the Manager allow only what its lists have."""
+    pack = manager.install("example-styles", "nightly").result(timeout=60)
+    assert pack is not None
+    assert pack.is_git
+    [asked] = [one for one in server.requests if b"example-styles" in one.body]
+    assert b'"repository":"https://git.example.com/example-styles"' in asked.body
+
+
 def test_snapshots_are_saved_listed_and_removed(manager: Manager) -> None:
     name = manager.snapshots.save()
     assert name in manager.snapshots.list()
@@ -298,6 +322,12 @@ def test_comfyui_is_updated_and_its_versions_are_listed_from_a_git_repository_on
         manager.comfyui_versions()
     with pytest.raises((TaskFailed, ApiError)):
         manager.update_comfyui().result(timeout=60)
+
+
+@pytest.mark.parametrize("kind", OLD)
+def test_managers_that_know_no_versions_of_comfyui_take_none(manager: Manager) -> None:
+    with pytest.raises(NotSupported, match=r"update_comfyui\(version=...\): only Manager 4"):
+        manager.update_comfyui("v0.3.0")
 
 
 @pytest.mark.parametrize("allows", [True, False])

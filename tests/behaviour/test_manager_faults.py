@@ -693,3 +693,7 @@ def test_older_releases_of_manager_3_are_asked_by_get() -> None:
         )
         manager.reboot(wait=LIMIT)
         assert "Mine" in api.node_names()
+        with server.faults.cut("GET", "/manager/reboot"):
+            manager.reboot(wait=0)
+        asked = [one.method for one in server.requests if one.path == "/manager/reboot"]
+        assert asked == ["POST", "GET"] * 2

@@ -471,6 +471,20 @@ def test_work_that_a_killed_process_has_begun_is_waited_for(server: ComfyServer)
     assert steps == ["wait", "restart"]
 
 
+@pytest.mark.parametrize("kind", ["manager4"])
+@pytest.mark.parametrize("route", ["/v2/customnode/getmappings", "/object_info", "/system_stats"])
+def test_the_callers_time_limits_questions_to_a_server_that_is_slow(
+    api: ComfyApi, server: ComfyServer, route: str
+) -> None:
+    workflow = load(page(mine()), api)
+    with (
+        server.faults.delay("GET", f"{route}*", 5),
+        pytest.raises(RequestTimeout, match="no complete answer in time"),
+    ):
+        workflow.provide(api, yes=True, timeout=0.5)
+    assert posts(server) == []
+
+
 def test_an_obstacle_is_a_sentence(api: ComfyApi) -> None:
     [obstacle] = load(page(mine("NeverHeardOf")), api).provide(api).impossible
     assert isinstance(obstacle, Obstacle)

@@ -70,6 +70,11 @@ def test_the_installed_packs_confirm_a_result_and_stand_in_for_a_forgotten_one(
     assert ended(kind, result, pack) is pack
 
 
+@pytest.mark.parametrize("result", ["skip", "success-stable-v0.3.0", "success-switched-v0.3.0"])
+def test_an_update_of_comfyui_is_told_with_its_version(result: str) -> None:
+    assert ended("update-comfyui", result, None) is None
+
+
 @pytest.mark.parametrize("result", ["success", "skip", None])
 @pytest.mark.parametrize(
     ("kind", "pack", "said"),

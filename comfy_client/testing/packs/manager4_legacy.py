@@ -12,6 +12,7 @@ from .manager import MOST_BATCHES, check_room, read_json, remember
 from .manager4 import Manager4Base
 from .manager_models import is_listed
 from .manager_old import (
+    COMFYUI,
     MODEL,
     OldManager,
     check_posted,
@@ -131,6 +132,8 @@ class LegacyPack(OldManager, Manager4Base):
                     batch.tasks.append((kind, params))
         if body.get("update_all") and self.allows("middle+"):
             batch.tasks += [("update", pack) for pack in self.all_packs()]
+        if body.get(COMFYUI):
+            batch.tasks.append((COMFYUI, {"ui_id": "comfyui"}))
         batch.total = len(batch.tasks)
         check_room(sum(max(one.total, 1) for one in (*self._waiting, batch)))
         self._waiting.append(batch)
@@ -141,10 +144,12 @@ class LegacyPack(OldManager, Manager4Base):
         """Whether something is to be installed that neither the lists nor a setting allow."""
         if kind == MODEL:
             return not is_listed(params, self.options.models)
-        if kind not in ("install", "reinstall") or version_of(params) != "unknown":
+        version = version_of(params)
+        if kind not in ("install", "reinstall") or version not in ("unknown", "nightly"):
             return False
+        urls = params["files"] if version == "unknown" else [params.get("repository")]
         listed = {one.url for one in self.packs.listed.values()}
-        return not (self.options.allow_git_url or listed.issuperset(map(str, params["files"])))
+        return not (self.options.allow_git_url or listed.issuperset(map(str, urls)))
 
     async def _status(self, request: web.Request) -> web.Response:
         told = {

@@ -19,6 +19,8 @@ from .pack import PackRoutes
 
 #: The kind of work that installs a model.
 MODEL: Final = "install_model"
+#: The kind of work that updates ComfyUI itself.
+COMFYUI: Final = "update_comfyui"
 #: Which list the answer names, by the mode that is asked for.
 _LISTS: Final = {"local": "local"}
 
@@ -49,6 +51,8 @@ class OldManager(ManagerBase):
             return f"Exception: {(kind, params)!r:.1000}"
 
     def _work(self, kind: str, params: Mapping[str, Any]) -> str:
+        if kind == COMFYUI:
+            return "fail"  # it is no git repository
         if kind == MODEL:
             folders = self.server.state.folders
             return install_model(params, folders, self.options.unreachable)
