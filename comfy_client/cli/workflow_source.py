@@ -76,9 +76,14 @@ def read_definitions(path: Path) -> Mapping[str, Any]:
         found = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as exc:
         raise Mistake(f"{path}: not JSON ({exc})") from None
-    if not isinstance(found, dict):
+    if not isinstance(found, dict) or not all(map(_is_definition, found.values())):
         raise Mistake(f"{path}: not node definitions, as /object_info returns them")
     return found
+
+
+def _is_definition(value: object) -> bool:
+    """Return whether a value looks like the definition of a class, not like a node of a graph."""
+    return isinstance(value, dict) and not {"input", "output"}.isdisjoint(value)
 
 
 class LazyServer:

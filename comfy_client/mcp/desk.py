@@ -79,6 +79,7 @@ class Desk:
         """Return a function that loads a workflow and sets inputs, by address or role."""
 
         def prepare() -> Workflow:
+            _check_roles(inputs)
             workflow = self.load(source)
             for name in inputs.keys() & set(ROLES):
                 value = inputs[name]
@@ -219,6 +220,15 @@ class Desk:
             )
         output = files[int(n)]
         return ResourceContent(whole(output), mime_of(output))
+
+
+def _check_roles(inputs: Mapping[str, Any]) -> None:
+    """Raise CallRefused for a role that is misspelt."""
+    for name in inputs:
+        near = nearest(name, list(ROLES), 1)
+        if near and name not in ROLES and "." not in name:
+            said = f"{name!r:.80} is no role; nearest: {near[0]}"
+            raise CallRefused("wrong_arguments", said, f"call it again with: {near[0]}")
 
 
 def _input(one: Any) -> dict[str, Any]:

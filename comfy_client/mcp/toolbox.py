@@ -205,7 +205,7 @@ def _checked(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
         value = _parsed(value)
     fits = (type(value) in _TYPES[kind] for kind in kinds)  # a bool is no number
     if not any(fits):
-        raise _wrong(f"{name} has the wrong type", " or ".join(kinds))
+        raise _wrong(f"{name} has the wrong type", f"{name} as {' or '.join(kinds)}")
     if isinstance(value, (int, float)):
         low, high = schema.get("minimum", value), schema.get("maximum", value)
         return min(max(value, low), high)

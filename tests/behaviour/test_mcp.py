@@ -289,6 +289,7 @@ def test_a_workflow_with_an_invalid_output_does_not_run_in_part(
         {"workflow": "draw.json", "inputs": {"size": "64x64"}},
         {"workflow": "draw.json", "inputs": {"seed": "seven"}},
         {"workflow": "draw.json", "inputs": {"KSampler.stepz": 5}},
+        {"workflow": "draw.json", "inputs": {"positiv": "a cat"}},
         {"workflow": {"1": "no node"}},
     ],
 )
@@ -301,6 +302,14 @@ def test_wrong_arguments_are_an_answer_that_says_what_is_right(
     assert answer["code"] in ("wrong_arguments", "workflow_error", "invalid_json", "invalid_value")
     assert answer["next"]
     assert posts(comfy) == []
+
+
+def test_a_misspelt_role_and_a_wrong_type_are_named(agent: Agent) -> None:
+    """With the nearest role, and with the types."""
+    answer = agent("run", workflow="draw.json", inputs={"positiv": "a cat"})
+    assert "nearest: positive" in answer.data["message"]
+    assert answer["prompt_id"]
+    assert agent("run", workflow=7)["next"].endswith("workflow as string or object")
 
 
 def test_arguments_may_come_as_json_text(agent: Agent) -> None:

@@ -288,4 +288,5 @@ def test_agents_are_told_the_pack_of_a_missing_class(managed: ComfyServer, tmp_p
             agent("run", workflow=graph_of("Ours")),
         ):
             [problem] = answer.data["problems"]
-            assert "belongs to the node pack 'registered'" in problem["text"]
+            assert problem["text"].endswith("it belongs to the node pack 'registered': install it")
+            assert "api.ext" not in str(answer.facts)

@@ -86,7 +86,12 @@ def test_with_a_file_no_server_is_asked(tmp_path: Path) -> None:
 
 def test_a_file_that_is_none_of_definitions_is_a_mistake(tmp_path: Path) -> None:
     path = tmp_path / "definitions.json"
-    for text, says in (("{", "not JSON"), ("[]", "not node definitions")):
+    for text, says in (
+        ("{", "not JSON"),
+        ("[]", "not node definitions"),
+        ('{"a": 1}', "not node definitions"),
+        ('{"1": {"class_type": "A", "inputs": {}}}', "not node definitions"),
+    ):
         path.write_text(text)
         with pytest.raises(Mistake, match=says):
             read_definitions(path)
