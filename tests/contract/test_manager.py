@@ -16,7 +16,7 @@ import pytest
 import requests
 
 from comfy_client import ComfyApi
-from comfy_client.errors import JobLost, ManagerRefused, NotFound, TaskFailed
+from comfy_client.errors import JobLost, ManagerRefused, NotFound
 from comfy_client.ext import Manager, Task
 from comfy_client.testing import ComfyServer, ListedPack, Manager4, Manager4Legacy
 from tests.helpers.clients import Heard, until
@@ -214,16 +214,13 @@ def test_an_uninstalled_pack_is_gone(manager: Manager, pack: str) -> None:
         manager.disable(pack)
 
 
-@only_new_page
-def test_a_pack_that_no_list_has_is_not_found(place: Place, manager: Manager) -> None:
-    with pytest.raises(TaskFailed, match="not found in"):
-        done(manager.install(place.url_of("contract-unknown")))
-
-
-@pytest.mark.parametrize("place", PLACES[2:], indirect=True, scope="module")
-def test_the_legacy_page_refuses_a_pack_that_no_list_has(place: Place, manager: Manager) -> None:
-    with pytest.raises(ManagerRefused, match="allow_git_url_install = true"):
-        done(manager.install(place.url_of("contract-unknown")))
+def test_a_repository_that_no_list_has_is_not_asked_for(
+    place: Place, manager: Manager, pack: str
+) -> None:
+    """In place of one of a listed name, the Manager would install the listed one."""
+    for url in (place.url_of("contract-unknown"), f"https://other.example.com/{pack}"):
+        with pytest.raises(NotFound, match="lists lack the repository"):
+            manager.install(url)
 
 
 def test_a_pack_of_the_registry_is_enabled_without_a_network(manager: Manager) -> None:
