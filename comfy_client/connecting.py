@@ -61,11 +61,16 @@ def connect(routes: Routes, parts: Parts, timeout: float | None) -> None:
         )
 
 
-def wait_until_ready(routes: Routes, parts: Parts, timeout: float | None) -> models.SystemStats:
-    """Wait until the server can run prompts, and return its versions and memory."""
+def wait_until_ready(
+    routes: Routes, parts: Parts, timeout: float | None, *, is_restarting: bool = False
+) -> models.SystemStats:
+    """Wait until the server can run prompts, and return its versions and memory.
+
+    ``is_restarting`` says that this client has restarted it, so that its absence is no surprise.
+    """
     deadline = Deadline.after(timeout)
     ask = partial(_ask_for_stats, routes, parts)
-    stats = _wait_for_http(parts, ask, deadline, timeout, may_be_starting)
+    stats = _wait_for_http(parts, ask, deadline, timeout, may_be_starting, is_restarting)
     if _wait_for_socket(parts, deadline) not in _UP:
         error = parts.connection.error
         raise RequestTimeout(
@@ -96,6 +101,7 @@ def _wait_for_http(
     deadline: Deadline,
     timeout: float | None,
     is_temporary: Callable[[ComfyError], bool],
+    is_restarting: bool = False,
 ) -> T:
     """Call ``ask(seconds)`` until it succeeds; return its result, or raise its last error."""
     http, tracker = parts.http, parts.tracker
@@ -119,11 +125,20 @@ def _wait_for_http(
                 parts.receivers.publish(ErrorEvent(name="connection_error", error=exc))
                 raise exc
             if is_first:
-                limit = "" if timeout is None else f"{round(timeout, 1):g} s "
-                http.log.warning("waiting %sfor the server to come up: %s", limit, exc)
+                _log_wait(http, timeout, None if is_restarting else exc)
             http.log.debug("not up yet: %s", exc)
             last = exc.with_traceback(None)  # the traceback holds this frame
         tracker.wake.wait_stopped(pauses.next())
+
+
+def _log_wait(http: Http, timeout: float | None, error: ComfyError | None) -> None:
+    """Log that a server is waited for; without an error, that it restarts."""
+    limit = "" if timeout is None else f"{round(timeout, 1):g} s "
+    if error is None:
+        up_to = limit and f"up to {limit}"
+        http.log.warning("waiting %sfor the server to restart", up_to)
+    else:
+        http.log.warning("waiting %sfor the server to come up: %s", limit, error)
 
 
 def _is_for_tls(http: Http, exc: ComfyError, deadline: Deadline) -> bool:

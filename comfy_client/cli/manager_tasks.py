@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from .. import runtime
-from ..errors import ComfyError, NotFound, TaskTimeout
+from ..errors import ComfyError, NotFound, TaskFailed, TaskTimeout
 from .exits import Exit, Mistake, known_server, message_of
 from .printing import emit, note, report, say
 from .server_options import ServerOptions
@@ -35,10 +35,12 @@ def finish(
     starts: Iterable[Callable[[], Task]],
     timeout: float | None,
     quiet: bool,
+    nearest: Callable[[str], Sequence[str]] | None = None,
 ) -> list[Exit]:
     """Start tasks, wait for all, and print how each ended; return their exit statuses.
 
-    Ctrl-C and ``timeout`` (in seconds; None: no limit) end only the waiting.
+    Ctrl-C and ``timeout`` (in seconds; None: no limit) end only the waiting.  ``nearest`` returns
+    known names like the one of a task that has failed.
     """
     tasks: list[Task] = []
     statuses: list[Exit] = []
@@ -54,7 +56,7 @@ def finish(
         with _shown(len(tasks), quiet) as shown:
             for task in _ended(tasks, end, shown):
                 shown.clear()
-                statuses.append(_print_end(given, task, timeout))
+                statuses.append(_print_end(given, task, timeout, nearest))
     except KeyboardInterrupt:
         if going := [task.id for task in tasks if not task.done()]:
             line = known_server().command("packs", "wait", *going)
@@ -77,13 +79,25 @@ def _ended(tasks: Sequence[Task], end: float | None, shown: _Progress) -> Iterat
     yield from (task for task in tasks if task in pending)
 
 
-def _print_end(given: ServerOptions, task: Task, timeout: float | None) -> Exit:
+def _print_end(
+    given: ServerOptions,
+    task: Task,
+    timeout: float | None,
+    nearest: Callable[[str], Sequence[str]] | None,
+) -> Exit:
     """Print how a task ended, or that it goes on; return its exit status."""
     try:
         pack = task.result(0)
     except TaskTimeout:
-        text = f"{task.kind} {task.name}: not done within {timeout:g} s; the Manager goes on"
+        text = f"{_about(task)}: not done within {timeout:g} s; the Manager goes on"
         return report(TaskTimeout(text, task_id=task.id), given.json)
+    except TaskFailed as exc:
+        names = [] if nearest is None else _names_like(task.name, nearest)
+        if not names:
+            return report(exc, given.json)
+        text = f"{exc}; the nearest known packs are: {', '.join(names)}"
+        told = TaskFailed(text, task_id=exc.task_id, kind=exc.kind, name=exc.name)
+        return report(told, given.json)
     except ComfyError as exc:
         return report(exc, given.json)
     if given.json:
@@ -93,6 +107,19 @@ def _print_end(given: ServerOptions, task: Task, timeout: float | None) -> Exit:
         version = f" {pack.ver}" if pack is not None and pack.ver else ""
         say(f"{_DONE.get(task.kind, f'{task.kind} done:')} {task.name}{version}")
     return Exit.DONE
+
+
+def _names_like(name: str, nearest: Callable[[str], Sequence[str]]) -> Sequence[str]:
+    """Return known names; none if the Manager does not tell, as that hides no error."""
+    try:
+        return nearest(name)
+    except ComfyError:
+        return ()
+
+
+def _about(task: Task) -> str:
+    """Return what a task does, in the words of the commands."""
+    return f"{'remove' if task.kind == 'uninstall' else task.kind} {task.name}"
 
 
 class _Progress:
@@ -119,7 +146,7 @@ class _Lines(_Progress):
         for task in pending:
             if task.id not in self._told:
                 self._told.add(task.id)
-                note(f"{task.kind} {task.name} ...")
+                note(f"{_about(task)} ...")
 
 
 class _TaskBar(_Progress):
@@ -134,7 +161,7 @@ class _TaskBar(_Progress):
 
     def show(self, pending: Sequence[Task]) -> None:
         """Draw how many tasks have ended, and what the first of the others is."""
-        first = f"{pending[0].kind} {pending[0].name}" if pending else ""
+        first = _about(pending[0]) if pending else ""
         more = f" and {len(pending) - 1} more" if len(pending) > 1 else ""
         fraction = 1 - len(pending) / self._total
         elapsed = time.monotonic() - self._began

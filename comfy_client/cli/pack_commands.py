@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from ..models.packs import ImportFailure, InstalledPack
     from ..workflow.problems import Problem
 
+#: The most names of known packs in the error of one that nobody knows.
+_NEAREST: Final = 3
+#: How much a name must be like the wrong one, from 0 to 1.
+_LIKENESS: Final = 0.75
 #: What to do for a change to take effect.
 _RESTART: Final = "It takes effect once the server has restarted: {command}"
 
@@ -171,7 +175,7 @@ def _install(
     def start(manager: Manager, name: str) -> Task:
         return manager.install(name, version)
 
-    _work(given, names, start, timeout, quiet)
+    _work(given, names, start, timeout, quiet, must_be_there=False)
 
 
 def _changing(name: str, help: str, start: Callable[[Manager, str], Task]) -> click.Command:
@@ -224,6 +228,8 @@ def _work(
     start: Callable[[Manager, str], Task],
     timeout: float | None,
     quiet: bool,
+    *,
+    must_be_there: bool = True,
 ) -> None:
     """Start a task for each pack, or for all enabled ones if None, and wait for all."""
     with given.client() as api:
@@ -232,11 +238,52 @@ def _work(
             names = [pack.id for pack in manager.installed().values() if pack.enabled]
             if not names:
                 note("No packs are enabled.")
+        elif must_be_there:
+            _check_installed(manager, names)
         starts = [partial(start, manager, name) for name in names]
-        statuses = finish(given, starts, timeout, quiet)
+        nearest = None if must_be_there else partial(_nearest, manager, names)
+        statuses = finish(given, starts, timeout, quiet, nearest)
     if Exit.DONE in statuses:
         _note_restart()
     _end(statuses)
+
+
+def _check_installed(manager: Manager, names: Collection[str]) -> None:
+    """Raise Mistake if a pack is not installed: then none of the others is changed, either."""
+    installed = manager.installed()
+    wrong = [one for one in names if _folder_or_id(one) not in installed]
+    if wrong:
+        there = ", ".join(sorted(installed, key=str.casefold)) or "none"
+        raise Mistake(
+            f"not installed, so nothing was changed: {', '.join(wrong)}; there are: {there:.1000}"
+        )
+
+
+def _nearest(manager: Manager, given: Collection[str], name: str) -> list[str]:
+    """Return the ids and URLs of known packs whose names are closest to a wrong one.
+
+    There are none if it is not wrong: if it is installed, or was given as the Manager knows it.
+    """
+    import difflib
+
+    from ..ext.plan import installed_as
+
+    if installed_as(name, manager.installed()):
+        return []
+    by_name: dict[str, list[str]] = {}
+    for known in manager.mappings():
+        by_name.setdefault(_folder_or_id(known).casefold(), []).append(known)
+    close = difflib.get_close_matches(name.casefold(), by_name, _NEAREST, _LIKENESS)
+    found = [known for one in close for known in by_name[one]]
+    is_known = any(_folder_or_id(one) == name for one in found if one in given)
+    return [] if is_known else found[:_NEAREST]
+
+
+def _folder_or_id(name: str) -> str:
+    """Return the folder that a repository gets, or the id itself."""
+    from ..ext.pack_names import folder_of
+
+    return folder_of(name) if "://" in name else name
 
 
 def _note_restart() -> None:
@@ -467,14 +514,14 @@ def _remove(given: ServerOptions, name: str) -> None:
     """Delete a snapshot."""
     with _named(), given.client() as api:
         api.ext.manager.snapshots.remove(name)
-    _print_name(given, name)
+    _print_name(given, name, "removed ")
 
 
-def _print_name(given: ServerOptions, name: str) -> None:
+def _print_name(given: ServerOptions, name: str, done: str = "") -> None:
     if given.json:
         emit({"name": name})
     else:
-        say(name)
+        say(f"{done}{name}")
 
 
 for _command in (_list_snapshots, _save, _current, _restore, _remove):

@@ -30,6 +30,8 @@ from .decorators import Decorator
 from .exits import (
     STOPPED,
     Exit,
+    HintedError,
+    Mistake,
     SilentExit,
     error_object,
     exit_of,
@@ -73,7 +75,7 @@ def say(text: str, status: str = "") -> None:
 
 def note(text: str, status: str = "", word: str | None = None) -> None:
     """Print one line for the user on stderr, with a word in the color of a status."""
-    click.echo(colored(harmless(text).strip(), status, word), err=True)
+    click.echo(colored(harmless(text).rstrip(), status, word), err=True)
 
 
 def emit(found: Any, out: TextIO | None = None) -> None:
@@ -97,7 +99,10 @@ def report(error: BaseException, as_json: bool, server: str | None = None) -> Ex
         error.show()
     elif not isinstance(error, STOPPED):  # needs no message
         status = "interrupted" if exit_of(error) is Exit.STOPPED else "failed"
-        click.echo(colored(f"Error: {_lines(message_of(error))}", status, "Error:"), err=True)
+        said = message_of(error)
+        if server is not None and server.rpartition("//")[2] not in said:
+            said = f"{server}: {said}"
+        click.echo(colored(f"Error: {_lines(said)}", status, "Error:"), err=True)
         hint = hint_of(error, server)
         if hint:
             note(f"Try: {hint}")  # it may name an id that the server made
@@ -270,16 +275,17 @@ def gib(size: int | None) -> str:
 yes_option: Decorator = click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Ask a question in a terminal, and raise Abort unless the answer is yes.
+def confirm(question: str, yes: bool, otherwise: str = "nothing was changed") -> None:
+    """Ask a question in a terminal; raise HintedError, which says ``otherwise``, after a no.
 
-    Without a terminal, raise UsageError unless ``--yes`` was given.
+    Without a terminal, raise Mistake unless ``--yes`` was given.
     """
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        raise click.UsageError("without a terminal to ask in, this needs --yes")
-    click.confirm(question, abort=True, err=True)
+        raise Mistake(f"without a terminal to ask in, this needs --yes: {question}")
+    if not click.confirm(question, err=True):
+        raise HintedError(f"the answer was no: {otherwise}")
 
 
 def command(

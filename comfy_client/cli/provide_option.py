@@ -60,9 +60,10 @@ def provide(
     """
     workflow = _read_quietly(read)
     is_filled = _try_to_fill(workflow, fill)
+    agrees = partial(_agrees, yes, [])
     try:
         with _shown(quiet) as on_progress:
-            lacking = workflow.provide(api(), yes=partial(_agrees, yes), on_progress=on_progress)
+            lacking = workflow.provide(api(), yes=agrees, on_progress=on_progress)
     except KeyboardInterrupt:
         if not quiet:
             note("The Manager goes on with what it has begun; the same command goes on from there.")
@@ -99,11 +100,12 @@ def _try_to_fill(workflow: Workflow, fill: Callable[[Workflow], None]) -> bool:
     return True
 
 
-def _agrees(yes: bool, plan: Plan) -> bool:
-    """Print a plan, and ask; raise Abort for no, UsageError if there is no terminal to ask in."""
+def _agrees(yes: bool, agreed: list[Plan], plan: Plan) -> bool:
+    """Print a plan, and ask; raise an error for no, or if there is no terminal to ask in."""
     for line in str(plan).splitlines():
         note(line)
-    confirm(_QUESTION, yes)
+    confirm(_QUESTION, yes, "nothing more was changed" if agreed else "nothing was changed")
+    agreed.append(plan)
     return True
 
 

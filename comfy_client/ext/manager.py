@@ -602,7 +602,8 @@ class Manager(KnownAttributes):
             self._explain_losses(None)
             said = "the server was asked to restart, but goes on answering"
             raise TaskFailed(said, task_id="", kind="reboot", name="")
-        wait_until_ready(self._owner, self._parts, None if wait is None else deadline.left())
+        left = None if wait is None else deadline.left()
+        wait_until_ready(self._owner, self._parts, left, is_restarting=True)
         while not self._answers():
             if deadline.expired:
                 raise RequestTimeout(

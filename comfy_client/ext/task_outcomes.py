@@ -41,10 +41,19 @@ _NEEDS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("install", "enable"), _TO_INSTALL),
     "install-model": "security_level = normal, and a server that listens on loopback only, or "
     "network_mode = personal_cloud",
-    "fix": "security_level = normal- and a server that listens on loopback only, or "
+    "fix": "security_level = normal- if the server listens on loopback only, else "
     "security_level = weak",
     "install-git": "allow_git_url_install = true",
     "install-pip": "allow_pip_install = true",
+}
+#: What the kinds of work are in plain words, where they are not those.
+_WORDS: Final[Mapping[str, str]] = {
+    "install-model": "install the model",
+    "install-git": "install the repository",
+    "install-pip": "install the Python packages",
+    "uninstall": "remove",
+    "update-comfyui": "update ComfyUI",
+    "set": "change its settings",
 }
 #: The login of a URL, and the query, which may be secret.
 _LOGIN: Final = re.compile(r"(?<=://)[^\s/]+(?=@)")
@@ -66,7 +75,7 @@ def without_secrets(text: str) -> str:
 def refusal(kind: str, name: str, needs: str | None = None) -> ManagerRefused:
     """Return the error for work that the security settings forbid; ``needs`` says what to set."""
     name = without_secrets(name)
-    about = f"{kind} {name}" if name else kind
+    about = f"{_WORDS.get(kind, kind)} {name}".rstrip()
     needs = needs or _NEEDS.get(kind, _USUAL)
     return ManagerRefused(
         f"the Manager refused to {about}: its security settings forbid it; set {needs} {_WHERE}",
@@ -148,7 +157,7 @@ def outcome(
     if result is not None and result not in _GOOD:
         return failure(work, f"the Manager says: {result or 'no reason'}")
     pack = installed.get(work.name) or _by_repository(work, installed)
-    claim = "the Manager has forgotten this task" if result is None else f"it says {result!r}"
+    claim = _claim(result)
     match work.kind:
         case "install" | "install-git" | "enable":
             if pack is None:
@@ -182,6 +191,12 @@ def outcome(
                 return failure(work, f"{claim}, so it is unknown whether it was done")
             return None
     return pack
+
+
+def _claim(result: str | None) -> str:
+    """Return what the Manager says of the work."""
+    forgotten = "the Manager has forgotten this task"
+    return forgotten if result is None else f"the Manager says {result!r}"
 
 
 def failure(work: Work, why: str) -> TaskFailed:

@@ -83,7 +83,7 @@ def test_a_pack_is_installed_listed_disabled_enabled_and_removed(
     assert comfy_client("packs", "fix", "broken").status == 0
     assert states(comfy_client)["my-pack"] == "enabled"
     ended = comfy_client("packs", "remove", "my-pack")
-    assert ended.out == "removed my-pack\n"
+    assert (ended.out, ended.err.splitlines()[0]) == ("removed my-pack\n", "remove my-pack ...")
     assert states(comfy_client) == {"broken": "failed"}
 
 
@@ -148,13 +148,32 @@ def test_a_repository_that_the_lists_lack_is_a_wrong_name(comfy_client: CommandL
 
 
 @only_manager4
-def test_a_pack_that_is_not_installed_is_a_wrong_name(comfy_client: CommandLine) -> None:
-    ended = comfy_client("packs", "disable", "nosuch", "broken")
-    assert ended.status == 2
-    assert "there are: broken" in ended.err
-    assert ended.out.startswith("disabled broken")
+def test_a_pack_that_is_not_installed_is_a_wrong_name_and_none_is_changed(
+    comfy_client: CommandLine, server: ComfyServer
+) -> None:
+    """Status 2 means that nothing has run."""
+    for name in ("disable", "update", "fix", "remove"):
+        ended = comfy_client("packs", name, "broken", "nosuch")
+        assert (ended.status, ended.out) == (2, ""), name
+        assert "not installed, so nothing was changed: nosuch; there are: broken" in ended.err
+    assert not [one for one in server.requests if one.method == "POST"]
     assert comfy_client("snapshot", "restore", "nosuch").status == 2
-    assert comfy_client("packs", "wait", "nosuch").status == 2
+    for id in ("nosuch", "x:y:z"):
+        assert comfy_client("packs", "wait", id).status == 2, id
+
+
+@only_manager4
+def test_the_nearest_known_packs_are_named_where_none_has_the_name(
+    comfy_client: CommandLine,
+) -> None:
+    ended = comfy_client("packs", "install", "my-packs")
+    assert ended.status == 5, ended
+    assert f"the nearest known packs are: {URL}\n" in ended.err
+    assert "nearest" not in comfy_client("packs", "install", "nowhere").err
+    comfy_client("packs", "install", URL)
+    ended = comfy_client("packs", "install", "my-pack", "--version", "9.9.9")
+    assert ended.status == 5, ended
+    assert "nearest" not in ended.err
 
 
 def test_work_that_the_security_level_forbids_is_status_8(tmp_path: Path, kind: str) -> None:
@@ -224,6 +243,8 @@ def test_snapshots_are_saved_listed_restored_and_removed(comfy_client: CommandLi
     assert comfy_client.json("snapshot", "current")
     assert comfy_client.json("snapshot", "remove", name) == [{"name": name}]
     assert comfy_client("snapshot").lines == []
+    [name] = comfy_client("snapshot", "save").lines
+    assert comfy_client("snapshot", "remove", name).lines == [f"removed {name}"]
 
 
 def test_restart_waits_until_new_classes_are_there(
@@ -235,6 +256,15 @@ def test_restart_waits_until_new_classes_are_there(
     assert ended["seconds"] > 0
     with ComfyApi(server.url) as api:
         assert "Mine" in api.node_names()
+
+
+@only_manager4
+def test_a_restart_of_ours_does_not_ask_whether_the_server_runs(
+    comfy_client: CommandLine,
+) -> None:
+    said = comfy_client("restart", "--wait").err
+    assert "waiting up to 120 s for the server to restart\n" in said
+    assert "is ComfyUI running" not in said
 
 
 @only_manager4
@@ -261,7 +291,7 @@ def test_restart_asks_before_prompts_are_lost(
         api.submit(txt2img())
         ended = comfy_client("restart")
         assert ended.status == 2
-        assert "--yes" in ended.err
+        assert f"this needs --yes: 1 prompt of {server.url} will be lost" in ended.err
         assert not reboots(server)
         server.resume()
 
@@ -274,7 +304,8 @@ def test_restart_at_a_terminal_loses_prompts_only_after_a_yes(
     with server.faults.hang_worker(), ComfyApi(server.url) as api:
         job = api.submit(txt2img())
         ended = comfy_client.on_terminal("restart", typed="n\n")
-        assert ended.status == 130, ended
+        assert ended.status == 1, ended
+        assert "the answer was no: nothing was changed" in ended.out
         assert f"1 prompt of {server.url} will be lost.  Restart it? [y/N]" in ended.out
         assert not reboots(server)
         ended = comfy_client.on_terminal("restart", typed="y\n")
@@ -360,3 +391,7 @@ def test_packs_of_several_servers_name_them(tmp_path: Path, server: ComfyServer)
         [row] = CommandLine(tmp_path).json("packs", *hosts)
         assert (row["id"], row["server"]) == ("broken", server.url)
         assert CommandLine(tmp_path)("packs", "install", "x", *hosts).status == 2
+    with ComfyServer() as plain:
+        ended = CommandLine(tmp_path)("packs", "--host", server.url, "--host", plain.url)
+    assert ended.status == 1
+    assert f"Error: {plain.url}: " in ended.err

@@ -306,7 +306,7 @@ def test_a_pack_is_repaired_where_the_security_level_allows_it(kind: str, level:
         if level == "weak" or kind == "manager3":
             assert fixed(api) is not None
         else:
-            with pytest.raises(ManagerRefused, match="set security_level = normal- and"):
+            with pytest.raises(ManagerRefused, match="set security_level = normal- if"):
                 fixed(api)
 
 

@@ -9,7 +9,7 @@ import pytest
 from comfy_client import Timing
 from comfy_client.errors import ManagerRefused, TaskFailed
 from comfy_client.ext.dialects import Work, WorkQueue, results_in
-from comfy_client.ext.task_outcomes import TaskEvidence, outcome
+from comfy_client.ext.task_outcomes import TaskEvidence, outcome, refusal
 from comfy_client.ext.tasks import new_id, parts_of
 from comfy_client.models import InstalledPack
 
@@ -100,11 +100,25 @@ def test_a_success_that_does_not_show_is_an_error(
     assert (error.task_id, error.kind, error.name) == ("1", kind, "pack")
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("install-git", "install the repository pack"),
+        ("install-pip", "install the Python packages pack"),
+        ("install-model", "install the model pack"),
+        ("uninstall", "remove pack"),
+        ("fix", "fix pack"),
+    ],
+)
+def test_a_refusal_says_in_plain_words_what_was_refused(kind: str, said: str) -> None:
+    assert str(refusal(kind, "pack")).startswith(f"the Manager refused to {said}: ")
+
+
 def test_a_version_that_was_not_asked_for_is_an_error() -> None:
     assert ended("install", "success", THERE, version="1.0.0") is THERE
     assert ended("install", "success", THERE, version="latest") is THERE
     error = ended("install", "success", THERE, version="2.0.0")
-    assert str(error).endswith("it says 'success', but version 1.0.0 is installed")
+    assert str(error).endswith("the Manager says 'success', but version 1.0.0 is installed")
 
 
 def test_a_pack_of_a_repository_is_known_by_its_folder_or_repository() -> None:
