@@ -365,6 +365,8 @@ _LOST: Final = "when that server is back, {job} says what became of it"
 _HOSTED_KEY: Final = "COMFY_API_KEY"
 
 
+#: Advice for a workflow with node classes of packs that the Manager knows.
+_PROVIDE: Final = "{provide} has the server get what a workflow lacks; {check} lists all of it"
 #: The names of packs, of which one may be wrong.
 _NAMES: Final = "a pack is an id of the registry, or a URL in the Manager's list"
 
@@ -390,9 +392,17 @@ def hint_of(error: BaseException, host: str | None = None) -> str | None:
         hint = _LOST
     if isinstance(error, TaskFailed) and error.kind == "install":
         hint = f"{_NAMES}; {hint}"
+    if _can_provide(error):
+        hint = _PROVIDE
     if hint is None:
         return error.hint if isinstance(error, ComfyError) else None
     return hint.format(**_commands(server, error))
+
+
+def _can_provide(error: BaseException) -> bool:
+    """Return whether a workflow lacks a node class of a pack that the server's Manager knows."""
+    problems = error.problems if isinstance(error, PromptRejected | WorkflowError) else ()
+    return any(re.search(_INSTALL, problem.hint or "") for problem in problems)
 
 
 def _commands(server: KnownServer, error: BaseException) -> dict[str, str]:
@@ -401,6 +411,7 @@ def _commands(server: KnownServer, error: BaseException) -> dict[str, str]:
     plain = ("check", "history", "logs", "queue", "doctor")
     return {
         **{name: server.command(name) for name in plain},
+        "provide": server.command("run", "--provide"),
         "job": server.command("job", id=prompt_id),
         "wait": server.command("job", "--wait", id=prompt_id),
         "traceback": server.command("job", "--traceback", id=prompt_id),

@@ -19,10 +19,20 @@ from .server_options import ServerOptions
 
 if TYPE_CHECKING:
     from ..client import ComfyApi
-    from ..ext import Plan, ProvideStep
+    from ..ext import Obstacle, Plan, ProvideStep
     from ..workflow import Workflow
 
 _QUESTION = "Shall the server get this?"
+
+
+class Lacking(WorkflowError):
+    """An error of a workflow that needs what takes a person."""
+
+    obstacles: tuple[Obstacle, ...]
+
+    def __init__(self, message: str, obstacles: tuple[Obstacle, ...]) -> None:
+        super().__init__(message)
+        self.obstacles = obstacles
 
 
 def provide_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -52,18 +62,19 @@ def provide(
     *,
     yes: bool,
     quiet: bool,
+    timeout: float | None,
 ) -> Workflow:
     """Read a workflow, fill in the inputs of the command line, and provide what it lacks.
 
     Raises:
-        WorkflowError: Something lacks that takes a person: the message has a line for each.
+        Lacking: Something lacks that takes a person: the message has a line for each.
     """
     workflow = _read_quietly(read)
     is_filled = _try_to_fill(workflow, fill)
     agrees = partial(_agrees, yes, [])
     try:
         with _shown(quiet) as on_progress:
-            lacking = workflow.provide(api(), yes=agrees, on_progress=on_progress)
+            lacking = workflow.provide(api(), yes=agrees, on_progress=on_progress, timeout=timeout)
     except KeyboardInterrupt:
         if not quiet:
             note("The Manager goes on with what it has begun; the same command goes on from there.")
@@ -72,7 +83,8 @@ def provide(
         lines = "".join(
             f"\n  {one}" for one in (*lacking.impossible, *lacking.packs, *lacking.models)
         )
-        raise WorkflowError(f"the server lacks what the workflow needs:{lines}")
+        text = f"the server lacks what the workflow needs:{lines}"
+        raise Lacking(text, lacking.impossible)
     if not is_filled:  # an input belongs to a class that the server has only now
         fill(workflow)
     return workflow
@@ -101,9 +113,15 @@ def _try_to_fill(workflow: Workflow, fill: Callable[[Workflow], None]) -> bool:
 
 
 def _agrees(yes: bool, agreed: list[Plan], plan: Plan) -> bool:
-    """Print a plan, and ask; raise an error for no, or if there is no terminal to ask in."""
+    """Print a plan, and ask; raise an error for no, or if there is no terminal to ask in.
+
+    Return False for one that leaves an obstacle: the workflow could not run even so.
+    """
     for line in str(plan).splitlines():
         note(line)
+    if any(one.cause != "too_many" for one in plan.impossible):  # those follow in the next plan
+        note("None of this was begun, as the workflow cannot run without the rest.")
+        return False
     confirm(_QUESTION, yes, "nothing more was changed" if agreed else "nothing was changed")
     agreed.append(plan)
     return True

@@ -270,6 +270,7 @@ def _workflow(
         lambda: server.clients()[0],
         yes=options.yes,
         quiet=options.quiet,
+        timeout=options.timeout,
     )
 
 

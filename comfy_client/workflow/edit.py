@@ -609,8 +609,9 @@ class Workflow(Nodes):
 
         Args:
             api: A client, which is a :class:`ComfyApi`.
-            yes: Whether to carry out the plan unasked, or a function that gets it and is asked.
-                With False and without a terminal, nothing is installed.
+            yes: Whether to carry out the plan unasked, whatever is impossible besides, or a
+                function that gets it and is asked.  With False and without a terminal, nothing is
+                installed.
             on_progress: Called with a :class:`~comfy_client.ext.ProvideStep` when each step begins.
             timeout: Seconds for all of it; ``None``: no limit.
 

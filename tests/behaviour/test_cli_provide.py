@@ -94,7 +94,44 @@ def test_a_class_that_takes_a_person_is_said_and_nothing_runs(
         "run", write(tmp_path, "NeverHeardOf"), "--provide", "--yes", status=Exit.REJECTED
     )
     assert "no pack is known for the node class 'NeverHeardOf'" in error["message"]
+    [obstacle] = error["obstacles"]
+    assert (obstacle["cause"], obstacle["about"]) == ("unknown_class", "NeverHeardOf")
+    assert obstacle["message"] in error["message"]
     assert is_unchanged(server)
+
+
+def test_a_plan_that_leaves_an_obstacle_is_not_begun(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path
+) -> None:
+    ended = comfy_client("run", write(tmp_path, "Mine", "NeverHeardOf"), "--provide", "--yes")
+    assert ended.status == Exit.REJECTED
+    assert f"install the pack {URL}" in ended.err
+    assert "None of this was begun" in ended.err
+    assert is_unchanged(server)
+
+
+@pytest.mark.parametrize("options", few([[], ["--check"]], 1))
+def test_a_refused_class_of_a_known_pack_makes_a_hint_of_provide(
+    comfy_client: CommandLine, server: ComfyServer, options: list[str]
+) -> None:
+    def refused(class_type: str) -> str:
+        graph = {"1": {"class_type": class_type, "inputs": {"number": 7}}}
+        ended = comfy_client("run", "-", *options, "--host", server.url, stdin=json.dumps(graph))
+        assert ended.status == Exit.REJECTED, ended.err
+        return ended.err
+
+    hint = f"Try: comfy-client run --provide --host {server.url} has the server get"
+    assert hint in refused("Mine")
+    assert "--provide" not in refused("NeverHeardOf")
+
+
+def test_timeout_limits_providing(
+    comfy_client: CommandLine, server: ComfyServer, tmp_path: Path
+) -> None:
+    server.pause()  # the Manager's work as well
+    file = write(tmp_path, "Mine")
+    ended = comfy_client("run", file, "--provide", "--yes", "--timeout", "0.2")
+    assert ended.status == Exit.TIMEOUT, ended.err
 
 
 @pytest.mark.posix("signals between processes")
