@@ -19,7 +19,15 @@ from ..to_dict import AsDict
 from ..values import list_at, table_at
 from ..workflow.graph import brief, inputs_of, shorten
 from ..workflow.missing_packs import is_comfyui, pack_of
-from ..workflow.model_files import MissingModel, is_file_name, is_safe_url, models_in, source_of
+from ..workflow.model_files import (
+    UNUSED,
+    MissingModel,
+    is_file_name,
+    is_safe_url,
+    models_in,
+    source_of,
+    unused_url_of,
+)
 from ..workflow.problems import CORE, Problem
 from .pack_names import folder_of, repositories, repository_key
 
@@ -241,18 +249,22 @@ class WorkflowNeeds:
         declared: Files that nodes of these classes need as the workflow says; the server may have
             them.
         left_out: How many more there are, as the limit of a plan was reached.
+        unused: Why the URL that the workflow has for a file is not used, by the file's name: keys
+            of ``UNUSED``.
     """
 
     classes: tuple[MissingClass, ...] = ()
     models: tuple[MissingModel, ...] = ()
     declared: tuple[MissingModel, ...] = ()
     left_out: int = 0
+    unused: Mapping[str, str] = attrs.field(factory=dict)
 
 
 def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowNeeds:
     """Return what a server lacks, by the problems of a check."""
     classes: dict[str, MissingClass] = {}
     models, declared = [], []
+    unused: dict[str, str] = {}
     for problem in problems:
         node_id, name = problem.node_id, problem.class_type
         if node_id is None or name is None:
@@ -261,15 +273,20 @@ def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowN
             meta = table_at(graph, node_id, "_meta")
             if name not in classes or not (classes[name].cnr_id or classes[name].aux_id):
                 classes[name] = MissingClass(name, **pack_of(meta))
-            declared += [
-                MissingModel(one["name"], one.get("directory"), one.get("url"), node_id, "")
-                for one in models_in(list_at(meta, "models"))
-            ]
+            for one in models_in(list_at(meta, "models")):
+                folder, url, why = map(one.get, ("directory", "url", "unused"))
+                if folder or url:
+                    declared.append(MissingModel(one["name"], folder, url, node_id, ""))
+                if why:
+                    unused[one["name"]] = why
         elif problem.type == "value_not_in_list" and problem.input is not None:
             value = inputs_of(graph, node_id).get(problem.input)
             if isinstance(value, str) and is_file_name(value):
                 url, folder = source_of(graph, node_id, problem.input, value)
-                if url or folder or value.lower().endswith(_MODEL_ENDINGS):
+                why = unused_url_of(graph, node_id, value)
+                if why:
+                    unused[value] = why
+                if url or folder or why or value.lower().endswith(_MODEL_ENDINGS):
                     place = node_id, problem.input, problem.title, name
                     models.append(MissingModel(value, folder, url, *place))
     named = tuple(classes.values())
@@ -279,6 +296,7 @@ def needs_of(graph: Mapping[str, Any], problems: Iterable[Problem]) -> WorkflowN
         tuple(models[:_MOST_NEEDS]),
         needed[:_MOST_NEEDS],
         left_out=sum(max(0, len(some) - _MOST_NEEDS) for some in (named, models, needed)),
+        unused=unused,
     )
 
 
@@ -331,7 +349,7 @@ def make_plan(needs: WorkflowNeeds, facts: ServerFacts) -> Plan:
     models: dict[tuple[str, str], PlannedModel] = {}
     lacking = (one for one in needs.declared if not _is_there(one, facts.files))
     for model in (*needs.models, *lacking):
-        planned = _download_of(model, facts)
+        planned = _download_of(model, facts, needs.unused.get(model.name))
         if isinstance(planned, Obstacle):
             obstacles[planned] = None
         else:
@@ -517,8 +535,13 @@ def _is_name(path: PurePosixPath) -> bool:
     return is_short and not (path.is_absolute() or ".." in path.parts or ":" in text)
 
 
-def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obstacle:
-    """Return the download of a model, or why it cannot be downloaded."""
+def _download_of(
+    model: MissingModel, facts: ServerFacts, unused: str | None
+) -> PlannedModel | Obstacle:
+    """Return the download of a model, or why it cannot be downloaded.
+
+    ``unused`` is a key of :data:`UNUSED` if the workflow has a URL that is not used.
+    """
     path = PurePosixPath(model.name.replace("\\", "/"))
     if not _is_name(path):
         text = f"{brief(model.name)} is no name of a model file: choose another in the workflow"
@@ -539,9 +562,23 @@ def _download_of(model: MissingModel, facts: ServerFacts) -> PlannedModel | Obst
     entry = entries[0] if len({one.url for one in entries}) == 1 else None
     url = entry.url if entry and (url is None or own_list_only) else url
     folder = model.folder or (entry.kind if entry else None)
+    if url is None:
+        return _without_url(model, folder, unused)
     return _obstacle_to(model, url, folder, entry, facts) or _planned(
-        model, path, url or "", folder or "", entry, facts
+        model, path, url, folder or "", entry, facts
     )
+
+
+def _without_url(model: MissingModel, folder: str | None, unused: str | None) -> Obstacle:
+    name = brief(model.name)
+    text = f"nobody says where {name} can be downloaded"
+    if unused:
+        text = f"the URL that the workflow has for {name} is not used, as {UNUSED[unused]}"
+    return Obstacle("no_url", model.name, f"{text}: get it, and copy it {_place(folder)}")
+
+
+def _place(folder: str | None) -> str:
+    return f"to models/{folder}" if folder else "to the folder of its loader"
 
 
 def _planned(
@@ -569,17 +606,13 @@ def _planned(
 
 def _obstacle_to(
     model: MissingModel,
-    url: str | None,
+    url: str,
     folder: str | None,
     entry: KnownModel | None,
     facts: ServerFacts,
 ) -> Obstacle | None:
     """Return why a model cannot be downloaded; None if it can."""
-    name = brief(model.name)
-    to = f"to models/{folder}" if folder else "to the folder of its loader"
-    if url is None:
-        text = f"nobody says where {name} can be downloaded: get it, and copy it {to}"
-        return Obstacle("no_url", model.name, text)
+    name, to = brief(model.name), _place(folder)
     if facts.manager is None:
         text = f"download {name} {to} from {url}: {_GET_MANAGER}"
         return Obstacle("no_manager", model.name, text)

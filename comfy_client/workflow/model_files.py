@@ -52,6 +52,12 @@ _MOST_SOURCES: Final = 20
 _LONGEST_NAME: Final = 300
 _LONGEST_URL: Final = 1000
 _FOLDER: Final = re.compile(r"[\w-]+(?:[/.][\w-]+)*", re.ASCII)
+#: Why a URL is not used, by a word that stands for it in a graph, which never has the URL itself.
+UNUSED: Final = {
+    "login": "it has a login or a key in it",
+    "scheme": "it is neither http nor https",
+    "form": "it is no plain URL",
+}
 
 
 @attrs.frozen
@@ -144,16 +150,22 @@ def models_in(declared: object) -> list[dict[str, str]]:
     """Return the models that a node declares, as the frontend's ``properties.models``.
 
     Each has a ``name``, and a ``url``, a ``directory`` or both.  All else is left out: other URLs
-    than http and https, URLs with credentials, folders that lead elsewhere, and long texts.
+    than http and https, URLs with credentials, folders that lead elsewhere, and long texts.  A key
+    of :data:`UNUSED` says as ``unused`` why there is no URL.
     """
     found = []
     for one in islice(list_at(declared), _MOST_SOURCES):
-        name, url, folder = (table_at(one).get(key) for key in ("name", "url", "directory"))
+        said = table_at(one)
+        name, url, folder, unused = map(said.get, ("name", "url", "directory", "unused"))
         if not isinstance(name, str) or not 0 < len(name) <= _LONGEST_NAME:
             continue
         kept = {"name": name}
-        if isinstance(url, str) and is_safe_url(url):
-            kept["url"] = url
+        if isinstance(url, str) and url:
+            unused = why_unused(url)
+            if unused is None:
+                kept["url"] = url
+        if isinstance(unused, str) and unused in UNUSED:
+            kept["unused"] = unused
         if isinstance(folder, str) and len(folder) < 100 and _FOLDER.fullmatch(folder):
             kept["directory"] = folder
         if len(kept) > 1:
@@ -163,18 +175,25 @@ def models_in(declared: object) -> list[dict[str, str]]:
 
 def is_safe_url(url: str) -> bool:
     """Return whether a URL is safe to show to people, who may open or copy it."""
+    return why_unused(url) is None
+
+
+def why_unused(url: str) -> str | None:
+    """Return a key of :data:`UNUSED` for a URL that is not safe to show; None for a safe one."""
     if len(url) > _LONGEST_URL:
-        return False
+        return "form"
     if not (url.isascii() and url.isprintable()) or re.search(r"[\s\"'<>`\\]", url):
-        return False
+        return "form"
     try:
         parts = urlsplit(url)
         host, query = parts.hostname, parse_qsl(parts.query, keep_blank_values=True)
     except ValueError:
-        return False
-    is_secret = any(is_secret_name(name, in_query=True) for name, _ in query)
-    is_open = "@" not in parts.netloc and not is_secret
-    return parts.scheme in ("http", "https") and bool(host) and is_open
+        return "form"
+    if "@" in parts.netloc or any(is_secret_name(name, in_query=True) for name, _ in query):
+        return "login"
+    if parts.scheme not in ("http", "https"):
+        return "scheme"
+    return None if host else "form"
 
 
 def source_of(
@@ -188,10 +207,19 @@ def source_of(
         name: The input.
         value: The name of the file; a declared one in another subfolder counts, too.
     """
+    known = _declared(graph, node_id, value)
+    return known.get("url"), known.get("directory") or folder_of(class_of(graph, node_id), name)
+
+
+def unused_url_of(graph: Mapping[str, Any], node_id: str, value: object) -> str | None:
+    """Return a key of :data:`UNUSED` if the URL that a node declares for a file is not used."""
+    return _declared(graph, node_id, value).get("unused")
+
+
+def _declared(graph: Mapping[str, Any], node_id: str, value: object) -> dict[str, str]:
     declared = models_in(table_at(graph, node_id, "_meta").get("models"))
     wanted = _base(value) if isinstance(value, str) else None
-    known = next((one for one in declared if _base(one["name"]) == wanted), {})
-    return known.get("url"), known.get("directory") or folder_of(class_of(graph, node_id), name)
+    return next((one for one in declared if _base(one["name"]) == wanted), {})
 
 
 def missing_models(graph: Mapping[str, Any], problems: Iterable[Problem]) -> MissingModels:

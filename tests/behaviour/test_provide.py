@@ -167,6 +167,34 @@ def test_a_model_is_downloaded_from_where_the_workflow_says(api: ComfyApi, kind:
     api.run(workflow, timeout=60)
 
 
+@pytest.mark.parametrize("kind", ["manager4"])
+@pytest.mark.parametrize("as_page", [False, True])
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("https://user:secret@models.example.com/a.safetensors", "it has a login or a key in it"),
+        ("https://models.example.com/a.safetensors?token=secret", "it has a login or a key in it"),
+        ("file:///secret/a.safetensors", "it is neither http nor https"),
+        ("https://models.example.com/a secret", "it is no plain URL"),
+    ],
+)
+def test_a_url_that_is_not_used_is_told_from_none_and_is_not_shown(
+    api: ComfyApi, url: str, reason: str, as_page: bool
+) -> None:
+    source = {"url": url, "directory": "checkpoints"}
+    graph = with_model("a.safetensors", **source)
+    if as_page:  # of a class that the server lacks
+        graph = page(mine("Mine", models=[{"name": "a.safetensors", **source}]))
+    plan = api.ext.plan(load(graph, api))
+    [obstacle] = plan.impossible
+    assert obstacle.cause == "no_url"
+    assert obstacle.message == (
+        f"the URL that the workflow has for 'a.safetensors' is not used, as {reason}: get it, and "
+        "copy it to models/checkpoints"
+    )
+    assert "secret" not in str(plan)
+
+
 def test_a_model_of_the_managers_list_is_found_by_its_name(api: ComfyApi, kind: str) -> None:
     """The new page of Manager 4 has no list."""
     plan = Workflow.load(with_model()).provide(api, yes=True)

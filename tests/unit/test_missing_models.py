@@ -139,11 +139,16 @@ def test_a_model_that_is_there_is_not_missing() -> None:
     ],
 )
 def test_a_url_that_nobody_should_open_is_left_out(url: object) -> None:
-    """Without a folder, nothing is left of the entry."""
-    assert models_in([{"name": "v1", "url": url}]) == []
-    assert models_in([{**MODEL, "url": url}]) == [
-        {"name": "v1.safetensors", "directory": "checkpoints"}
-    ]
+    """A word that says why is left of it."""
+    [found] = models_in([{**MODEL, "url": url}])
+    assert ("unused" in found) is isinstance(url, str)
+    assert found.pop("unused", "form") in ("login", "scheme", "form")
+    assert found == {"name": "v1.safetensors", "directory": "checkpoints"}
+
+
+def test_only_known_words_say_why_a_url_is_not_used() -> None:
+    said = [{"name": "v1", "unused": word} for word in ("login", "because", ["login"], None)]
+    assert models_in(said) == [said[0]]
 
 
 @pytest.mark.parametrize("folder", ["..", "../x", "/etc", "a//b", "a b", "a\n", "x" * 100, "", 7])
