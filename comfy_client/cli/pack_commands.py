@@ -178,10 +178,13 @@ def _install(
     _work(given, names, start, timeout, quiet, must_be_there=False)
 
 
+_EXAMPLE: Final = "comfy-client packs %s comfyui-impact-pack"
+
+
 def _changing(name: str, help: str, start: Callable[[Manager, str], Task]) -> click.Command:
     """Return a command that changes installed packs."""
 
-    @command(f"comfy-client packs {name} comfyui-impact-pack", name=name)
+    @command(_EXAMPLE % name, name=name)
     @_names_argument
     @_timeout_option
     @quiet_option
