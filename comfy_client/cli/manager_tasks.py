@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -67,6 +66,8 @@ def finish(
 
 def _ended(tasks: Sequence[Task], end: float | None, shown: _Progress) -> Iterator[Task]:
     """Yield tasks as they end; once the time is over, those that have not ended."""
+    from concurrent.futures import FIRST_COMPLETED, wait
+
     pending = set(tasks)
     while pending:
         shown.show([task for task in tasks if task in pending])

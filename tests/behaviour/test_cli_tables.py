@@ -110,7 +110,8 @@ def test_no_row_of_a_table_is_broken_by_a_terminal(
     args = COMMANDS[which]
     ended = command.on_terminal(*args, columns=columns, NO_COLOR="1")
     assert ended.status == (4 if "missing" in args else 0), ended
-    assert max(map(width, ended.lines)) <= columns
+    rows = [line for line in ended.lines if not line.endswith("not loaded?")]  # a hint below
+    assert max(map(width, rows)) <= columns
     assert ("..." in ended.out) is (args != ("queue",))  # which has room, with short ids
     for short, whole in zip(ended.lines, command(*args).lines, strict=True):
         assert short[:5] == whole[:5]
