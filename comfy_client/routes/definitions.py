@@ -19,8 +19,9 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -33,7 +34,9 @@ from ..transport.http import SMALL, Http, segment
 from ..transport.pieces import GROWTH, JsonMember
 from ..values import T, mapping
 from ..workflow.definition_source import FromDisk
-from .class_packs import ClassPacks
+
+if TYPE_CHECKING:
+    from .class_packs import ClassPacks
 
 _FORMAT: Final = 1
 #: The names of our files, and how those that are not complete yet begin.
@@ -308,9 +311,6 @@ class NodeDefinitions:
 
     A change of ``link``, the number of the connected socket, empties it, as the server may have
     been restarted with other node packs.  A ``file`` keeps some for other processes.
-
-    Attributes:
-        packs: The node packs that have classes which the server lacks.
     """
 
     def __init__(
@@ -322,7 +322,6 @@ class NodeDefinitions:
         kept: int = KEPT,
         most_kept: int = MOST_KEPT,
     ) -> None:
-        self.packs: ClassPacks = ClassPacks(http, link)
         self._http = http
         self._link = link
         self._file = file
@@ -333,6 +332,13 @@ class NodeDefinitions:
         self._asking: int | None = None  # the thread that asks the server
         self._of_link: int | None = None
         self._forget()
+
+    @cached_property
+    def packs(self) -> ClassPacks:
+        """The node packs that have classes which the server lacks."""
+        from .class_packs import ClassPacks  # most programs lack none
+
+        return ClassPacks(self._http, self._link)
 
     def _forget(self) -> None:
         self._known: dict[str, Any] = {}

@@ -259,15 +259,6 @@ def test_restart_waits_until_new_classes_are_there(
 
 
 @only_manager4
-def test_a_restart_of_ours_does_not_ask_whether_the_server_runs(
-    comfy_client: CommandLine,
-) -> None:
-    said = comfy_client("restart", "--wait").err
-    assert "waiting up to 120 s for the server to restart\n" in said
-    assert "is ComfyUI running" not in said
-
-
-@only_manager4
 def test_restart_without_wait_says_how_to_wait(
     comfy_client: CommandLine, server: ComfyServer
 ) -> None:

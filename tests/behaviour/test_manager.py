@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -147,6 +148,18 @@ def test_a_wait_ends_with_the_callers_time(server: ComfyServer, manager: Manager
     assert caught.value.task_id == task.id
     server.resume()
     assert task.result(timeout=60) is not None
+
+
+def test_the_wait_for_our_own_reboot_does_not_ask_whether_the_server_runs(
+    server: ComfyServer, manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    server.speed = 1e-6  # so that it stays away
+    with ThreadPoolExecutor(1) as pool:
+        rebooted = pool.submit(manager.reboot, wait=60)
+        until(lambda: "waiting up to 60 s for the server to restart" in caplog.text)
+        server.speed = 1000
+        rebooted.result(60)
+    assert "is ComfyUI running" not in caplog.text
 
 
 def test_a_task_is_found_again_after_a_reboot_and_in_another_client(
