@@ -34,6 +34,7 @@ class ServerLoop:
         #: Set when the server is to end; for the loop itself.
         self.ended: asyncio.Event = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
         self._early: list[tuple[Callable[..., object], tuple[Any, ...]]] = []  # calls before it
         self._lock = threading.Lock()  # guards these two
         self._thaws: set[threading.Event] = set()
@@ -42,6 +43,7 @@ class ServerLoop:
         """Use the loop that is running, and return it; called once, in the server's thread."""
         with self._lock:
             self._loop = loop = asyncio.get_running_loop()
+            self._thread = threading.get_ident()
             for callback, args in self._early:
                 loop.call_soon(callback, *args)
         return loop
@@ -92,6 +94,17 @@ class ServerLoop:
             function(*args)
 
         self.wait(calling(), outlasts_freeze=False)
+
+    def value(self, function: Callable[[], T]) -> T:
+        """Return what a function returns in the loop, or in this thread if the loop cannot run."""
+
+        async def asking() -> T:
+            return function()
+
+        with contextlib.suppress(RuntimeError):
+            if threading.get_ident() != self._thread:
+                return self.wait(asking(), outlasts_freeze=False)
+        return function()
 
     def freeze(self) -> Callable[[], None]:
         """Block the loop; return a function that unblocks it."""
@@ -187,6 +200,10 @@ class Connections:
     @property
     def count(self) -> int:
         """The number of clients whose sockets are open."""
+        # The loop closes a socket just after Python has forgotten its file descriptor.
+        return self._loop.value(self._count)
+
+    def _count(self) -> int:
         clients = [one for one in self._transports() if one not in self._inner]
         sockets = {*self._used, *(one.get_extra_info("socket") for one in clients)} - {None}
         return sum(sock.fileno() >= 0 for sock in sockets)

@@ -43,7 +43,7 @@ _TOKENS = {
     "uuid": (r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}",) * 2,
     "token": (r"TOKEN\d+", r"[\w=-]+\.[\w-]+"),
     "hash": (r"blake3:[0-9a-f]{64}",) * 2,
-    "time": (r"TIME", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00"),
+    "time": (r"TIME", r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{6})?\+00:00"),
     "number": (r"_\d{5}_", r"_\d{5}_"),
     "temp": (r"_temp_[a-z]{5}", r"_temp_[a-z]{5}"),
     "purpose": (r"on purpose: [0-9a-f]{32}", r"on purpose: [0-9a-f]{32}"),

@@ -160,6 +160,36 @@ def test_a_connection_counts_until_its_socket_is_closed(
     assert seen == [1]
 
 
+def test_a_connection_counts_while_its_socket_is_being_closed(
+    server: ComfyServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python forgets the number of a socket a moment before it closes it."""
+    usual, seen = socket.socket.close, []
+    is_closed = threading.Event()
+
+    def count() -> None:
+        seen.append((server.open_connections, is_closed.is_set()))
+
+    counting = threading.Thread(target=count)
+
+    def close(sock: socket.socket) -> None:
+        if not (sock.fileno() >= 0 and sock.getsockname()[1] == server.port):
+            return usual(sock)
+        number = sock.detach()
+        counting.start()
+        counting.join(0.2)  # a wrong count would be there by then
+        is_closed.set()
+        return socket.close(number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket.socket, "close", close)
+        with requests.Session() as session:
+            session.get(f"{server.url}/queue", timeout=LIMIT)
+        assert is_closed.wait(LIMIT)
+    counting.join(LIMIT)
+    assert seen == [(0, True)]
+
+
 def test_prompts_that_ran_are_recorded(server: ComfyServer) -> None:
     """Each start, with its end; not what was refused, deleted, or still waits."""
     with ComfyApi(server.url) as api:
