@@ -44,6 +44,7 @@ Cause = Literal[
     "not_listed",
     "several_urls",
     "page",
+    "no_model",
     "still_missing",
     "too_many",
     "refused",
@@ -54,6 +55,10 @@ _GET_MANAGER: Final = (
     "start ComfyUI 0.4 or newer with --enable-manager)"
 )
 _MODEL_ENDINGS: Final = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".onnx", ".gguf", ".sft")
+#: Files beside models that are no programs either.
+_DATA_ENDINGS: Final = (".json", ".yaml", ".yml", ".txt")
+#: The folder of node packs, whose files the server runs.
+_CODE: Final = "custom_nodes"
 #: The Managers that download only models of their list.
 _OWN_LIST_ONLY: Final = ("manager3", "manager4-legacy")
 #: Prefixes of group nodes, from before subgraphs.
@@ -84,8 +89,8 @@ class Obstacle(AsDict):
             ``import_failed``, ``class_absent`` (the pack is there and lacks it), ``no_url``,
             ``no_folder``, ``not_listed`` (Managers install repositories of their lists
             only, and Manager 3 and the legacy page models, too), ``several_urls``, ``page`` (the
-            URL is no file), ``still_missing``, ``too_many`` for one plan,
-            ``refused`` by security settings, or ``failed``.
+            URL is no file), ``no_model`` (a file that may be a program), ``still_missing``,
+            ``too_many`` for one plan, ``refused`` by security settings, or ``failed``.
         about: The node class, the pack or the file.
         message: What a person must do; one line without control characters.
     """
@@ -622,6 +627,12 @@ def _obstacle_to(
     if folder is None:
         text = f"nobody says which folder {name} belongs to: download it from {url}"
         return Obstacle("no_folder", model.name, text)
+    if entry is None and not _is_model(model.name, folder):
+        text = (
+            f"{name} for models/{folder} may be a part of a program, and anybody may have written "
+            f"the workflow: look at {url}, and copy it there yourself if you trust it"
+        )
+        return Obstacle("no_model", model.name, text)
     if facts.manager in _OWN_LIST_ONLY and entry is None:
         text = (
             f"this Manager downloads models of its own list only: download {name} {to} from {url}, "
@@ -629,6 +640,15 @@ def _obstacle_to(
         )
         return Obstacle("not_listed", model.name, text)
     return None
+
+
+def _is_model(name: str, folder: str) -> bool:
+    """Return whether a file that only the workflow names is no program, nor becomes a part of one.
+
+    Manager 4 downloads any file, unpacks ``.zip``, and takes folders of node packs, too.
+    """
+    is_data = name.lower().endswith((*_MODEL_ENDINGS, *_DATA_ENDINGS))
+    return is_data and not folder.lower().startswith(_CODE)
 
 
 def _file_url(url: str | None) -> str | None:

@@ -259,6 +259,26 @@ def test_names_that_are_none_of_a_model_are_downloaded_nowhere(name: str) -> Non
     assert "\x1b" not in repr(plan.to_dict()).replace("\\x1b", "")
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("__init__.py", "custom_nodes/ComfyUI-Manager"),
+        ("some.safetensors", "custom_nodes"),
+        ("some.safetensors", "Custom_Nodes/ComfyUI-Manager"),
+        ("some.py", "loras"),
+        ("some.zip", "loras"),
+        ("<huggingface>", "loras"),
+        (".", "loras"),
+    ],
+)
+def test_a_file_that_may_be_a_program_is_not_downloaded(name: str, folder: str) -> None:
+    """Manager 4 puts any file into the folder of an installed pack."""
+    plan = for_model(facts(), folder=folder, name=name)
+    assert cause_of(plan) == "no_model"
+    assert "may be a part of a program" in str(plan)
+    assert f": look at {FILE}, and copy it there yourself" in str(plan)
+
+
 def test_steps_obstacles_and_plans_are_lines_without_control_characters() -> None:
     bad = "x\x1b[2J\ny" * 1000
     plan = Plan(
