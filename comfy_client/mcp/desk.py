@@ -12,6 +12,7 @@ from ..client import ComfyApi
 from ..jobs.job import Job
 from ..models import NodeDef
 from ..nearest import nearest
+from ..transport.websocket import State
 from ..workflow import Workflow
 from .answers import CallRefused, ToolAnswer, cut, finished, hidden, mime_of, problems_of, whole
 from .roots import Roots
@@ -26,6 +27,8 @@ _MOST_CLASSES: Final = 20
 _LATEST: Final = 50
 #: The most prompts in an answer.
 _MOST_PROMPTS: Final = 20
+#: The states of a client that hears of progress late, over HTTP.
+_NO_EVENTS: Final = (State.WAITING, State.POLLING)
 #: Seconds for a thumbnail, and for the diagnosis of the connection.
 _THUMBNAIL_TIMEOUT: Final = 8.0
 _DOCTOR_TIMEOUT: Final = 10.0
@@ -157,14 +160,16 @@ class Desk:
         return ToolAnswer({"costs_money": costs_money(definition), "data": data})
 
     def server(self) -> ToolAnswer:
-        """Tell what the server is, and which prompts of this tool it has."""
-        report = self._api.doctor(timeout=_DOCTOR_TIMEOUT)
-        failed = [f"{one.name}: {one.found}" for one in report if one.state == "failed"]
-        facts: dict[str, Any] = {"connection": "doubtful" if failed else "sound"}
-        facts["folders"] = list(map(str, self.roots.folders))
-        if failed and not self._api.ping():
-            step = "tell the user what is wrong with the connection"
-            raise CallRefused("server_away", cut("; ".join(failed), 500), step)
+        """Tell what the server is, and which prompts of this tool it has.
+
+        The doctor, which takes seconds, is asked only why there is no answer.
+        """
+        if not self._api.ping():
+            report = self._api.doctor(timeout=_DOCTOR_TIMEOUT)
+            failed = [f"{one.name}: {one.found}" for one in report if one.state == "failed"]
+            if failed:
+                step = "tell the user what is wrong with the connection"
+                raise CallRefused("server_away", cut("; ".join(failed), 500), step)
         stats, queue = self._api.get_system_stats(), self._api.get_queue()
         past = self._api.get_histories(_LATEST)
         own = [
@@ -172,7 +177,7 @@ class Desk:
             for status, items in (("running", queue.running), ("pending", queue.pending))
             for one in items
             if self.runs.is_own(one.extra_data)
-        ]
+        ][:_MOST_PROMPTS]
         ended = [
             {"prompt_id": one.prompt_id, "status": one.outcome}
             for one in reversed(past.values())
@@ -182,10 +187,16 @@ class Desk:
             {"name": one.name, "vram_free": one.vram_free, "vram_total": one.vram_total}
             for one in stats.devices
         ]
-        counts = {"running": len(queue.running), "pending": len(queue.pending)}
-        facts |= {"queue": counts, "own_prompts": own[:_MOST_PROMPTS]}
-        facts["own_ended"] = ended[:_MOST_PROMPTS]
-        data = {"version": stats.comfyui_version, "devices": devices, "failed_checks": failed}
+        followed = {one["prompt_id"]: self.runs.followed(one["prompt_id"]) for one in own}
+        facts = {
+            "connection": "no events" if self._api.state in _NO_EVENTS else "sound",
+            "folders": list(map(str, self.roots.folders)),
+            "queue": {"running": len(queue.running), "pending": len(queue.pending)},
+            "own_prompts": own,
+            "own_ended": ended[:_MOST_PROMPTS],
+        }
+        why = {name: cut(job.why(), 300) for name, job in followed.items() if job is not None}
+        data = {"version": stats.comfyui_version, "devices": devices, "why": why}
         return ToolAnswer({**facts, "data": data})
 
     # -- files -----------------------------------------------------------------------------

@@ -157,6 +157,13 @@ class Runs:
             return begun.job.result()
         return self._api.job(prompt_id, must_exist=True)
 
+    def followed(self, prompt_id: str) -> Job | None:
+        """Return the job of a prompt if this process follows it; send no request."""
+        begun = self._begun.get(prompt_id)
+        if begun is None or not begun.job.done() or begun.job.exception() is not None:
+            return None
+        return begun.job.result()
+
     def drop(self, begun: Begun) -> None:
         """Cancel the prompt of a cancelled call, as soon as it can be, and no other."""
 

@@ -529,6 +529,33 @@ def test_prompts_of_an_earlier_session_are_found_by_their_mark(
     assert posts(comfy)[0].json()["extra_data"].items() >= MARK.items()
 
 
+def test_the_server_is_told_by_four_requests_while_a_prompt_runs(
+    comfy: ComfyServer, agent: Agent, paused: None
+) -> None:
+    """Without a look at its queue that lasts; an own prompt says what it waits for."""
+    with ComfyApi(comfy.url) as other:
+        other.submit(Workflow.example())
+        comfy.until(lambda: comfy.running, LIMIT)
+    asked = [(one.method, one.path) for one in comfy.requests]
+    answer = agent("server")
+    assert [(one.method, one.path) for one in comfy.requests][len(asked) :] == [
+        ("GET", path) for path in ("/prompt", "/system_stats", "/queue", "/history")
+    ]
+    assert answer["queue"] == {"running": 1, "pending": 0}
+    own = run(agent, wait=0)["prompt_id"]
+    assert agent("job", prompt_id=own, wait=0)["status"] == "pending"
+    answer = agent("server")
+    assert answer["own_prompts"] == [{"prompt_id": own, "status": "pending"}]
+    assert answer.data["why"][own].startswith("pending")
+
+
+def test_a_connection_without_events_is_told(comfy: ComfyServer, agent: Agent) -> None:
+    """Progress comes late then."""
+    comfy.faults.refuse_sockets()
+    assert run(agent)["status"] == "succeeded"
+    assert agent("server")["connection"] == "no events"
+
+
 # -- whom to trust ------------------------------------------------------------------------------
 
 
