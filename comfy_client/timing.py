@@ -76,7 +76,7 @@ class Timing:
         task_forgotten: How long the Manager's queue must be empty until a task without a result
             counts as forgotten.
         task_routes: How long the routes of the Manager may be missing, as after a restart, or have
-            a page or 429 in place of an answer.
+            a page, 429 or 500 in place of an answer.
         reboot: How long a server may go on answering after it was asked to restart.
         show: How long a run, or the transfer of a large file, lasts before its progress is shown.
     """

@@ -206,7 +206,7 @@ class Manager4Routes(ManagerRoutes):
         """Return the result in the history, which a restart of the server empties."""
         found = self.get("/manager/queue/history", {"ui_id": work.id})
         item = table_at(found, "history")
-        return as_result(item["result"]) if item.get("ui_id") == work.id else None
+        return as_result(item.get("result")) if item.get("ui_id") == work.id else None
 
     def send(self, work: Work) -> None:
         """Queue a task with complete parameters: an incomplete one ends the server's worker."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent import futures
 from concurrent.futures import Future
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Final, Literal
 
@@ -14,6 +15,7 @@ import attrs
 
 from .. import runtime
 from ..errors import (
+    ApiError,
     ClientClosed,
     ComfyError,
     NotFound,
@@ -29,7 +31,7 @@ from ..signals import call_in_thread
 from ..timing import Timing
 from ..transport.deadline import LONGEST, Deadline
 from ..transport.failures import is_away
-from .dialects import ManagerRoutes, Work, results_in
+from .dialects import ManagerRoutes, Work, WorkQueue, results_in
 from .task_outcomes import DONE, TaskEvidence, outcome, since, stopped
 
 #: What the Manager can be asked for.
@@ -53,6 +55,7 @@ class _WatchedTask:
         evidence: What it has told since.
         is_found: Whether it was not sent by this client, but found again by its id.
         is_sent: Whether the request for it has ended.
+        failing_at: Since when the answers about it are no use; None: they are.
     """
 
     task: Task
@@ -60,6 +63,7 @@ class _WatchedTask:
     evidence: TaskEvidence
     is_found: bool = False
     is_sent: bool = False
+    failing_at: float | None = None
 
 
 class Task(Future["InstalledPack | None"]):
@@ -196,7 +200,6 @@ class TaskWatcher:
         self._wake = runtime.Event()
         self._watched: dict[str, _WatchedTask] = {}
         self._is_running = False
-        self._failing_at: float | None = None  # since when its answers are no use
 
     def watch(self, task: Task, work: Work, send: Callable[[], object] | None = None) -> Task:
         """Return a task that ends when the work has; ``send`` asks the Manager for it.
@@ -276,11 +279,10 @@ class TaskWatcher:
         """Look at the tasks until all have ended."""
         try:
             while (watched := self._waiting()) is not None:
-                self._look(watched)
+                if watched:
+                    self._look(watched)
                 self._wake.wait(self._timing.task)
                 self._wake.clear()
-        except Exception as exc:  # noqa: BLE001 - the tasks end in it, whatever it is
-            self._give_up(exc)
         finally:
             unsubscribe()
 
@@ -292,62 +294,88 @@ class TaskWatcher:
                 return None
             return [watch for watch in self._watched.values() if watch.is_sent]
 
-    def _give_up(self, error: Exception) -> None:
-        """End all tasks with an error."""
-        with self._lock:
-            self._is_running = False
-            self._failing_at = None
-            watched, self._watched = self._watched, {}
-        for watch in watched.values():
-            _end(watch.task, copy.copy(error))  # each has a traceback of its own
-
     def _look(self, watched: list[_WatchedTask]) -> None:
-        """Ask about tasks, and end those that have ended; raise an error that stays."""
-        try:
-            ended = self._asked(watched)
-        except ComfyError as exc:
-            if is_away(exc):
-                self._failing_at = None
-                return
-            now = runtime.monotonic()
-            self._failing_at = since(self._failing_at, now)
-            if not _may_pass(exc) or now - self._failing_at > self._timing.task_routes:
-                raise
-            return
-        self._failing_at = None
-        with self._lock:
-            for watch, _ in ended:
-                del self._watched[watch.work.id]
-        for watch, value in ended:
-            _end(watch.task, value)
+        """Ask the Manager about tasks, and end those that have ended."""
+        with self._about(watched):
+            dialect = self._dialect(any(watch.failing_at is not None for watch in watched))
+            queue = dialect.queue()  # first: a task that leaves it later has its result by then
+            is_idle = not (queue.waiting or queue.running)
+            has_own = not is_idle and dialect.has_own()
+            self._look_at_each(watched, dialect, queue, has_own=has_own)
 
-    def _asked(self, watched: list[_WatchedTask]) -> list[tuple[_WatchedTask, _Ended]]:
-        """Ask the Manager; return the tasks that have ended, each with its result or error."""
-        if not watched:
-            return []
-        dialect = self._dialect(self._failing_at is not None)
-        queue = dialect.queue()  # first: a task that leaves it later has its result by then
-        is_idle = not (queue.waiting or queue.running)
-        has_own = not is_idle and dialect.has_own()
+    def _look_at_each(
+        self,
+        watched: list[_WatchedTask],
+        dialect: ManagerRoutes,
+        queue: WorkQueue,
+        *,
+        has_own: bool,
+    ) -> None:
+        """Ask for results that no event has told, and do what follows from the evidence.
+
+        The Manager does its tasks in their order, so while it works, those behind one without a
+        result need not be asked for.
+        """
         now = runtime.monotonic()
-        _ask_results(dialect, watched, is_idle=not has_own)
-        steps = {
-            watch: watch.evidence.step(queue, now, may_have_it=has_own or watch.is_found)
-            for watch in watched
-        }
-        if "start" in steps.values():
-            dialect.start()
-        ended = [watch for watch, step in steps.items() if step == "end"]
-        installed = dialect.installed() if ended else {}
-        return [
-            *((watch, stopped(watch.work)) for watch, step in steps.items() if step == "dead"),
-            *((watch, self._outcome(watch, installed)) for watch in ended),
-        ]
+        waiting: list[_WatchedTask] = []
+        ended: list[_WatchedTask] = []
+        is_behind = needs_start = False
+        for watch in watched:
+            with self._about([watch]):
+                evidence = watch.evidence
+                if evidence.result is None and not (is_behind and not watch.is_found):
+                    evidence.result = dialect.result(watch.work)
+                    is_behind |= evidence.result is None and not watch.is_found and has_own
+                step = evidence.step(queue, now, may_have_it=has_own or watch.is_found)
+                if step == "dead":
+                    self._end(watch, stopped(watch.work))
+                elif step == "end":
+                    ended.append(watch)
+                else:
+                    needs_start |= step == "start"
+                    waiting.append(watch)
+        with self._about(waiting):
+            if needs_start:
+                dialect.start()
+            for watch in waiting:
+                watch.failing_at = None
+        with self._about(ended):
+            installed = dialect.installed() if ended else {}
+            for watch in ended:
+                with self._about([watch]):
+                    self._end(watch, self._outcome(watch, installed))
+
+    @contextmanager
+    def _about(self, watched: list[_WatchedTask]) -> Iterator[None]:
+        """Context manager: an error ends the tasks that it is about, unless it may pass."""
+        try:
+            yield
+        except Exception as exc:  # noqa: BLE001 - the tasks end in it, whatever it is
+            for watch in watched:
+                self._note_error(watch, exc)
+
+    def _note_error(self, watch: _WatchedTask, exc: Exception) -> None:
+        if isinstance(exc, ComfyError) and is_away(exc):
+            watch.failing_at = None
+            return
+        now = runtime.monotonic()
+        watch.failing_at = since(watch.failing_at, now)
+        if not _may_pass(exc) or now - watch.failing_at > self._timing.task_routes:
+            self._end(watch, copy.copy(exc))  # each has a traceback of its own
 
     def _outcome(self, watch: _WatchedTask, installed: Mapping[str, InstalledPack]) -> _Ended:
         work = watch.work
         has_model = work.kind == "install-model" and self._has_model(work)
         return outcome(work, watch.evidence.result, installed, has_model)
+
+    def _end(self, watch: _WatchedTask, value: InstalledPack | Exception | None) -> None:
+        """Watch a task no longer, and end it, which calls its callbacks."""
+        if not self._remove(watch):
+            return
+        if isinstance(value, Exception):
+            call_in_thread(partial(watch.task.set_exception, value))
+        else:
+            call_in_thread(partial(watch.task.set_result, value))
 
 
 def _begin(target: Callable[..., None], *args: object) -> None:
@@ -355,32 +383,14 @@ def _begin(target: Callable[..., None], *args: object) -> None:
     runtime.Thread(target=target, args=args, name="comfy-tasks", daemon=True).start()
 
 
-def _end(task: Task, value: InstalledPack | Exception | None) -> None:
-    """End a task, which calls its callbacks."""
-    if isinstance(value, Exception):
-        call_in_thread(partial(task.set_exception, value))
-    else:
-        call_in_thread(partial(task.set_result, value))
-
-
-def _may_pass(exc: ComfyError) -> bool:
+def _may_pass(exc: Exception) -> bool:
     """Return whether an error may be over soon: a restarted server lacks routes for a while."""
-    return exc.retryable or isinstance(exc, NotFound | NotSupported | UnexpectedResponse)
+    if isinstance(exc, ApiError) and exc.status >= 500:
+        return True
+    passing = isinstance(exc, NotFound | NotSupported | UnexpectedResponse)
+    return passing or (isinstance(exc, ComfyError) and exc.retryable)
 
 
 def _may_have_arrived(exc: BaseException) -> bool:
     """Return whether the Manager may have got a request that ended in an error."""
     return isinstance(exc, TransportError) and not isinstance(exc, ServerUnreachable)
-
-
-def _ask_results(dialect: ManagerRoutes, watched: list[_WatchedTask], *, is_idle: bool) -> None:
-    """Ask for results that no event has told.
-
-    The Manager does its tasks in their order, so while it works, those behind one without a result
-    need not be asked for.
-    """
-    is_behind = False
-    for watch in watched:
-        if watch.evidence.result is None and not (is_behind and not watch.is_found):
-            watch.evidence.result = dialect.result(watch.work)
-            is_behind |= watch.evidence.result is None and not watch.is_found and not is_idle

@@ -35,7 +35,7 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.ext import Manager, Task
-from comfy_client.testing import ComfyServer, Manager3, Manager4, Manager4Legacy
+from comfy_client.testing import Answer, ComfyServer, Manager3, Manager4, Manager4Legacy, Request
 from comfy_client.testing.packs.manager3 import Manager3Pack
 from comfy_client.testing.packs.pack import PackRoutes
 from tests.helpers.clients import LIMIT, until
@@ -66,6 +66,12 @@ CALLS: dict[str, Callable[[Manager], object]] = {
     "snapshots": lambda manager: manager.snapshots.list(),
     "reboot": lambda manager: manager.reboot(),
 }
+
+
+class Hastier(Hasty):
+    """Does not wait long until the Manager's answers are of use again, either."""
+
+    timing = attrs.evolve(Hasty.timing, task_routes=0.2)
 
 
 @pytest.fixture
@@ -151,9 +157,6 @@ def test_a_task_whose_request_was_lost_ends_while_the_manager_works_for_others(
 def test_a_server_without_its_manager_after_a_restart_is_an_error_in_the_end(
     server: ComfyServer, api: Hasty, waiting: Task
 ) -> None:
-    class Hastier(Hasty):
-        timing = attrs.evolve(Hasty.timing, task_routes=0.2)
-
     with (
         server.faults.missing("*", "/v2/*"),
         Hastier(server.url) as other,
@@ -191,26 +194,87 @@ def test_a_silent_server_is_no_task(server: ComfyServer) -> None:
         api.ext.manager.install(URL)
 
 
-@pytest.mark.parametrize(
-    ("status", "error"), [(401, AuthenticationError), (500, ApiError), (503, None)]
-)
-def test_a_refusal_ends_all_tasks_and_a_proxy_that_waits_for_the_server_none(
-    server: ComfyServer, manager: Manager, status: int, error: type[ApiError] | None
-) -> None:
+def test_a_refusal_ends_all_tasks(server: ComfyServer, manager: Manager) -> None:
     server.pause()
     tasks = [manager.install(URL), manager.install("example-styles")]
-    with server.faults.bad_gateway(status, path="/v2/*") as fault:
-        if error is None:
-            until(lambda: fault.hits > 2)
-        else:
-            for task in tasks:
-                with pytest.raises(error):
-                    task.result(LIMIT)
-                assert task.state == "failed"
-            assert tasks[0].exception() is not tasks[1].exception()
+    with server.faults.bad_gateway(401, path="/v2/*"):
+        for task in tasks:
+            with pytest.raises(AuthenticationError):
+                task.result(LIMIT)
+            assert task.state == "failed"
+        assert tasks[0].exception() is not tasks[1].exception()
     server.resume()
     for task in tasks:
         assert manager.task(task.id).result(LIMIT) is not None
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_an_error_of_the_server_or_its_proxy_ends_no_task_at_once(
+    server: ComfyServer, waiting: Task, status: int
+) -> None:
+    with server.faults.bad_gateway(status, path="/v2/*") as fault:
+        until(lambda: fault.hits > 2 or waiting.done())
+        assert not waiting.done()
+    server.resume()
+    assert waiting.result(LIMIT) is not None
+
+
+def test_an_error_of_the_server_that_stays_ends_all_tasks(server: ComfyServer) -> None:
+    server.pause()
+    with Hastier(server.url) as api:
+        tasks = [api.ext.manager.install(URL), api.ext.manager.install("example-styles")]
+        with server.faults.bad_gateway(500, path="/v2/manager/queue/*"):
+            for task in tasks:
+                with pytest.raises(ApiError) as caught:
+                    task.result(LIMIT)
+                assert caught.value.status == 500
+
+
+@pytest.mark.parametrize("status", [400, 500])
+def test_an_error_about_one_task_ends_only_that(
+    server: ComfyServer, manager: Manager, status: int
+) -> None:
+    server.pause()
+    ids = [manager.install(name).id for name in (URL, "example-styles")]
+
+    def history(request: Request) -> Answer:
+        if request.query["ui_id"] == ids[1]:
+            return status, {}, "no"
+        return 200, {}, {"history": {}}
+
+    with Hastier(server.url) as other:
+        going, failing = map(other.ext.manager.task, ids)
+        with server.faults.answer("GET", "/v2/manager/queue/history", history):
+            with pytest.raises(ApiError) as caught:
+                failing.result(LIMIT)
+            assert caught.value.status == status
+            assert not going.done()
+        server.resume()
+        assert going.result(LIMIT) is not None
+
+
+def test_a_model_that_cannot_be_looked_for_ends_no_other_task(
+    server: ComfyServer, manager: Manager
+) -> None:
+    server.pause()
+    model = manager.install_model(MODEL, "loras")
+    going = manager.install(URL)
+    with server.faults.bad_gateway(401, path="/models/*"):
+        server.resume()
+        with pytest.raises(AuthenticationError):
+            model.result(LIMIT)
+        assert going.result(LIMIT) is not None
+
+
+def test_an_entry_of_the_history_without_a_result_is_a_failure(
+    server: ComfyServer, waiting: Task
+) -> None:
+    entry = {"history": {"ui_id": waiting.id, "kind": "install"}}
+    with (
+        server.faults.answer("GET", "/v2/manager/queue/history*", (200, {}, entry)),
+        pytest.raises(TaskFailed, match="the Manager says: no reason"),
+    ):
+        waiting.result(LIMIT)
 
 
 ONCE: dict[str, tuple[int, dict[str, str], str]] = {
