@@ -336,6 +336,9 @@ class Providing:
         except ManagerRefused as exc:
             text = f"{exc}; or restart the server by hand: the packs are installed"
             refused = Obstacle("refused", "restart", text)
+        except TaskFailed as exc:
+            text = f"{exc}: restart it by hand, as the packs are installed"
+            refused = Obstacle("failed", "restart", text)
         self.tried.update({_key(pack): refused for pack in packs})
 
 

@@ -116,6 +116,9 @@ class Runs:
             CallRefused: Another call had this key.
         """
         digest = hashlib.sha256(json.dumps(call, sort_keys=True).encode()).hexdigest()[:32]
+        known = self._begun.get(prompt_id)
+        if known is not None and known.digest is None:  # found by its id: its call is not known
+            self._begun.pop(prompt_id, None)
         begun, is_new = self._entry(Begun(prompt_id, digest, was_sent=may_exist))
         if is_new:
 
@@ -135,7 +138,7 @@ class Runs:
                 return self._api.job(prompt_id)
 
             self._start(begun, submit)
-        elif begun.digest is not None:
+        else:
             _check_digest(begun.digest, digest)
         return begun
 

@@ -457,6 +457,18 @@ def test_the_same_call_with_the_same_key_is_the_same_prompt(
     assert len(posts(comfy)) == 2
 
 
+def test_a_key_is_refused_with_other_arguments_though_job_has_found_its_prompt(
+    comfy: ComfyServer, agent: Agent, folder: Path
+) -> None:
+    prompt_id = run(agent, key="k")["prompt_id"]
+    with agent_of(comfy.url, folder) as later:
+        assert later("job", prompt_id=prompt_id)["status"] == "succeeded"
+        assert run(later, inputs={"seed": 5}, key="k")["code"] == "key_used"
+        assert later("job", prompt_id=prompt_id)["status"] == "succeeded"
+        assert run(later, key="k")["status"] == "succeeded"
+    assert len(posts(comfy)) == 1
+
+
 def test_the_same_call_with_the_same_key_by_two_processes_at_once_is_sent_once(
     comfy: ComfyServer, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

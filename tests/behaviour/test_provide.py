@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import attrs
 import pytest
 
 from comfy_client import ComfyApi, Workflow
@@ -345,6 +346,22 @@ def test_a_refused_restart_asks_for_one_by_hand_and_the_packs_stay() -> None:
     [obstacle] = plan.impossible
     assert obstacle.cause == "refused"
     assert "or restart the server by hand: the packs are installed" in obstacle.message
+
+
+def test_a_server_that_does_not_restart_is_to_be_restarted_by_hand() -> None:
+    class Brief(Hasty):
+        timing = attrs.evolve(Hasty.timing, reboot=0.2)
+
+    with ComfyServer(packs=[Manager4(packs=[MINE])], speed=1000) as server:
+        server.on("POST", "/v2/manager/reboot", (200, {}, "restarting"))
+        with Brief(server.url) as api:
+            plan = load(page(mine()), api).provide(api, yes=True)
+    [obstacle] = plan.impossible
+    assert (obstacle.cause, obstacle.about) == ("failed", "restart")
+    assert obstacle.message == (
+        "the server was asked to restart, but goes on answering: restart it by hand, as the packs "
+        "are installed"
+    )
 
 
 def test_prompts_that_came_since_the_question_are_named_by_another_one() -> None:
