@@ -22,6 +22,7 @@ from ..errors import (
     JobInterrupted,
     JobLost,
     JobNotFound,
+    JobTimeout,
     PromptRejected,
     ServerUnreachable,
     SubmitUncertain,
@@ -66,6 +67,7 @@ _NEXT: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (JobInterrupted, "somebody stopped it; run it again, with a new key, only if it is wanted"),
     (JobLost, "the server has forgotten it, as after a restart: run it again, with a new key"),
     (JobNotFound, "server() lists the prompts of this tool; a wrong id, or the server restarted"),
+    (JobTimeout, "it has not ended: call job with its prompt_id to wait on"),
     (AuthenticationError, "the user has to correct the credentials of this server"),
     (TransportError, _AWAY),
 )

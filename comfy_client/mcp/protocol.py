@@ -278,12 +278,11 @@ def _bell(found: Future[Any]) -> anyio.Event:
 @contextlib.contextmanager
 def _limit(seconds: float) -> Iterator[None]:
     """Context manager: give a call that is no run its time."""
-    try:
-        with anyio.fail_after(seconds):
-            yield
-    except TimeoutError:
+    with anyio.move_on_after(seconds) as scope:
+        yield
+    if scope.cancelled_caught:  # other errors are a TimeoutError, too
         said = f"no answer of the server within {seconds:g} s"
-        raise CallRefused("timeout", said, "call server(), and try again later") from None
+        raise CallRefused("timeout", said, "call server(), and try again later")
 
 
 # -- answers ----------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from comfy_client import Workflow
+from comfy_client import ComfyApi, Workflow
 from comfy_client.testing import ComfyServer, Request
 from tests.helpers.agents import Agent, agent_of
 from tests.helpers.clients import Fast
@@ -127,3 +127,21 @@ def test_a_job_that_nobody_knows_is_told(agent: Agent) -> None:
     assert (answer["code"], answer.is_error) == ("job_not_found", True)
     assert "server()" in answer["next"]
     assert agent("job", prompt_id="../queue")["code"] in ("invalid_value", "job_not_found")
+
+
+def test_an_answer_that_does_not_come_is_told_with_its_own_limit(
+    comfy: ComfyServer, tmp_path: Path
+) -> None:
+    """The client waits less long than a call."""
+
+    class Impatient(ComfyApi):
+        def __init__(self, url: str, timeout: object) -> None:
+            super().__init__(url, timeout=(5.0, 0.3))
+
+    with (
+        agent_of(comfy.url, tmp_path, client=Impatient, longest_call=20) as agent,
+        comfy.faults.delay("GET", "/object_info*"),
+    ):
+        answer = agent("nodes", **{"class": "KSampler"})
+    assert answer["code"] == "request_timeout"
+    assert "20 s" not in answer.data["message"]

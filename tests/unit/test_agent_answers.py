@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from comfy_client.errors import JobFailed, PromptRejected, SubmitUncertain, Throttled
+from comfy_client.errors import JobFailed, JobTimeout, PromptRejected, SubmitUncertain, Throttled
 from comfy_client.mcp.answers import (
     MARK,
     MOST_BYTES,
@@ -138,6 +138,12 @@ def test_each_error_says_how_the_run_stands_and_what_to_do(error: Any, status: s
     assert answer.is_error
     assert answer.facts["code"] == error.code
     assert answer.facts["next"]
+
+
+def test_a_run_that_goes_on_is_to_be_waited_for() -> None:
+    """As one whose output is read before its end."""
+    answer = error_answer(JobTimeout("not yet", prompt_id="p"))
+    assert "call job" in answer.facts["next"]
 
 
 @pytest.mark.parametrize(
