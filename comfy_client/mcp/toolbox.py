@@ -208,7 +208,9 @@ def _checked(name: str, value: Any, schema: Mapping[str, Any]) -> Any:
         raise _wrong(f"{name} has the wrong type", f"{name} as {' or '.join(kinds)}")
     if isinstance(value, (int, float)):
         low, high = schema.get("minimum", value), schema.get("maximum", value)
-        return min(max(value, low), high)
+        if not low <= value <= high:
+            raise _wrong(f"{name} is {value:g}, out of its range", f"{name} from {low} to {high:g}")
+        return value
     least, most = schema.get("minItems", 0), schema.get("maxItems", schema.get("maxLength"))
     if most is not None and not least <= len(value) <= most:
         raise _wrong(f"{name} is too long or too short", f"{least} to {most}")

@@ -284,6 +284,8 @@ def test_a_workflow_with_an_invalid_output_does_not_run_in_part(
         {"workflow": "draw.json", "input": {}},
         {"workflow": 7},
         {"workflow": "draw.json", "wait": True},
+        {"workflow": "draw.json", "wait": -1},
+        {"workflow": "draw.json", "wait": "1e999"},
         {"workflow": "{"},
         {"workflow": "draw.json", "inputs": {"size": 5}},
         {"workflow": "draw.json", "inputs": {"size": "64x64"}},
@@ -310,6 +312,16 @@ def test_a_misspelt_role_and_a_wrong_type_are_named(agent: Agent) -> None:
     assert "nearest: positive" in answer.data["message"]
     assert answer["prompt_id"]
     assert agent("run", workflow=7)["next"].endswith("workflow as string or object")
+
+
+def test_a_wait_out_of_its_range_is_refused_with_the_range(agent: Agent) -> None:
+    """As milliseconds would be; a clamped one would end early unexplained."""
+    for tool, given in (("run", {"workflow": "draw.json"}), ("job", {"prompt_id": "x"})):
+        for wait in (1000, -1, 50.5):
+            answer = agent(tool, wait=wait, **given)
+            assert (answer["code"], answer.is_error) == ("wrong_arguments", True)
+            assert f"wait is {wait}" in answer.data["message"]
+            assert answer["next"].endswith("wait from 0 to 50")
 
 
 def test_arguments_may_come_as_json_text(agent: Agent) -> None:
