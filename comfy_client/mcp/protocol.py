@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import errno
 import functools
 import hmac
 import logging
@@ -412,10 +413,12 @@ def serve_http(
         address: A loopback address, and a port; 0: any.
         token: The bearer token of each request.
         ready: Called with the URL once the port is open.
+
+    Raises:
+        OSError: The port cannot be opened, as another program uses it.
     """
-    host, port = address
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listener:
+    host = address[0]
+    with _listener(address) as listener:
         # Refuses other names in Host and Origin, as those of a page that a browser shows.
         app = _guarded(door.server.streamable_http_app(host=host), token)
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
@@ -423,6 +426,18 @@ def serve_http(
         shown = f"[{host}]" if ":" in host else host
         ready(f"http://{shown}:{listener.getsockname()[1]}/mcp")
         server.run([listener])
+
+
+def _listener(address: tuple[str, int]) -> socket.socket:
+    host, port = address
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server(address, family=family)
+    except OSError as exc:
+        step = "name another port with --http, or end the program that uses it"
+        advice = f"; {step}" if exc.errno == errno.EADDRINUSE else ""
+        why = str(exc.strerror or exc).partition(" (while")[0]
+        raise OSError(exc.errno, f"cannot listen on {host}:{port}: {why}{advice}") from exc
 
 
 def _guarded(app: Any, token: str) -> Any:

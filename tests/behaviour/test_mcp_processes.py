@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -207,6 +208,17 @@ def test_a_short_token_is_refused(command: CommandLine) -> None:
     """It could be guessed."""
     ended = command("mcp", "--http", "0", COMFY_MCP_TOKEN="short")
     assert (ended.status, "COMFY_MCP_TOKEN" in ended.err) == (2, True)
+
+
+def test_a_port_in_use_is_an_error_with_advice(command: CommandLine) -> None:
+    """Nothing else is printed."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        ended = command("mcp", "--http", port, COMFY_MCP_TOKEN=TOKEN)
+    assert ended.status == 1
+    [line] = ended.err.splitlines()
+    assert line.startswith(f"Error: cannot listen on 127.0.0.1:{port}: ")
+    assert line.endswith("; name another port with --http, or end the program that uses it")
 
 
 @pytest.mark.long
