@@ -35,6 +35,8 @@ MAX_JSON: Final = 64 << 20
 _ENOUGH: Final = 1 << 16
 #: Bytes before the first bracket of JSON: byte order marks, zeros of UTF-16, spaces.
 _BEFORE_JSON: Final = b"\xef\xbb\xbf\xff\xfe\0 \t\r\n"
+#: How the text begins that Git keeps in place of a large file.
+_LFS_POINTER: Final = b"version https://git-lfs.github.com/spec/"
 #: What to do if there is no such workflow file.
 MAKES_ONE: Final = (
     "Workflow.example().save('txt2img.json') makes one, or comfy-client example > txt2img.json"
@@ -134,7 +136,8 @@ def read_source(
             except WorkflowError as exc:
                 if any(map(_is_like_a_ui_node, found["nodes"])):
                     raise
-                raise NotAWorkflow(str(exc)) from None
+                said = str(exc).removeprefix(f"{where}: ")
+                raise NotAWorkflow(f"{where}: no workflow of ComfyUI: {said}") from None
             unread = unread_in(found, where, done, dynamic_prompts)
             found, prompts = done.graph, done.prompts
         return _graph(found, where), prompts, unread
@@ -249,6 +252,8 @@ def _json_unless_named_picture(content: bytes, where: str, is_json: bool) -> Any
 
     If ``is_json``, the content begins like JSON, and the error is always about its JSON.
     """
+    if content.startswith(_LFS_POINTER):
+        raise WorkflowError(f"{where}: a pointer of Git LFS; git lfs pull fetches the file itself")
     try:
         return _json(content, where)
     except WorkflowError:
@@ -320,7 +325,9 @@ def _graph(data: Mapping[Any, Any], where: str) -> dict[str, Any]:
     """Return a checked copy of a graph, with all node ids as strings, in links too."""
     if not data:
         raise NotAWorkflow(f"{where}: it has no nodes")
-    fault = WorkflowError if any(map(_is_like_a_node, data.values())) else NotAWorkflow
+    fault = WorkflowError
+    if not any(map(_is_like_a_node, data.values())):
+        fault, where = NotAWorkflow, f"{where}: no workflow of ComfyUI"
     graph: dict[str, Any] = {}
     for key, node in data.items():
         if type(key) is not str and (not isinstance(key, (str, int)) or isinstance(key, bool)):

@@ -150,6 +150,32 @@ def test_damaged_files_of_a_folder_are_no_workflows_of_others(comfy_client):
     assert ended.lines == ["0 workflows: 4 unreadable"]
 
 
+@pytest.mark.parametrize("name", ["a.json", "a.png", "a.latent"])
+def test_a_pointer_of_git_lfs_says_how_to_fetch_the_file(comfy_client, name):
+    """In place of JSON or of a picture."""
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+    put(comfy_client.home / name, pointer)
+    ended = comfy_client("check", name, *OFFLINE)
+    assert ended.status == 2
+    assert f"{name}: a pointer of Git LFS; git lfs pull fetches the file itself" in ended.err
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        {"name": "x"},
+        {"Show": NODE},
+        {"nodes": [{"id": "a", "type": "b"}], "links": [{"source": "a"}]},
+    ],
+)
+def test_json_of_others_that_is_named_is_said_to_be_no_workflow(comfy_client, foreign):
+    """It is an error then, and not skipped as in a folder."""
+    put(comfy_client.home / "foreign.json", foreign)
+    ended = comfy_client("check", "foreign.json", *OFFLINE)
+    assert ended.status == 2
+    assert "foreign.json: no workflow of ComfyUI: " in ended.err
+
+
 def test_a_folder_without_a_workflow_is_an_error(comfy_client):
     """Else a job with a wrong folder would be green; a folder that was checked before is not."""
     put(comfy_client.home / "empty" / "package.json", {"name": "x"})
