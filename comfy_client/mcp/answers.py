@@ -79,12 +79,16 @@ class CallRefused(Exception):
     Attributes:
         code: The kind of refusal.
         next_step: What the agent should do.
+        data: Further facts.
     """
 
-    def __init__(self, code: str, message: str, next_step: str) -> None:
+    def __init__(
+        self, code: str, message: str, next_step: str, data: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(printable(message))
         self.code = code
         self.next_step = next_step
+        self.data = data or {}
 
 
 @attrs.frozen
@@ -142,7 +146,8 @@ def error_answer(error: Exception, **known: Any) -> ToolAnswer:
     """Return the answer for an error; ``known`` has facts such as the prompt's id."""
     if isinstance(error, CallRefused):
         facts = {"code": error.code, "next": error.next_step}
-        return ToolAnswer({**known, **facts, "data": {"message": cut(error)}}, is_error=True)
+        said = {"message": cut(error), **error.data}
+        return ToolAnswer({**known, **facts, "data": said}, is_error=True)
     if isinstance(error, ComfyError):
         step = next((step for kind, step in _NEXT if isinstance(error, kind)), _AWAY)
         code = error.code

@@ -202,7 +202,10 @@ class Desk:
     # -- files -----------------------------------------------------------------------------
 
     def upload(self, path: str) -> ToolAnswer:
-        """Upload a file of the folders; return the value for an input."""
+        """Upload a file of the folders, and return the value for an input; or list a folder."""
+        files = self.roots.files(path)
+        if files is not None:
+            return ToolAnswer({"data": {"files": files}})
         sent = self._api.upload_image(self.roots.file(path))
         return ToolAnswer({"data": {"value": sent.ref}})
 

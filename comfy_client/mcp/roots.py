@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -11,8 +11,9 @@ from typing import Final
 from ..nearest import nearest
 from .answers import CallRefused
 
-#: The most workflows that are listed.
+#: The most workflows that are listed, and the most other files.
 MOST_WORKFLOWS: Final = 200
+MOST_LISTED: Final = 50
 #: The most entries of folders that are looked at to find them.
 _MOST_ENTRIES: Final = 10_000
 
@@ -64,23 +65,59 @@ class Roots:
         Raises:
             CallRefused: There is no such file in the folders.
         """
-        for folder in self.folders:
-            real = self._real(folder / path)
-            if real is not None:
-                return real
+        real = self._first(path)
+        if real is not None:
+            return real
+        files = self.files() or []
+        near = nearest(path, files, 3)
+        hint = f"; nearest: {', '.join(map(repr, near))}" if near else ""
+        step = "use one of data.files; upload of another folder lists its files"
         raise CallRefused(
             "file_not_allowed",
-            f"{path!r:.200} is no file in the folders of this server",
-            f"use a file in {', '.join(map(str, self.folders)) or 'none: no folder was given'}",
+            f"{path!r:.200} is no file in the folders of this server{hint}",
+            step if self.folders else "tell the user: this server was started without folders",
+            {"files": files},
         )
 
-    def _real(self, path: Path) -> Path | None:
+    def files(self, path: str = ".") -> list[str] | None:
+        """Return the newest files of a folder and its subfolders, named as for :meth:`file`.
+
+        ``.`` stands for all folders; None if ``path`` is no folder in them.  JSON and hidden files
+        are left out.
+        """
+        parents = [self._real(folder / path, Path.is_dir) for folder in self.folders]
+        inside = dict.fromkeys(filter(None, parents))
+        found = {
+            real: real.stat().st_mtime
+            for parent in inside
+            for pattern in ("*", "*/*")
+            for one in islice(parent.glob(pattern), _MOST_ENTRIES)
+            if not _is_left_out(one.relative_to(parent)) and (real := self._real(one)) is not None
+        }
+        newest = sorted(found, key=lambda real: found[real], reverse=True)
+        return list(map(self._name, newest[:MOST_LISTED])) if inside else None
+
+    def _name(self, real: Path) -> str:
+        """Return the short name of a file of the folders, or its path if another one has that."""
+        [folder, *_] = filter(real.is_relative_to, self.folders)
+        name = real.relative_to(folder).as_posix()
+        return name if self._first(name) == real else str(real)
+
+    def _first(self, path: str) -> Path | None:
+        """Return the file of a path in the first folder that has one."""
+        return next(filter(None, (self._real(folder / path) for folder in self.folders)), None)
+
+    def _real(self, path: Path, is_wanted: Callable[[Path], bool] = Path.is_file) -> Path | None:
         """Resolve the links of a path; None unless it is a plain file in one of the folders.
 
         Use the answer and not the path, whose links may change meanwhile.
         """
         try:
             real = path.resolve(strict=True)
-            return real if real.is_file() and any(map(real.is_relative_to, self.folders)) else None
+            return real if is_wanted(real) and any(map(real.is_relative_to, self.folders)) else None
         except (OSError, ValueError, RuntimeError):  # no such file, a null byte, a circle of links
             return None
+
+
+def _is_left_out(path: Path) -> bool:
+    return path.suffix.lower() == ".json" or any(part.startswith(".") for part in path.parts)

@@ -136,8 +136,9 @@ TOOLS: Final = (
     ),
     AgentTool(
         "upload",
-        "Upload a local file, and return the value for an input such as LoadImage.image.",
-        {"path": {"type": "string", "description": "In a folder that server() lists"}},
+        "Upload a file of the allowed folders, and return the value for an input such as "
+        "LoadImage.image. With a folder: list its newest files.",
+        {"path": {"type": "string", "description": "A file; or a folder to list it, all: ."}},
         ("path",),
     ),
     AgentTool(

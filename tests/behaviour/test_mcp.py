@@ -6,6 +6,7 @@ import base64
 import functools
 import io
 import json
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -247,6 +248,58 @@ def test_files_outside_of_the_folders_cannot_be_named(
     assert agent("inputs").data["workflows"] == ["draw.json"]
     assert "draw.json" in agent("run", workflow="drawn").data["message"]
     assert not [one for one in comfy.requests if one.method == "POST"]
+
+
+def test_an_upload_of_a_folder_lists_its_newest_files(
+    agent: Agent, comfy: ComfyServer, folder: Path
+) -> None:
+    """By names that upload takes, without workflows, hidden files and what links lead to."""
+    below = folder / "photos" / "2026"
+    below.mkdir(parents=True)
+    names = ["old.png", "photos/new.png", "photos/2026/deep.png", ".hidden.png", "photos/.x/y.png"]
+    (folder / "photos" / ".x").mkdir()
+    for n, name in enumerate(names):
+        (folder / name).write_bytes(b"x")
+        os.utime(folder / name, (n + 1, n + 1))
+    (folder / "link.png").symlink_to(folder.parent / "secret.txt")
+    (folder / "up").symlink_to(folder.parent)
+    assert agent("upload", path=".").data["files"] == ["photos/new.png", "old.png"]
+    listed = agent("upload", path=str(folder / "photos"))
+    assert listed.data["files"] == ["photos/2026/deep.png", "photos/new.png"]
+    assert listed.is_error is False
+    assert [one for one in comfy.requests if one.method == "POST"] == []
+    assert agent("upload", path=listed.data["files"][0]).data["value"].endswith("deep.png")
+    assert agent("upload", path="..")["code"] == "file_not_allowed"
+
+
+def test_a_missing_file_to_upload_lists_the_newest_and_the_nearest(
+    agent: Agent, folder: Path
+) -> None:
+    """50 at most."""
+    for n in range(60):
+        (folder / f"{n}.png").write_bytes(b"x")
+        os.utime(folder / f"{n}.png", (n, n))
+    answer = agent("upload", path="59.pngg")
+    assert answer.is_error
+    assert "nearest: '59.png'" in answer.data["message"]
+    assert answer.data["files"] == [f"{n}.png" for n in range(59, 9, -1)]
+    assert "data.files" in answer["next"]
+
+
+def test_files_of_one_name_in_two_folders_are_told_apart(
+    comfy: ComfyServer, folder: Path, tmp_path: Path
+) -> None:
+    """The first folder has the short name."""
+    other = tmp_path / "pictures"
+    other.mkdir()
+    for n, parent in enumerate((folder, other)):
+        (parent / "a.png").write_bytes(b"x")
+        os.utime(parent / "a.png", (n, n))
+    with agent_of(comfy.url, folder, other) as agent:
+        second = str(other.resolve() / "a.png")
+        assert agent("upload", path=".").data["files"] == [second, "a.png"]
+    with agent_of(comfy.url) as agent:
+        assert "without folders" in agent("upload", path=".")["next"]
 
 
 # -- nothing is sent unchecked ------------------------------------------------------------
