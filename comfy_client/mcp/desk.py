@@ -73,7 +73,8 @@ class Desk:
                 step = "send a graph in API format, or a name"
                 raise CallRefused("invalid_json", f"the workflow is no JSON: {exc}", step) from None
         if isinstance(source, str):
-            return Workflow.load(self.roots.workflow(source), self._api)
+            with self.roots.opened(self.roots.workflow(source)) as file:
+                return Workflow.load(file, self._api)
         return Workflow.load(source, self._api)
 
     def preparing(
@@ -206,7 +207,9 @@ class Desk:
         files = self.roots.files(path)
         if files is not None:
             return ToolAnswer({"data": {"files": files}})
-        sent = self._api.upload_image(self.roots.file(path))
+        real = self.roots.file(path)
+        with self.roots.opened(real) as file:
+            sent = self._api.upload_image(file, real.name)
         return ToolAnswer({"data": {"value": sent.ref}})
 
     def workflows(self) -> dict[str, str]:

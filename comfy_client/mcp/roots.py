@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 from ..nearest import nearest
 from .answers import CallRefused
@@ -107,10 +108,24 @@ class Roots:
         """Return the file of a path in the first folder that has one."""
         return next(filter(None, (self._real(folder / path) for folder in self.folders)), None)
 
+    @contextmanager
+    def opened(self, real: Path) -> Iterator[BinaryIO]:
+        """Context manager: open a file that these methods have found.
+
+        Raises:
+            CallRefused: A folder above it, or the file, has become a link meanwhile.
+        """
+        with real.open("rb") as file:
+            opened = os.fstat(file.fileno())
+            if self._real(real) != real or not os.path.samestat(opened, real.lstat()):
+                said = f"{os.fspath(real)!r:.200} was replaced while it was opened"
+                raise CallRefused("file_not_allowed", said, "call it again, or tell the user")
+            yield file
+
     def _real(self, path: Path, is_wanted: Callable[[Path], bool] = Path.is_file) -> Path | None:
         """Resolve the links of a path; None unless it is a plain file in one of the folders.
 
-        Use the answer and not the path, whose links may change meanwhile.
+        Open the answer with :meth:`opened`, as links may change meanwhile.
         """
         try:
             real = path.resolve(strict=True)

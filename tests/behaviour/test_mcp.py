@@ -25,8 +25,10 @@ from comfy_client.mcp.answers import (
     MOST_THUMBNAILS,
     THUMBNAIL_CHARACTERS,
     THUMBNAIL_SIDE,
+    CallRefused,
 )
 from comfy_client.mcp.protocol import LONGEST_CALL
+from comfy_client.mcp.roots import Roots
 from comfy_client.testing import ComfyServer, declare_node
 from tests.helpers.agents import MARK, Agent, agent_of
 from tests.helpers.clients import LIMIT
@@ -248,6 +250,26 @@ def test_files_outside_of_the_folders_cannot_be_named(
     assert agent("inputs").data["workflows"] == ["draw.json"]
     assert "draw.json" in agent("run", workflow="drawn").data["message"]
     assert not [one for one in comfy.requests if one.method == "POST"]
+
+
+@pytest.mark.parametrize("what", ["file", "folder"])
+def test_a_file_that_is_swapped_for_a_link_after_it_was_found_is_not_read(
+    folder: Path, what: str
+) -> None:
+    """Nor one in a folder that was."""
+    mine, outside = folder / "mine", folder.parent / "outside"
+    for parent in (mine, outside):
+        parent.mkdir()
+        (parent / "a.png").write_bytes(b"x")
+    roots = Roots([folder])
+    found = roots.file("mine/a.png")
+    with roots.opened(found) as file:
+        assert file.read() == b"x"
+    swapped = mine if what == "folder" else mine / "a.png"
+    swapped.rename(folder / "away")
+    swapped.symlink_to(outside if what == "folder" else outside / "a.png")
+    with pytest.raises(CallRefused, match="replaced"), roots.opened(found):
+        pass
 
 
 def test_an_upload_of_a_folder_lists_its_newest_files(
