@@ -251,13 +251,16 @@ def whole(output: Output, timeout: float | None = None) -> bytes:
         CallRefused: It is too large.
         ComfyError: As :meth:`Output.stream`.
     """
+    said = f"it has more than {MOST_BYTES} bytes; its URL: {output.url}"
+    refusal = CallRefused("too_large", said, "leave it to the user, or fetch that URL")
     content = bytearray()
     with output.stream(timeout=timeout) as pieces:
+        if (pieces.length or 0) > MOST_BYTES:
+            raise refusal
         for piece in pieces:
             content += piece
             if len(content) > MOST_BYTES:
-                said = f"it has more than {MOST_BYTES} bytes; its URL: {output.url}"
-                raise CallRefused("too_large", said, "leave it to the user, or fetch that URL")
+                raise refusal
     return bytes(content)
 
 

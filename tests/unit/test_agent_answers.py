@@ -22,15 +22,18 @@ from comfy_client.mcp.answers import (
     MOST_TEXT,
     THUMBNAIL_CHARACTERS,
     THUMBNAIL_SIDE,
+    CallRefused,
     ToolAnswer,
     error_answer,
     finished,
     problems_of,
     status_of,
     thumbnail,
+    whole,
 )
 from comfy_client.mcp.runs import costs_money
 from comfy_client.redaction import Sealed
+from comfy_client.transport.response import Download
 from comfy_client.workflow.problems import Problem
 
 
@@ -42,12 +45,20 @@ class InMemory:
     node_id = "9"
     url = None
 
-    def __init__(self, content: bytes, times: int = 1) -> None:
-        self._pieces = [content] * times
+    def __init__(self, content: bytes, times: int = 1, length: int | None = None) -> None:
+        self._content = content
+        self._times = times
+        self._length = length
+        self.given = 0
 
     @contextlib.contextmanager
-    def stream(self, timeout: float | None = None) -> Iterator[list[bytes]]:
-        yield self._pieces
+    def stream(self, timeout: float | None = None) -> Iterator[Download]:
+        yield Download(200, {}, self._length, self._pieces())
+
+    def _pieces(self) -> Iterator[bytes]:
+        for _ in range(self._times):
+            self.given += 1
+            yield self._content
 
 
 class Made:
@@ -93,6 +104,14 @@ def test_a_broken_or_huge_picture_has_none() -> None:
     assert thumbnail(InMemory(b"no picture"), 1) is None  # type: ignore[arg-type]
     huge = InMemory(bytes(MOST_BYTES // 4 + 1), times=4)
     assert thumbnail(huge, 1) is None  # type: ignore[arg-type]
+
+
+def test_a_content_that_is_said_to_be_too_large_is_not_read() -> None:
+    """Not even its beginning."""
+    huge = InMemory(b"x", length=MOST_BYTES + 1)
+    with pytest.raises(CallRefused, match="more than"):
+        whole(huge)  # type: ignore[arg-type]
+    assert huge.given == 0
 
 
 def test_many_files_and_long_texts_are_cut() -> None:
