@@ -217,7 +217,8 @@ class Plan(AsDict):
             return "the server has all node classes and models of the workflow"
         steps = [*map(str, self.packs), *map(str, self.models)]
         if self.restart:
-            lost = f", which loses {self.queued} prompts in its queue" if self.queued else ""
+            prompts = "1 prompt" if self.queued == 1 else f"{self.queued} prompts"
+            lost = f", which loses {prompts} in its queue" if self.queued else ""
             steps.append(f"restart the server{lost}")
         lines = ["to provide what the workflow lacks:", *(f"  {step}" for step in steps)]
         missing = ["not to be had without you:", *(f"  {one}" for one in self.impossible)]
@@ -416,13 +417,21 @@ def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstac
         loaded = loaded or pack
     if loaded is not None:
         return _lacks(missing, loaded, facts)
-    if any(missing.name in pack.classes for pack in facts.known.values()):  # ComfyUI's own
+    listed = [pack.id for pack in packs_with(missing.name, facts.known.values())]
+    if any(map(is_comfyui, listed)):
         return _of_comfyui(missing, facts)
     if missing.aux_id:
         text = (
             f"the class {brief(missing.name)} needs the repository {brief(missing.aux_id)} on "
             "GitHub, which the Manager's lists lack, or have several of its name: if you trust "
             "it, install it on the server by hand, or with api.ext.manager.install_git"
+        )
+        return Obstacle("not_listed", missing.name, text)
+    if listed:
+        text = (
+            f"the class {brief(missing.name)} belongs to {_listed(listed)}, but the Manager's "
+            "lists have several repositories of that name, and it may install any of them: if you "
+            "trust it, install it on the server by hand, or with api.ext.manager.install_git"
         )
         return Obstacle("not_listed", missing.name, text)
     newer = f" than {facts.comfyui}" if facts.comfyui else ""

@@ -384,7 +384,7 @@ def test_prompts_that_came_since_the_question_are_named_by_another_one() -> None
         assert load(page(mine()), api).provide(api, yes=agree).ok
         assert requests_to_restart(server) == 1
     assert [(one.queued, one.packs[0].action) for one in plans] == [(0, "install"), (1, "restart")]
-    assert "restart the server, which loses 1 prompts in its queue" in str(plans[1])
+    assert "restart the server, which loses 1 prompt in its queue" in str(plans[1])
 
 
 @pytest.mark.parametrize("wait", [0, 60])

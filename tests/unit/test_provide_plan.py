@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from typing import Any
 
+import attrs
 import pytest
 
 from comfy_client import ConversionWarning, Workflow
@@ -88,6 +89,13 @@ def test_a_repository_in_whose_place_the_manager_would_install_another_is_not_pl
     there = installed(InstalledPack("Some-Pack", aux_id="somebody/Some-Pack", enabled=False))
     has = facts(known=known(*map(KnownPack, others)), installed=there)
     assert pack_of(for_class(has, aux_id="somebody/Some-Pack")) == ("enable", "Some-Pack")
+
+
+def test_a_class_of_a_repository_that_the_manager_may_confuse_is_not_said_to_be_comfyuis() -> None:
+    listed = known(KnownPack(GIT, classes=("Mine",)), KnownPack("https://github.com/a/some-pack"))
+    plan = for_class(facts(known=listed))
+    assert cause_of(plan) == "not_listed"
+    assert f"the class 'Mine' belongs to {GIT}, but the Manager's lists have several" in str(plan)
 
 
 def test_a_disabled_pack_comes_before_the_others_of_the_list() -> None:
@@ -360,6 +368,7 @@ def test_a_printed_plan_has_all_steps_hosts_and_losses() -> None:
         "not to be had without you:",
         "  find x",
     ]
+    assert "which loses 1 prompt in its queue" in str(attrs.evolve(plan, queued=1))
     assert not plan
     assert Plan()
     told = plan.to_dict()
