@@ -298,10 +298,11 @@ class _Listed(ManagerRoutes):
 
     def model(self, work: Work) -> dict[str, Any]:
         """Return the entry of the Manager's list for the URL of a model."""
-        found = self.get("/externalmodel/getlist", {"mode": _MODE})
-        for entry in list_at(found, "models"):
-            if isinstance(entry, dict) and entry.get("url") == work.url:
-                return {**entry, "ui_id": work.id}
+        found = list_at(self.get("/externalmodel/getlist", {"mode": _MODE}), "models")
+        entries = [one for one in found if isinstance(one, dict) and one.get("url") == work.url]
+        entries.sort(key=lambda one: one.get("save_path") != work.folder)
+        if entries:  # one file may be listed for several folders
+            return {**entries[0], "ui_id": work.id}
         raise NotFound(
             f"install-model: this Manager downloads models of its own list only, which lacks "
             f"{work.name:.200} from {urlsplit(work.url or '').hostname}"

@@ -417,6 +417,11 @@ def _pack_for(missing: MissingClass, facts: ServerFacts) -> PlannedPack | Obstac
         loaded = loaded or pack
     if loaded is not None:
         return _lacks(missing, loaded, facts)
+    return _without_pack(missing, facts)
+
+
+def _without_pack(missing: MissingClass, facts: ServerFacts) -> Obstacle:
+    """Return the sentence for a class whose pack the Manager cannot install."""
     listed = [pack.id for pack in packs_with(missing.name, facts.known.values())]
     if any(map(is_comfyui, listed)):
         return _of_comfyui(missing, facts)
@@ -563,6 +568,7 @@ def _download_of(
     url = _file_url(model.url)
     listed = [one for one in facts.listed if is_safe_url(one.url)]
     entries = [one for one in listed if one.url in (model.url, url)]
+    entries.sort(key=lambda one: one.kind != (model.folder or "").partition("/")[0])
     named = [one for one in listed if one.filename.casefold() == path.name.casefold()]
     if model.folder:
         named = [one for one in named if one.kind in (None, model.folder.partition("/")[0])]

@@ -216,6 +216,18 @@ def test_an_input_is_set_to_the_place_where_the_managers_list_puts_a_model(
     api.run(workflow, timeout=60)
 
 
+@pytest.mark.parametrize("kind", ["manager4-legacy", "manager3"])
+def test_a_file_that_the_managers_list_has_twice_goes_to_the_folder_that_is_wanted(
+    kind: str,
+) -> None:
+    """As the real list has old models of AnimateDiff."""
+    elsewhere = attrs.evolve(TINY, save_path="loras")
+    manager = KINDS[kind](models=[elsewhere, TINY])
+    with ComfyServer(packs=[manager], speed=1000) as server, ComfyApi(server.url) as api:
+        plan = Workflow.load(with_model(url=TINY.url)).provide(api, yes=True)
+        assert plan.ok, plan
+
+
 def test_a_model_in_a_subfolder_keeps_it(api: ComfyApi, kind: str) -> None:
     source = {"url": f"{MODELS}/new.safetensors", "directory": "checkpoints"}
     plan = Workflow.load(with_model("mine/new.safetensors", **source)).provide(api, yes=True)
