@@ -12,8 +12,11 @@ from ..to_dict import AsDict
 from ..values import build, mapping, sequence, table_at, text
 
 _DISABLED_AT = "@"
-#: What may make a regular expression of the server slow.
-_REPEATS: Final = re.compile(r"(?<!\\)[*+?{]")
+#: What may make a regular expression of the server slow, and what never does.
+_REPEATS: Final = re.compile(r"[*+?{]")
+_ESCAPED: Final = re.compile(r"\\.", re.DOTALL)
+#: The most alternatives of a pattern: each may double the time; the real lists have two at most.
+_MOST_ALTERNATIVES: Final = 8
 
 
 @attrs.frozen
@@ -167,7 +170,8 @@ def packs_with(class_type: str, packs: Iterable[KnownPack]) -> list[KnownPack]:
 
 
 def _fits(pattern: str, class_type: str) -> bool:
-    if _REPEATS.search(pattern):
+    special = _ESCAPED.sub("", pattern)
+    if _REPEATS.search(special) or special.count("|") > _MOST_ALTERNATIVES:
         return False
     try:
         return re.search(pattern, class_type) is not None
