@@ -309,6 +309,8 @@ def _wait(given: ServerOptions, ids: tuple[str, ...], timeout: float | None, qui
     with given.client() as api:
         manager = api.ext.manager
         statuses = finish(given, [partial(manager.task, id) for id in ids], timeout, quiet)
+    if Exit.DONE in statuses and not all(id.startswith("install-model:") for id in ids):
+        _note_restart()
     _end(statuses)
 
 

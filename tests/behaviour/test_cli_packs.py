@@ -338,7 +338,9 @@ def test_ctrl_c_leaves_the_task_and_says_how_to_find_it(
     assert ended.status == 7
     assert f"comfy-client packs wait {found[1]}" in ended.err
     server.resume()
-    assert comfy_client("packs", "wait", found[1]).out.startswith("installed my-pack ")
+    ended = comfy_client("packs", "wait", found[1])
+    assert ended.out.startswith("installed my-pack ")
+    assert ended.err.endswith("once the server has restarted: comfy-client restart --wait\n")
 
 
 @pytest.mark.parametrize(
