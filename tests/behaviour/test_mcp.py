@@ -272,6 +272,19 @@ def test_a_file_that_is_swapped_for_a_link_after_it_was_found_is_not_read(
         pass
 
 
+def test_a_file_that_was_another_one_when_it_was_opened_is_not_read(folder: Path) -> None:
+    """A link that was there for that moment only."""
+    secret = folder.parent / "secret.txt"
+
+    class Swapped(type(folder)):  # type: ignore[misc]
+        def open(self, *args: Any) -> Any:
+            return secret.open(*args)
+
+    roots = Roots([folder])
+    with pytest.raises(CallRefused, match="replaced"), roots.opened(Swapped(folder / "draw.json")):
+        pass
+
+
 def test_an_upload_of_a_folder_lists_its_newest_files(
     agent: Agent, comfy: ComfyServer, folder: Path
 ) -> None:
