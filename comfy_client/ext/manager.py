@@ -47,7 +47,7 @@ from .pack_names import (
     repository_key,
 )
 from .snapshots import Snapshots
-from .task_outcomes import failure, refusal, without_secrets
+from .task_outcomes import WITHOUT_GIT, failure, refusal, without_secrets
 from .tasks import Task, TaskWatcher, new_id, parts_of
 
 #: Seconds after which no answer comes any more of work that the Manager answers when it is over.
@@ -273,9 +273,16 @@ class Manager(KnownAttributes):
         ``GET /v2/comfyui_manager/comfyui_versions``; Manager 3: without ``/v2``.
 
         Raises:
-            ApiError: ComfyUI is no git repository there (400), or there is no network (500).
+            NotSupported: ComfyUI was not installed with git there; the message says what to do.
         """
-        found = table_at(self._dialect().get("/comfyui_manager/comfyui_versions"))
+        route = "/comfyui_manager/comfyui_versions"
+        try:
+            found = table_at(self._dialect().get(route))
+        except ApiError as exc:
+            if exc.status not in (400, 500):  # it is one or the other by the version of the Manager
+                raise
+            said = f"the Manager cannot list versions: most likely {WITHOUT_GIT}"
+            raise NotSupported(said, method="GET", path=exc.path) from None
         versions = tuple(name for item in list_at(found, "versions") if (name := text(item)))
         return ComfyUIVersions(versions, text(found.get("current")))
 
@@ -425,7 +432,9 @@ class Manager(KnownAttributes):
         return self._start(self._work("install-model", name, url=url, folder=folder, base=base))
 
     def update_comfyui(self, version: str | None = None, *, stable: bool = True) -> Task:
-        """Update ComfyUI itself, which must be a git repository there.
+        """Update ComfyUI itself.
+
+        Where it was not installed with git, the task ends in :class:`TaskFailed`, which says so.
 
         Args:
             version: A version of :meth:`comfyui_versions`; ``None``: the newest.

@@ -31,6 +31,15 @@ _REFUSED: Final = "failed"
 #: A part of what it says of versions that the registry has flagged.
 _FORBIDDEN: Final = "not allowed by the current security configuration"
 
+#: What the Manager says if it could not update ComfyUI.
+_NOT_UPDATED: Final = ("fail", "An error occurred while updating 'comfyui'.")
+#: Why it cannot in most cases, and what to do.
+WITHOUT_GIT: Final = (
+    "ComfyUI was not installed with git (git clone) there, which the Manager needs; "
+    "update it in the way in which it was installed, such as with the desktop app, the update "
+    "script of the portable package, pip or a new image; the log of the server says more"
+)
+
 #: The lowest security levels that allow each kind of work, in the words of ``config.ini``.
 _TO_INSTALL: Final = (
     "security_level = normal, and for git repositories also a server that listens on loopback "
@@ -155,7 +164,7 @@ def outcome(
     if work.kind == "update-comfyui" and result is not None and result.startswith(DONE):
         return None  # the version follows
     if result is not None and result not in _GOOD:
-        return failure(work, f"the Manager says: {result or 'no reason'}")
+        return failure(work, _said(work, result))
     pack = installed.get(work.name) or _by_repository(work, installed)
     claim = _claim(result)
     match work.kind:
@@ -191,6 +200,14 @@ def outcome(
                 return failure(work, f"{claim}, so it is unknown whether it was done")
             return None
     return pack
+
+
+def _said(work: Work, result: str) -> str:
+    """Return why work has failed, by what the Manager says."""
+    if work.kind == "update-comfyui" and result in _NOT_UPDATED:
+        first = f"there is no version {work.version}, or" if work.version else "most likely"
+        return f"the Manager could not do it: {first} {WITHOUT_GIT}"
+    return f"the Manager says: {result or 'no reason'}"
 
 
 def _claim(result: str | None) -> str:

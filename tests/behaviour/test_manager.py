@@ -11,7 +11,7 @@ import pytest
 
 from comfy_client import ComfyApi
 from comfy_client.errors import (
-    ApiError,
+    AuthenticationError,
     ManagerRefused,
     NotFound,
     NotSupported,
@@ -328,13 +328,24 @@ def fixed(api: ComfyApi) -> Any:
 
 
 def test_comfyui_is_updated_and_its_versions_are_listed_from_a_git_repository_only(
-    manager: Manager,
+    manager: Manager, kind: str
 ) -> None:
     """The embedded server is none; what a real one answered is in the recordings."""
-    with pytest.raises(ApiError):
+    said = r"not installed with git \(git clone\).*; update it in the way"
+    with pytest.raises(NotSupported, match=said) as caught:
         manager.comfyui_versions()
-    with pytest.raises((TaskFailed, ApiError)):
-        manager.update_comfyui().result(timeout=60)
+    assert caught.value.hint is None
+    if kind != "manager3":  # the embedded one lacks the route
+        with pytest.raises(TaskFailed, match=said):
+            manager.update_comfyui().result(timeout=60)
+
+
+def test_versions_of_comfyui_that_a_login_hides_are_not_about_git(
+    manager: Manager, server: ComfyServer
+) -> None:
+    route = "*/comfyui_manager/comfyui_versions"
+    with server.faults.answer("GET", route, (401, {}, None)), pytest.raises(AuthenticationError):
+        manager.comfyui_versions()
 
 
 @pytest.mark.parametrize("kind", OLD)

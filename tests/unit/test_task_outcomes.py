@@ -75,6 +75,15 @@ def test_an_update_of_comfyui_is_told_with_its_version(result: str) -> None:
     assert ended("update-comfyui", result, None) is None
 
 
+@pytest.mark.parametrize("result", ["fail", "An error occurred while updating 'comfyui'."])
+def test_update_of_comfyui_names_the_likely_reasons_of_a_failure(result: str) -> None:
+    said = str(ended("update-comfyui", result, None))
+    assert "most likely ComfyUI was not installed with git" in said
+    assert "no version" not in said
+    said = str(ended("update-comfyui", result, None, version="v9.9.9"))
+    assert "there is no version v9.9.9, or ComfyUI was not installed with git" in said
+
+
 @pytest.mark.parametrize("result", ["success", "skip", None])
 @pytest.mark.parametrize(
     ("kind", "pack", "said"),
