@@ -19,7 +19,7 @@ from .. import runtime
 from ..errors import ComfyError, UnexpectedResponse
 from .completion import complete_ids
 from .decorators import seconds_option
-from .exits import one_line
+from .exits import message_of, one_line
 from .own_prompts import Mine, is_mine, receiving
 from .printing import command, emit, note, say
 from .prompt_commands import entry_object, known_job, queue_objects
@@ -232,15 +232,20 @@ def _begun(clients: Sequence[ComfyApi], limit: float) -> str:
 
 
 def _check_monitors(clients: Sequence[ComfyApi]) -> None:
-    """Raise NotSupported if one of the servers that answer lacks Crystools."""
+    """Print which of the servers that answer lack Crystools; raise if none has it."""
     from ..transport.failures import is_away
 
+    errors: list[ComfyError] = []
     for api in clients:
         try:
             api.ext.monitor.gpus()
         except ComfyError as exc:
             if not is_away(exc):
-                raise
+                errors.append(exc)
+    if len(errors) == len(clients):
+        raise errors[0]
+    for error in errors:
+        note(f"{message_of(error)}; its figures are not shown")
 
 
 def changes_of(clients: Sequence[ComfyApi], monitor: bool = False) -> Iterator[dict[str, Any]]:

@@ -70,14 +70,31 @@ def test_watch_without_monitor_prints_no_figures(
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_watch_says_how_to_get_crystools(
-    comfy_client: CommandLine, machine: ComfyServer, several: bool
+def test_watch_says_how_to_get_crystools_where_no_server_has_it(
+    comfy_client: CommandLine, several: bool
 ) -> None:
-    with ComfyServer() as without:
-        hosts = ["--host", without.url, *(["--host", machine.url] if several else [])]
+    with ComfyServer() as without, ComfyServer() as other:
+        hosts = ["--host", without.url, *(["--host", other.url] if several else [])]
         [error] = comfy_client.json("watch", "--monitor", *hosts, status=1)
     assert error["code"] == "not_supported"
     assert f"{without.url} lacks the node pack Crystools: install" in error["message"]
+
+
+@pytest.mark.posix("signals between processes")
+def test_a_server_without_crystools_is_named_and_hides_no_other(
+    comfy_client: CommandLine, machine: ComfyServer
+) -> None:
+    with ComfyServer() as without:
+        hosts = ("--host", without.url, "--host", machine.url)
+        with comfy_client.started("watch", "--monitor", *hosts) as process:
+            assert process.stdout is not None
+            line = next(line for line in process.stdout if "monitor" in line)
+            assert machine.url.removeprefix("http://") in line
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=LIMIT)
+    assert process.returncode == 130
+    assert f"{without.url} lacks the node pack Crystools: install" in err
+    assert "its figures are not shown" in err
 
 
 def test_watch_takes_an_id_or_monitor(comfy_client: CommandLine, machine: ComfyServer) -> None:
