@@ -472,7 +472,8 @@ def _snapshots(given: ServerOptions) -> None:
 def _save(given: ServerOptions) -> None:
     """Save a snapshot, and print its name."""
     with given.client() as api:
-        _print_name(given, api.ext.manager.snapshots.save())
+        name = api.ext.manager.snapshots.save()
+    _print_name(given, name, name)
 
 
 @command("comfy-client snapshot current > packs.json", name="current")
@@ -505,10 +506,13 @@ _snapshot_argument: Decorator = click.argument(
 @_snapshot_argument
 @of_server
 def _restore(given: ServerOptions, name: str) -> None:
-    """Have the packs of a snapshot installed at the next start of the server."""
+    """Have the packs of a snapshot installed at the next start of the server.
+
+    Packs that it lacks are disabled then.
+    """
     with _named(), given.client() as api:
         api.ext.manager.snapshots.restore(name)
-    _print_name(given, name)
+    _print_name(given, name, f"{name} will be restored when the server starts the next time")
     _note_restart()
 
 
@@ -519,14 +523,14 @@ def _remove(given: ServerOptions, name: str) -> None:
     """Delete a snapshot."""
     with _named(), given.client() as api:
         api.ext.manager.snapshots.remove(name)
-    _print_name(given, name, "removed ")
+    _print_name(given, name, f"removed {name}")
 
 
-def _print_name(given: ServerOptions, name: str, done: str = "") -> None:
+def _print_name(given: ServerOptions, name: str, text: str) -> None:
     if given.json:
         emit({"name": name})
     else:
-        say(f"{done}{name}")
+        say(text)
 
 
 for _command in (_list_snapshots, _save, _current, _restore, _remove):

@@ -236,7 +236,10 @@ def test_snapshots_are_saved_listed_restored_and_removed(comfy_client: CommandLi
     assert comfy_client("snapshot").lines == [name]
     assert comfy_client.json("snapshot", "list") == [{"name": name}]
     comfy_client("packs", "install", URL)
-    assert "comfy-client restart --wait" in comfy_client("snapshot", "restore", name).err
+    ended = comfy_client("snapshot", "restore", name)
+    assert ended.lines == [f"{name} will be restored when the server starts the next time"]
+    assert "comfy-client restart --wait" in ended.err
+    assert comfy_client.json("snapshot", "restore", name) == [{"name": name}]
     comfy_client("restart", "--wait")
     assert states(comfy_client) == {"broken": "failed", "my-pack": "disabled"}
     assert "pips" in json.loads(comfy_client("snapshot", "current").out)
