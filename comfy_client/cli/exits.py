@@ -251,6 +251,7 @@ _IN_COMMANDS: Final = (
     (r"check https, verify= and cert=", "check https and --ca"),
     (r"give user=\.\.\. \(see create_user\)", "give --user ID"),
     (r"the exception has them .* carry on", "with --journal the same command goes on"),
+    (r", or by install_git", ""),
     (r"set\(\.\.\., force=True\) replaces the link by a value", "set the input of that node"),
 )
 

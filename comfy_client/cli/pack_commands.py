@@ -29,10 +29,6 @@ if TYPE_CHECKING:
     from ..models.packs import ImportFailure, InstalledPack
     from ..workflow.problems import Problem
 
-#: The most names of known packs in the error of one that nobody knows.
-_NEAREST: Final = 3
-#: How much a name must be like the wrong one, from 0 to 1.
-_LIKENESS: Final = 0.75
 #: What to do for a change to take effect.
 _RESTART: Final = "It takes effect once the server has restarted: {command}"
 
@@ -253,8 +249,10 @@ def _work(
 
 def _check_installed(manager: Manager, names: Collection[str]) -> None:
     """Raise Mistake if a pack is not installed: then none of the others is changed, either."""
+    from ..ext.pack_names import id_or_folder
+
     installed = manager.installed()
-    wrong = [one for one in names if _folder_or_id(one) not in installed]
+    wrong = [one for one in names if id_or_folder(one) not in installed]
     if wrong:
         there = ", ".join(sorted(installed, key=str.casefold)) or "none"
         raise Mistake(
@@ -267,26 +265,13 @@ def _nearest(manager: Manager, given: Collection[str], name: str) -> list[str]:
 
     There are none if it is not wrong: if it is installed, or was given as the Manager knows it.
     """
-    import difflib
-
+    from ..ext.pack_names import id_or_folder, packs_like
     from ..ext.plan import installed_as
 
     if installed_as(name, manager.installed()):
         return []
-    by_name: dict[str, list[str]] = {}
-    for known in manager.mappings():
-        by_name.setdefault(_folder_or_id(known).casefold(), []).append(known)
-    close = difflib.get_close_matches(name.casefold(), by_name, _NEAREST, _LIKENESS)
-    found = [known for one in close for known in by_name[one]]
-    is_known = any(_folder_or_id(one) == name for one in found if one in given)
-    return [] if is_known else found[:_NEAREST]
-
-
-def _folder_or_id(name: str) -> str:
-    """Return the folder that a repository gets, or the id itself."""
-    from ..ext.pack_names import folder_of
-
-    return folder_of(name) if "://" in name else name
+    found = packs_like(name, manager.mappings())
+    return [] if any(id_or_folder(one) == name for one in found if one in given) else found
 
 
 def _note_restart() -> None:

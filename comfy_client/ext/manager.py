@@ -43,6 +43,7 @@ from .pack_names import (
     folder_of,
     kinds_of,
     name_of,
+    packs_like,
     repositories,
     repository_key,
 )
@@ -370,12 +371,15 @@ class Manager(KnownAttributes):
 
     def _listed(self, url: str) -> str:
         """Return the URL of a repository as the Manager's lists have it."""
-        found = repositories(self.mappings()).get(repository_key(url))
+        known = self.mappings()
+        found = repositories(known).get(repository_key(url))
         if found is None:
+            like = packs_like(folder_of(url), known)
+            nearest = f"; the nearest known packs are: {', '.join(like):.500}" if like else ""
             raise NotFound(
                 f"install: the Manager's lists lack the repository {without_secrets(url):.300}, or "
                 f"have several named {folder_of(url):.100}: install the pack by its id in the "
-                "registry, or by install_git"
+                f"registry, or by install_git{nearest}"
             )
         return found
 

@@ -13,6 +13,10 @@ from ..models.packs import InstalledPack, KnownPack
 AnyPack = str | InstalledPack | KnownPack
 #: Old folders of models, and the kinds of models that have them today.
 _RENAMED: Final[Mapping[str, str]] = {"clip": "text_encoders", "unet": "diffusion_models"}
+#: The most packs that are named as like a wrong one.
+_MOST_LIKE: Final = 3
+#: How much their names must be like it, from 0 to 1.
+_LIKENESS: Final = 0.75
 
 
 def name_of(pack: AnyPack) -> str:
@@ -28,6 +32,22 @@ def name_of(pack: AnyPack) -> str:
 def folder_of(url: str) -> str:
     """Return the folder that a git repository gets: the last part of its URL."""
     return PurePosixPath(urlsplit(url).path).name.removesuffix(".git")
+
+
+def id_or_folder(name: str) -> str:
+    """Return the folder that a repository gets, or the id itself."""
+    return folder_of(name) if "://" in name else name
+
+
+def packs_like(name: str, known: Iterable[str]) -> list[str]:
+    """Return the few ids and URLs among what the Manager knows that are most like a name."""
+    import difflib
+
+    by_name: dict[str, list[str]] = {}
+    for one in known:
+        by_name.setdefault(id_or_folder(one).casefold(), []).append(one)
+    close = difflib.get_close_matches(name.casefold(), by_name, _MOST_LIKE, _LIKENESS)
+    return [one for like in close for one in by_name[like]][:_MOST_LIKE]
 
 
 def is_readable(url: str) -> bool:

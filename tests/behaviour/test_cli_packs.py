@@ -144,6 +144,8 @@ def test_a_repository_that_the_lists_lack_is_a_wrong_name(comfy_client: CommandL
     ended = comfy_client("packs", "install", "https://evil.example/my-pack")
     assert ended.status == 2
     assert "lists lack the repository https://evil.example/my-pack" in ended.err
+    assert f"by its id in the registry; the nearest known packs are: {URL}\n" in ended.err
+    assert "nearest" not in comfy_client("packs", "install", "https://evil.example/nowhere").err
     assert "my-pack" not in comfy_client("packs", "list").out
 
 

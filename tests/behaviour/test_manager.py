@@ -123,6 +123,7 @@ def test_a_repository_that_the_lists_lack_is_refused_before_the_manager_is_asked
         with pytest.raises(NotFound, match=r"lists lack the repository .*install_git") as caught:
             manager.install(url)
         assert "SECRET" not in str(caught.value)
+    assert str(caught.value).endswith(f"install_git; the nearest known packs are: {URL}")
     assert not [r for r in server.requests if r.method == "POST"]
     written = f"{URL.replace('git.example', 'GIT.example')}.git/"
     assert manager.install(written).result(timeout=60) is not None
