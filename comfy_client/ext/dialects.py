@@ -290,11 +290,14 @@ class _Listed(ManagerRoutes):
             "skip_post_install": False,
         }
 
+    def listed(self) -> Mapping[str, Any]:
+        """Return the packs of the Manager's list by id."""
+        asked = {"mode": _MODE, "skip_update": "true"}  # or it looks for news of all packs
+        return table_at(self.get("/customnode/getlist", asked), "node_packs")
+
     def _repository(self, name: str) -> str:
         """Return the repository of a pack of the registry: its security settings ask for that."""
-        asked = {"mode": _MODE, "skip_update": "true"}  # or it looks for news of all packs
-        found = table_at(self.get("/customnode/getlist", asked), "node_packs", name)
-        return text(found.get("repository")) or ""
+        return text(table_at(self.listed(), name).get("repository")) or ""
 
     def model(self, work: Work) -> dict[str, Any]:
         """Return the entry of the Manager's list for the URL of a model."""
@@ -355,7 +358,11 @@ def _batch_of(work: Work) -> str:
 
 
 class Manager3Routes(_Listed):
-    """ComfyUI-Manager 3, a folder of ``custom_nodes``."""
+    """ComfyUI-Manager 3, a folder of ``custom_nodes``.
+
+    Without a network, it looks for the installed packs only when it is asked for its list, or
+    installs one.  Until then it removes and disables none, and calls that a success.
+    """
 
     name = "manager3"
     prefix = ""
@@ -377,6 +384,7 @@ class Manager3Routes(_Listed):
 
     def failed_imports(self, by_key: Mapping[str, InstalledPack]) -> list[ImportFailure]:
         """Return which packs failed to import, asking about each."""
+        self.listed()  # it may not know yet which packs are installed
         found = []
         for key, pack in by_key.items():
             try:
@@ -397,6 +405,8 @@ class Manager3Routes(_Listed):
             self.post("/manager/queue/update_comfyui")
         else:
             kind = "install" if work.kind == "enable" else work.kind
+            if kind != "install" and work.name.lower() not in map(str.lower, self.listed()):
+                work = attrs.evolve(work, is_git=True)  # what it calls unknown
             self.post(f"/manager/queue/{kind}", json=self.listing(work))
         self.start_queued()
 

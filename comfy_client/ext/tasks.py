@@ -271,8 +271,11 @@ class TaskWatcher:
         """Take the results out of an event of the Manager, and look at the tasks soon."""
         results = results_in(event.data)
         with self._lock:
-            for id in results.keys() & self._watched.keys():
-                self._watched[id].evidence.result = results[id]
+            for id, watch in self._watched.items():
+                # Manager 3 names an update of ComfyUI so, whoever began it.
+                name = "comfyui" if watch.work.kind == "update-comfyui" else id
+                if (result := results.get(name)) is not None:
+                    watch.evidence.result = result
         self._wake.set()
 
     def _run(self, unsubscribe: Callable[[], None]) -> None:

@@ -329,16 +329,15 @@ def fixed(api: ComfyApi) -> Any:
 
 
 def test_comfyui_is_updated_and_its_versions_are_listed_from_a_git_repository_only(
-    manager: Manager, kind: str
+    manager: Manager,
 ) -> None:
     """The embedded server is none; what a real one answered is in the recordings."""
     said = r"not installed with git \(git clone\).*; update it in the way"
     with pytest.raises(NotSupported, match=said) as caught:
         manager.comfyui_versions()
     assert caught.value.hint is None
-    if kind != "manager3":  # the embedded one lacks the route
-        with pytest.raises(TaskFailed, match=said):
-            manager.update_comfyui().result(timeout=60)
+    with pytest.raises(TaskFailed, match=said):
+        manager.update_comfyui().result(timeout=60)
 
 
 def test_versions_of_comfyui_that_a_login_hides_are_not_about_git(

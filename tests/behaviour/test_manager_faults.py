@@ -35,7 +35,15 @@ from comfy_client.errors import (
     UnexpectedResponse,
 )
 from comfy_client.ext import Manager, Task
-from comfy_client.testing import Answer, ComfyServer, Manager3, Manager4, Manager4Legacy, Request
+from comfy_client.testing import (
+    Answer,
+    ComfyServer,
+    ListedPack,
+    Manager3,
+    Manager4,
+    Manager4Legacy,
+    Request,
+)
 from comfy_client.testing.packs.manager3 import Manager3Pack
 from comfy_client.testing.packs.pack import PackRoutes
 from tests.helpers.clients import LIMIT, until
@@ -582,6 +590,28 @@ def test_a_list_beyond_the_limit_of_an_answer_is_an_error(server: ComfyServer) -
 
 
 # -- reboot ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["disable", "uninstall", "update", "failed_imports"])
+def test_manager_3_without_a_network_is_reminded_of_its_packs_after_a_reboot(way: str) -> None:
+    """Seen live: until somebody asks for its list, it finds none, and calls that a success."""
+    broken = attrs.evolve(MINE, import_error="No module named 'mine'")
+    registered = ListedPack(name="registered", url=f"{URL}-too", version="1.0.0")
+    packs = Manager3(
+        packs=[broken, registered], installed=["registered"], online=False, reboot_seconds=0.1
+    )
+    with ComfyServer(packs=[packs], speed=1000) as server, Hasty(server.url) as api:
+        manager = api.ext.manager
+        manager.install(URL).result(60)
+        manager.reboot(wait=60)
+        if way == "failed_imports":
+            assert [failed.id for failed in manager.failed_imports()] == ["my-pack"]
+        elif way == "update":
+            assert manager.update("my-pack").result(60).ver == MINE.update
+        else:
+            for name in ("my-pack", "registered"):
+                getattr(manager, way)(name).result(60)
+            assert not [pack for pack in manager.installed().values() if pack.enabled]
 
 
 @pytest.mark.parametrize("transport", ["auto", "poll"])

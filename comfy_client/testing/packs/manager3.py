@@ -7,12 +7,24 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from .installed import SUCCESS
+from .listed import ListedPack
 from .manager import check_room, json_of
 from .manager_models import is_listed
-from .manager_old import MODEL, OldManager, check_posted, new_results, places_of
+from .manager_old import (
+    COMFYUI,
+    MODEL,
+    OldManager,
+    check_posted,
+    name_of,
+    new_results,
+    places_of,
+    version_of,
+)
 from .manager_security import ActionNeed
 from .pack import PackRoutes
 
+_ENDINGS: Final = {"update": "updating", "fix": "fixing"}
 _KINDS: Final = ("install", "uninstall", "update", "fix", "disable")
 
 
@@ -35,10 +47,40 @@ class Manager3Pack(OldManager):
         self._pending: list[tuple[str, dict[str, Any]]] = []
         self._results = new_results()
         self._preview_method = "none"
+        #: Whether it has looked for the installed packs.
+        self._has_looked = self.packs.online
 
     def forget_pending(self) -> None:
         """Forget the work that has not begun."""
         self._pending.clear()
+
+    # -- work without the registry --------------------------------------------------------
+
+    def work(self, kind: str, params: Mapping[str, Any]) -> str:
+        """Do work.  Without the registry, all packs are unknown, once it has looked for them."""
+        is_known = self.packs.online or (self._has_looked and version_of(params) == "unknown")
+        if kind == "install":
+            self._has_looked = True
+        elif kind in ("uninstall", "disable") and not is_known:
+            return SUCCESS
+        elif kind in ("update", "fix") and not is_known:
+            return f"An error occurred while {_ENDINGS[kind]} '{name_of(params)}'."
+        return super().work(kind, params)
+
+    def listed(self) -> Mapping[str, ListedPack]:
+        """Return the packs of the list; those of the registry come from there."""
+        listed = self.packs.listed
+        if self.packs.online:
+            return listed
+        return {name: pack for name, pack in listed.items() if pack.version is None}
+
+    async def _list_packs(self, request: web.Request) -> web.Response:
+        self._has_looked = True
+        return await super()._list_packs(request)
+
+    async def _import_fail_info(self, request: web.Request) -> web.Response:
+        answer = await super()._import_fail_info(request)
+        return answer if self._has_looked else web.Response(status=400)
 
     # -- worker -------------------------------------------------------------------------
 
@@ -72,6 +114,7 @@ class Manager3Pack(OldManager):
             *(("POST", f"/manager/queue/{kind}", self._add) for kind in (*_KINDS, MODEL)),
             ("POST", "/manager/queue/reinstall", self._reinstall),
             ("POST", "/manager/queue/update_all", self._update_all),
+            ("POST", "/manager/queue/update_comfyui", self._update_comfyui),
             ("POST", "/manager/queue/start", self.start_work),
             ("GET", "/manager/queue/status", self._status),
             ("GET", "/manager/policy/component", self._component_policy),
@@ -108,6 +151,10 @@ class Manager3Pack(OldManager):
         if (refusal := self.refusal(request, "middle")) is None:
             self._add_all([("update", pack) for pack in self.all_packs()])
         return refusal or web.Response()
+
+    async def _update_comfyui(self, request: web.Request) -> web.Response:
+        self._add_all([(COMFYUI, {"ui_id": "comfyui"})])
+        return web.Response()
 
     async def _status(self, request: web.Request) -> web.Response:
         state = {"in_progress_count": int(self.worker.runs), "is_processing": self.worker.lives}

@@ -46,11 +46,12 @@ class OldManager(ManagerBase):
         self.worker.runs = True
         await self.server.sleep(self.options.seconds)
         try:
-            return self._work(kind, params)
+            return self.work(kind, params)
         except Exception:  # noqa: BLE001  it is the result
             return f"Exception: {(kind, params)!r:.1000}"
 
-    def _work(self, kind: str, params: Mapping[str, Any]) -> str:
+    def work(self, kind: str, params: Mapping[str, Any]) -> str:
+        """Do work at once; return the result."""
         if kind == COMFYUI:
             return "fail"  # it is no git repository
         if kind == MODEL:
@@ -108,11 +109,12 @@ class OldManager(ManagerBase):
 
     async def _list_packs(self, request: web.Request) -> web.Response:
         channel = _LISTS.get(request.query["mode"], "default")
-        packs = {
-            name: _told(listed, self.packs.now.get(name))
-            for name, listed in self.packs.listed.items()
-        }
+        packs = {name: _told(one, self.packs.now.get(name)) for name, one in self.listed().items()}
         return web.json_response({"channel": channel, "node_packs": packs})
+
+    def listed(self) -> Mapping[str, ListedPack]:
+        """Return the packs of the list."""
+        return self.packs.listed
 
     async def _list_models(self, request: web.Request) -> web.Response:
         _ = request.query["mode"]
