@@ -35,7 +35,7 @@ from aiohttp import web
 
 from ..recording.recorder import FORMAT, KEPT_HEADERS
 from ..recording.secrets import STARS
-from ..values import is_shallow, table_at
+from ..values import is_shallow, list_at, table_at
 from .active_faults import check_seconds
 from .exchange import Exchange
 from .wire import Answer, EventSocket, Request, cut, frame, never_answer, unknown_route
@@ -77,6 +77,7 @@ _OPTIONAL: Final[Mapping[str, type]] = {
     "refused": int,
     "status": int,
 }
+_UNFINISHED: Final = ("pending", "in_progress")
 ENDS = ("execution_success", "execution_error", "execution_interrupted")
 
 RecordedRow = Mapping[str, Any]
@@ -428,8 +429,10 @@ class Player:
         if fresh is not None or not here:
             return fresh
         later = self._steps[here[-1].place : self._next]
-        has_ended = any(event_type(step) in ENDS for step in later)
-        return None if has_ended else here[-1]
+        ended = any(event_type(step) in ENDS for step in later) or any(
+            has_ended(later, one.prompt_id) for one in self._exchanges if one.used and one.prompt_id
+        )
+        return None if ended else here[-1]
 
     def _derived(self, request: Request) -> Answer | None:
         """Return an answer about queue or history from the steps so far; None for other paths."""
@@ -454,8 +457,20 @@ class Player:
     ) -> RecordedExchange | Answer:
         before = [exchange for exchange in known if exchange.place < self._next]
         if known:
-            return attrs.evolve(before[-1] if before else known[0], place=-1)
+            nearest = before[-1] if before else known[0]
+            return attrs.evolve(nearest, place=-1, row=self._without_ended(nearest.row))
         return self._lacks(request, 0)
+
+    def _without_ended(self, row: RecordedRow) -> RecordedRow:
+        """Return an exchange without the unfinished jobs that have ended in the steps so far."""
+        past = self._steps[: self._next]
+        answer, jobs = table_at(row, "response"), list_at(row, "response", "jobs")
+        left = [
+            job
+            for job in jobs
+            if table_at(job).get("status") not in _UNFINISHED or not has_ended(past, job.get("id"))
+        ]
+        return row if len(left) == len(jobs) else {**row, "response": {**answer, "jobs": left}}
 
     def _same_body(self, exchange: RecordedExchange, request: Request) -> bool:
         recorded = exchange.row.get("request")

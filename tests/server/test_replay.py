@@ -30,7 +30,7 @@ from comfy_client import (
 from comfy_client.testing import ComfyServer, Request, cut, never_answer
 from tests.comfyui import ComfyUI
 from tests.conftest import load_workflow
-from tests.helpers.clients import Quick, until
+from tests.helpers.clients import LIMIT, Quick, until
 from tests.helpers.records import graph, rows
 
 RECORDINGS = Path(__file__).parents[1] / "recordings"
@@ -396,6 +396,32 @@ def test_answers_come_in_their_order_and_the_last_again(path: Path) -> None:
         for value in ("one", "two"):
             api.store_setting("Comfy.X", value)
             assert [api.get_setting("Comfy.X") for _ in range(3)] == [value] * 3
+
+
+@pytest.mark.parametrize("route", ["jobs?status=pending%2Cin_progress", "queue"])
+def test_a_job_of_which_only_the_history_told_the_end_runs_no_more(path: Path, route: str) -> None:
+    """The recorded client had not asked for the queue again; another client does so in vain."""
+    item = {"id": "p", "status": "in_progress"}
+    exchanges: list[tuple[str, Any, Any]] = [
+        ("POST /api/prompt", {"prompt": {}, "prompt_id": "p"}, {"prompt_id": "p", "number": 0}),
+        (f"GET /api/{route}", None, {"jobs": [item], "queue_running": [[0, "p", {}, {}, []]]}),
+        ("GET /api/history/p", None, {"p": {"outputs": {}, "status": {"status_str": "success"}}}),
+    ]
+    with path.open("w") as file:
+        for t, (asked, body, answer) in enumerate(exchanges):
+            method, _, target = asked.partition(" ")
+            row = {"t": t, "kind": "http", "method": method, "path": target, "request": body}
+            row |= {"status": 200, "response": answer, "content_type": "application/json"}
+            file.write(json.dumps(row) + "\n")
+    with ComfyServer.replay(path) as other:
+        requests.post(f"{other.url}/api/prompt", json=exchanges[0][1], timeout=LIMIT)
+
+        def running() -> bool:
+            told = requests.get(f"{other.url}/api/{route}", timeout=LIMIT).json()
+            return bool(told["queue_running"] if route == "queue" else told["jobs"])
+
+        assert running()
+        until(lambda: not running())
 
 
 def test_downloads_in_part_and_their_tags_are_the_same_again(
