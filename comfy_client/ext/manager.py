@@ -635,7 +635,8 @@ class Manager(KnownAttributes):
         except ComfyError as exc:
             if not is_away(exc):
                 raise
-            return not isinstance(exc, RequestTimeout)
+            # A proxy says the same of a server that it could not reach for a moment.
+            return not isinstance(exc, RequestTimeout | ApiError)
         return False
 
     def _explain_losses(self, reason: str | None) -> None:

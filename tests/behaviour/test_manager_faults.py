@@ -720,6 +720,22 @@ def test_a_server_that_goes_on_answering_was_not_restarted(
         manager.reboot(wait=0.3)
 
 
+def test_a_restart_of_which_only_a_proxy_has_told_is_checked(
+    server: ComfyServer, manager: Manager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It says the same of a server that ends, and of one that it did not reach."""
+    with server.faults.bad_gateway(path="/v2/manager/reboot") as fault:
+        with pytest.raises(TaskFailed, match="goes on answering"):
+            manager.reboot(wait=0.3)
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            rebooted = pool.submit(manager.reboot, wait=LIMIT)
+            until(lambda: fault.hits == 2)
+            server.kill()
+            until(lambda: "for the server to restart" in caplog.text)
+            server.start()
+            rebooted.result(LIMIT)
+
+
 # -- other Managers ----------------------------------------------------------------------
 
 
