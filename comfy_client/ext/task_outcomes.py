@@ -165,7 +165,7 @@ def outcome(
         return None  # the version follows
     if result is not None and result not in _GOOD:
         return failure(work, _said(work, result))
-    pack = installed.get(work.name) or _by_repository(work, installed)
+    pack = installed.get(work.name) or _by_another_name(work, installed)
     claim = _claim(result)
     match work.kind:
         case "install" | "install-git" | "enable":
@@ -251,13 +251,16 @@ def _is_release(version: str) -> bool:
     return version[:1].isdigit()
 
 
-def _by_repository(work: Work, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
-    """Return the pack of a git repository that the registry knows by another id."""
-    if not work.is_git:
+def _by_another_name(work: Work, installed: Mapping[str, InstalledPack]) -> InstalledPack | None:
+    """Return a pack by its id in another case, or by its repository.
+
+    The Manager takes ids of the registry in any case; then it has them as the packs write them.
+    """
+    if not (work.is_git or work.kind == "install"):
         return None
     wanted = work.name.casefold()
     for pack in installed.values():
-        names = (pack.id, (pack.aux_id or "").rpartition("/")[2])
+        names = pack.id, (pack.aux_id or "").rpartition("/")[2] if work.is_git else ""
         if wanted in (name.casefold() for name in names):
             return pack
     return None

@@ -130,6 +130,13 @@ def test_a_version_that_was_not_asked_for_is_an_error() -> None:
     assert str(error).endswith("the Manager says 'success', but version 1.0.0 is installed")
 
 
+def test_an_id_of_the_registry_is_known_in_any_case() -> None:
+    """The Manager takes it so, and then has the id as the pack writes it."""
+    there = InstalledPack("Pack", ver="1.0.0", cnr_id="Pack")
+    assert ended("install", "success", there) is there
+    assert isinstance(ended("disable", "success", there), TaskFailed)
+
+
 def test_a_pack_of_a_repository_is_known_by_its_folder_or_repository() -> None:
     assert ended("install", "success", REPOSITORY, is_git=True) is REPOSITORY
     assert isinstance(ended("install", "success", REPOSITORY), TaskFailed)
