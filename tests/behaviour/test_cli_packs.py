@@ -108,6 +108,30 @@ def test_packs_that_failed_to_import_are_marked(comfy_client: CommandLine) -> No
     assert "nowhere" in ended.out
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "No packs are installed."),
+        (("failed",), "All enabled packs were imported."),
+        (("missing", "ok.json"), "The server has all classes of the workflow."),
+    ],
+)
+def test_an_empty_list_of_packs_is_a_sentence(
+    tmp_path: Path, words: tuple[str, ...], said: str
+) -> None:
+    (tmp_path / "ok.json").write_text(json.dumps(txt2img()))
+    with ComfyServer(packs=["manager4"]) as server:
+        ended = CommandLine(tmp_path, server.url)("packs", *words)
+    assert (ended.status, ended.out, ended.err) == (0, "", f"{said}\n")
+
+
+@only_manager4
+def test_a_version_is_for_one_pack(comfy_client: CommandLine) -> None:
+    ended = comfy_client("packs", "install", "a", "b", "--version", "1.0.0")
+    assert ended.status == 2
+    assert "--version is for one pack" in ended.err
+
+
 def test_tasks_are_lines_of_json(comfy_client: CommandLine) -> None:
     [row] = comfy_client.json("packs", "install", URL)
     assert (row["kind"], row["name"], row["pack"]["enabled"]) == ("install", "my-pack", True)

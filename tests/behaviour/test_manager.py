@@ -340,6 +340,27 @@ def test_comfyui_is_updated_and_its_versions_are_listed_from_a_git_repository_on
         manager.update_comfyui().result(timeout=60)
 
 
+def test_the_versions_of_comfyui_are_those_that_the_manager_lists(
+    manager: Manager, server: ComfyServer, kind: str
+) -> None:
+    told = {"versions": ["nightly", "v0.3.75", 7], "current": "v0.3.75"}
+    prefix = "" if kind == "manager3" else "/v2"
+    server.on("GET", f"{prefix}/comfyui_manager/comfyui_versions", (200, {}, told))
+    found = manager.comfyui_versions()
+    assert (found.versions, found.current) == (("nightly", "v0.3.75"), "v0.3.75")
+
+
+def test_nothing_to_install_is_an_error_before_anything_is_sent(manager: Manager) -> None:
+    with pytest.raises(ValueError, match="not the URL of a repository"):
+        manager.install_git("https://git.example.com/")
+    with pytest.raises(ValueError, match="no package is given"):
+        manager.install_pip()
+
+
+def test_a_manager_shows_its_server(manager: Manager, server: ComfyServer) -> None:
+    assert repr(manager) == f"<Manager of {server.url}>"
+
+
 def test_versions_of_comfyui_that_a_login_hides_are_not_about_git(
     manager: Manager, server: ComfyServer
 ) -> None:

@@ -16,11 +16,11 @@ import requests
 from aiohttp import web
 
 from comfy_client.cli.serve_command import serve
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, ListedPack, Manager3, Manager4
 from comfy_client.testing.packs.fake_packs import OfferedPack
 from comfy_client.testing.packs.pack import Pack, PackRoutes, PackServer
 from comfy_client.testing.packs.registry import KNOWN
-from tests.helpers.bare import Socket, get
+from tests.helpers.bare import Socket, get, post
 from tests.helpers.clients import until
 
 
@@ -222,3 +222,52 @@ def answers(server: ComfyServer) -> bool:
     """Whether its port takes connections."""
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", server.port)) == 0
+
+
+@pytest.mark.parametrize(
+    ("level", "body", "status"),
+    [
+        ("normal", {"ver": "v0.3.75", "client_id": "c", "ui_id": "u"}, 403),
+        ("weak", {"ver": "v0.3.75", "client_id": "c", "ui_id": "u"}, 200),
+        ("weak", {"ver": "v0.3.75"}, 400),
+    ],
+)
+def test_manager_4_switches_comfyui_if_its_security_level_allows_it(
+    level: str, body: dict[str, str], status: int
+) -> None:
+    with ComfyServer(packs=[Manager4(security_level=level)]) as server:
+        path = "/v2/comfyui_manager/comfyui_switch_version"
+        assert post(server, path, body).status_code == status
+
+
+def test_manager_4_refuses_a_history_from_no_number() -> None:
+    with ComfyServer(packs=["manager4"]) as server:
+        assert get(server, "/v2/manager/queue/history?offset=x").status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("kind", "result"),
+    [
+        ("disable", "success"),
+        ("uninstall", "success"),
+        ("update", "An error occurred while updating 'a'."),
+        ("fix", "An error occurred while fixing 'a'."),
+    ],
+)
+def test_manager_3_without_a_network_knows_no_installed_pack_until_asked_for_its_list(
+    kind: str, result: str
+) -> None:
+    """Seen live."""
+    pack = ListedPack(name="a", url="https://git.example.com/a", import_error="ImportError")
+    manager = Manager3(packs=[pack], installed=["a"], online=False, seconds=0.0)
+    with ComfyServer(packs=[manager]) as server, Socket(server) as ws:
+        asked = ("/customnode/import_fail_info", {"url": pack.url})
+        assert post(server, *asked).status_code == 400
+        body = {"id": "a", "version": "unknown", "files": [pack.url], "ui_id": "u"}
+        post(server, f"/manager/queue/{kind}", body)
+        post(server, "/manager/queue/start", {})
+        told = next(one["data"] for one in iter(ws.next, None) if "nodepack_result" in one["data"])
+        assert told["nodepack_result"] == {"u": result}
+        assert "a" in get(server, "/customnode/installed").json()
+        get(server, "/customnode/getlist?mode=cache")
+        assert post(server, *asked).status_code == 200
