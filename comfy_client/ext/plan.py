@@ -221,7 +221,7 @@ class Plan(AsDict):
             lost = f", which loses {prompts} in its queue" if self.queued else ""
             steps.append(f"restart the server{lost}")
         lines = ["to provide what the workflow lacks:", *(f"  {step}" for step in steps)]
-        missing = ["not to be had without you:", *(f"  {one}" for one in self.impossible)]
+        missing = ["cannot be provided without you:", *(f"  {one}" for one in self.impossible)]
         return "\n".join([*(lines if steps else ()), *(missing if self.impossible else ())])
 
 
@@ -363,8 +363,8 @@ def make_plan(needs: WorkflowNeeds, facts: ServerFacts) -> Plan:
             models[key] = _with(models.get(key), planned)
     if needs.left_out:
         text = (
-            f"{needs.left_out} more node classes or models lack than one plan has: provide for the "
-            "workflow again once these are there"
+            f"{needs.left_out} more node classes or models are missing than one plan can have: "
+            "provide for the workflow again once these are there"
         )
         obstacles[Obstacle("too_many", "workflow", text)] = None
     return Plan(tuple(packs.values()), tuple(models.values()), tuple(obstacles), facts.queued)
@@ -428,8 +428,8 @@ def _without_pack(missing: MissingClass, facts: ServerFacts) -> Obstacle:
     if missing.aux_id:
         text = (
             f"the class {brief(missing.name)} needs the repository {brief(missing.aux_id)} on "
-            "GitHub, which the Manager's lists lack, or have several of its name: if you trust "
-            "it, install it on the server by hand, or with api.ext.manager.install_git"
+            "GitHub, which is not in the Manager's lists, or shares its name with others there: "
+            "if you trust it, install it on the server by hand, or with api.ext.manager.install_git"
         )
         return Obstacle("not_listed", missing.name, text)
     if listed:
@@ -591,7 +591,7 @@ def _download_of(
 
 def _without_url(model: MissingModel, folder: str | None, unused: str | None) -> Obstacle:
     name = brief(model.name)
-    text = f"nobody says where {name} can be downloaded"
+    text = f"neither the workflow nor the Manager's lists say where {name} can be downloaded"
     if unused:
         text = f"the URL that the workflow has for {name} is not used, as {UNUSED[unused]}"
     return Obstacle("no_url", model.name, f"{text}: get it, and copy it {_place(folder)}")
@@ -640,7 +640,7 @@ def _obstacle_to(
         text = f"{url} is a page, not a file: download {name} there, and copy it {to}"
         return Obstacle("page", model.name, text)
     if folder is None:
-        text = f"nobody says which folder {name} belongs to: download it from {url}"
+        text = f"nothing says which folder {name} belongs to: download it from {url}"
         return Obstacle("no_folder", model.name, text)
     if entry is None and not _is_model(model.name, folder):
         text = (

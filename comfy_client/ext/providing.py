@@ -350,11 +350,11 @@ def _key(one: PlannedPack | PlannedModel) -> str:
 
 
 def _still_missing(one: PlannedPack | PlannedModel) -> Obstacle:
-    """Return the sentence for what was provided, and lacks nevertheless."""
+    """Return the sentence for what was installed, and is still missing."""
     if isinstance(one, PlannedModel):
         text = (
-            f"{one.name} is in models/{one.folder} by now, but the server does not offer it to "
-            "the node: restart the server, or see whether its folder is the right one"
+            f"{one.name} was downloaded to models/{one.folder}, but the server does not offer it "
+            "to the node: restart the server, or check whether the folder is the right one"
         )
         return Obstacle("still_missing", one.name, text)
     text = f"the pack {one.id} was installed, but the server still lacks {', '.join(one.classes)}"

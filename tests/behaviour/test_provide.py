@@ -345,7 +345,7 @@ def test_a_model_in_a_folder_that_the_node_does_not_read_is_not_said_to_be_provi
         assert api.get_models("loras") == ["tiny.safetensors"]
     [obstacle] = plan.impossible
     assert obstacle.cause == "still_missing"
-    assert "tiny.safetensors is in models/loras by now" in obstacle.message
+    assert "tiny.safetensors was downloaded to models/loras" in obstacle.message
 
 
 def test_a_refused_restart_asks_for_one_by_hand_and_the_packs_stay() -> None:

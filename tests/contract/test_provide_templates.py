@@ -139,7 +139,7 @@ def cause(plan: Plan) -> str:
     """How a plan ends, in the words of the guide."""
     if plan.impossible:
         return plan.impossible[0].cause
-    return "nothing lacks" if plan.ok else "all can be got"
+    return "nothing missing" if plan.ok else "all can be provided"
 
 
 def end(api: ComfyApi, file: dict[str, Any], planned: Plan) -> str:

@@ -85,7 +85,7 @@ def test_a_repository_in_whose_place_the_manager_would_install_another_is_not_pl
     """It goes by the last part of a URL, whatever the owner."""
     plan = for_class(facts(known=known(*map(KnownPack, others))), aux_id="somebody/Some-Pack")
     assert cause_of(plan) == "not_listed"
-    assert "'somebody/Some-Pack' on GitHub, which the Manager's lists lack" in str(plan)
+    assert "'somebody/Some-Pack' on GitHub, which is not in the Manager's lists" in str(plan)
     there = installed(InstalledPack("Some-Pack", aux_id="somebody/Some-Pack", enabled=False))
     has = facts(known=known(*map(KnownPack, others)), installed=there)
     assert pack_of(for_class(has, aux_id="somebody/Some-Pack")) == ("enable", "Some-Pack")
@@ -329,7 +329,7 @@ def test_a_plan_has_limits_and_says_what_it_leaves_out() -> None:
     assert len(plan.packs) == 500
     [*_, last] = plan.impossible
     assert last.cause == "too_many"
-    assert last.message.startswith("200 more node classes or models lack")
+    assert last.message.startswith("200 more node classes or models are missing")
 
 
 def test_needs_are_the_missing_classes_and_files_of_a_check() -> None:
@@ -365,7 +365,7 @@ def test_a_printed_plan_has_all_steps_hosts_and_losses() -> None:
         f"  install the pack {GIT} from github.com, for Mine (why; instead of b)",
         "  download m.pt (1GB, from a.example) to models/vae: https://a.example/m.pt",
         "  restart the server, which loses 2 prompts in its queue",
-        "not to be had without you:",
+        "cannot be provided without you:",
         "  find x",
     ]
     assert "which loses 1 prompt in its queue" in str(attrs.evolve(plan, queued=1))
