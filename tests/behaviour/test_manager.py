@@ -350,7 +350,7 @@ def test_the_versions_of_comfyui_are_those_that_the_manager_lists(
     assert (found.versions, found.current) == (("nightly", "v0.3.75"), "v0.3.75")
 
 
-def test_nothing_to_install_is_an_error_before_anything_is_sent(manager: Manager) -> None:
+def test_an_empty_install_is_an_error_before_anything_is_sent(manager: Manager) -> None:
     with pytest.raises(ValueError, match="not the URL of a repository"):
         manager.install_git("https://git.example.com/")
     with pytest.raises(ValueError, match="no package is given"):
