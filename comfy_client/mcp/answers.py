@@ -88,7 +88,7 @@ class CallRefused(Exception):
         super().__init__(printable(message))
         self.code = code
         self.next_step = next_step
-        self.data = data or {}
+        self.data: Mapping[str, Any] = data or {}
 
 
 @attrs.frozen
