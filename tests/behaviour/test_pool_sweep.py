@@ -116,13 +116,14 @@ def test_a_server_that_is_done_takes_what_another_one_has_left(pool, records) ->
     slow.gate = threading.Semaphore(0)
     grid = {"Make.seed": range(12)}
     timer = threading.Thread(
-        target=lambda: (until(lambda: len(fast.values()) == 10), setattr(slow, "gate", None))
+        target=lambda: (until(lambda: len(fast.values()) >= 10), setattr(slow, "gate", None))
     )
     timer.start()
     rows = pool.sweep(WORKFLOW, grid)
     timer.join()
     assert texts(rows) == [f"ax{seed}" for seed in range(12)]
-    assert (len(slow.values()), len(fast.values())) == (2, 10)
+    assert len(slow.values()) in (1, 2)  # the other one may have been quicker than the second
+    assert len(slow.values()) + len(fast.values()) == 12
 
 
 def test_a_point_goes_only_where_its_nodes_are(apis, servers, records) -> None:

@@ -127,7 +127,7 @@ def test_retry_after_is_not_waited_for_beyond_the_timeout(place, api, call) -> N
     assert made(place) == 0
 
 
-@pytest.mark.timing(throttled=0.4, retry=0.05, retry_cap=0.1)
+@pytest.mark.timing(throttled=1.0, retry=0.05, retry_cap=0.1)
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("after", [None, "-1", "nan", "soon", "0"])
 def test_without_a_timeout_a_busy_server_is_waited_for_for_a_while(call, after) -> None:
@@ -136,7 +136,7 @@ def test_without_a_timeout_a_busy_server_is_waited_for_for_a_while(call, after) 
         with quickly(), pytest.raises(Throttled) as caught:
             CALLS[call](api, fresh())
         assert caught.value.retry_after == (0.0 if after == "0" else None)
-        assert fault.hits > 2
+        assert fault.hits > 1
         assert api.stats().refused == 1
 
 
@@ -145,9 +145,9 @@ def test_without_a_timeout_a_busy_server_is_waited_for_for_a_while(call, after) 
 def test_a_busy_hosted_server_is_waited_for_for_its_patience(timeout) -> None:
     """Whatever the timeout."""
     with ComfyServer(hosted="proxy") as server, busy(server) as fault:
-        with HostedApi(server.url, patience=0.4) as api, quickly(), pytest.raises(Throttled):
+        with HostedApi(server.url, patience=1.0) as api, quickly(), pytest.raises(Throttled):
             api.run(fresh(), timeout=timeout)
-        assert fault.hits > 2
+        assert fault.hits > 1
 
 
 def test_close_ends_the_wait_for_a_busy_server(place) -> None:
