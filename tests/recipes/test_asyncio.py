@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from typing import Any
 
 from comfy_client import ComfyApi
 from comfy_client.testing import ComfyServer
@@ -52,6 +53,10 @@ def test_a_cancelled_task_cancels_its_prompt(comfy: ComfyServer, load: Load) -> 
 
     async def main() -> None:
         leaving = asyncio.create_task(names["render"](api, "forever"))
+        coroutine: Any = leaving.get_coro()
+        async with asyncio.timeout(LIMIT):
+            while "job" not in coroutine.cr_frame.f_locals:  # the prompt is being sent
+                await asyncio.sleep(0.01)
         await asyncio.to_thread(comfy.until, lambda: comfy.running, LIMIT)
         staying = asyncio.create_task(names["render"](api, "a mill"))
         await asyncio.to_thread(comfy.until, lambda: comfy.pending, LIMIT)
