@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import re
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,13 +14,11 @@ from comfy_client import ComfyApi, JobLost
 from comfy_client.testing import (
     ComfyServer,
     ListedPack,
-    Manager3,
-    Manager4,
-    Manager4Legacy,
     Request,
 )
 from tests.helpers.command_line import LIMIT, CommandLine
 from tests.helpers.graphs import txt2img
+from tests.helpers.managers import KINDS
 
 URL = "https://git.example.com/my-pack"
 MINE = ListedPack(name="my-pack", url=URL, classes=["Mine", "Both"], update="newer")
@@ -31,11 +28,6 @@ BROKEN = ListedPack(
     classes=["Broken"],
     import_error="No module named 'nowhere'",
 )
-KINDS: dict[str, Callable[..., Any]] = {
-    "manager4": Manager4,
-    "manager4-legacy": Manager4Legacy,
-    "manager3": Manager3,
-}
 
 
 @pytest.fixture(params=KINDS)

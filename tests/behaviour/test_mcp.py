@@ -276,7 +276,7 @@ def test_a_file_that_was_another_one_when_it_was_opened_is_not_read(folder: Path
     """A link that was there for that moment only."""
     secret = folder.parent / "secret.txt"
 
-    class Swapped(type(folder)):  # type: ignore[misc]
+    class Swapped(type(folder)):  # type: ignore[misc]  # a PosixPath or a WindowsPath
         def open(self, *args: Any) -> Any:
             return secret.open(*args)
 

@@ -110,7 +110,7 @@ def test_a_content_that_is_said_to_be_too_large_is_not_read() -> None:
     """Not even its beginning."""
     huge = InMemory(b"x", length=MOST_BYTES + 1)
     with pytest.raises(CallRefused, match="more than"):
-        whole(huge)  # type: ignore[arg-type]
+        whole(huge)  # type: ignore[arg-type]  # has the part of an Output that is used
     assert huge.given == 0
 
 
