@@ -147,18 +147,19 @@ class Condition(threading.Condition):
 
 # -- waits in slices ---------------------------------------------------------------------
 
-#: Seconds of one wait, where Ctrl-C does not end it.
+#: Seconds of one wait, where Ctrl-C may not end it.
 SLICE: Final = 0.2
-#: Whether waits of the main thread are made in slices; :func:`slice_waits` sets it.
+#: Whether all waits of the main thread are made in slices; :func:`slice_waits` sets it.
 SLICED: bool = False
 
 
 def in_slices(wait: Callable[[float], bool], seconds: float) -> bool:
-    """Return ``wait(seconds)``, and call it for a slice at a time where waits are sliced.
+    """Return ``wait(seconds)``, and call it for a slice at a time in the main thread.
 
-    Python calls the signal handlers in between.
+    Python calls the signal handlers in between.  No other thread calls them.  A longer wait may
+    miss Ctrl-C on any system: a signal that comes just before it, or in another thread, ends none.
     """
-    if not SLICED or current_thread() is not main_thread():  # handlers run in that one only
+    if current_thread() is not main_thread():
         return wait(seconds)
     until = monotonic() + seconds
     while not wait(max(0.0, min(until - monotonic(), SLICE))):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import signal
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,7 +26,8 @@ from comfy_client.models.packs import KnownPack
 from comfy_client.testing import ComfyServer
 from comfy_client.typescript import MANAGER
 from tests.helpers.bare import post
-from tests.helpers.clients import until, until_connected
+from tests.helpers.clients import LIMIT, until, until_connected
+from tests.helpers.interrupts import press_ctrl_c_in_a_call
 from tests.helpers.managers import KINDS, MINE, MODEL, TINY, URL, Hasty
 
 #: The Managers that want whole entries of their lists.
@@ -149,6 +153,26 @@ def test_a_wait_ends_with_the_callers_time(server: ComfyServer, manager: Manager
     assert caught.value.task_id == task.id
     server.resume()
     assert task.result(timeout=60) is not None
+
+
+@pytest.mark.posix("signals to one thread")
+def test_a_ctrl_c_that_comes_just_before_a_wait_ends_it(
+    server: ComfyServer, manager: Manager
+) -> None:
+    """As one in another thread: Python notes it, and the system does not wake the main thread."""
+    server.pause()
+    task = manager.install(URL)
+    at: list[float] = []
+
+    def press() -> None:
+        at.append(time.monotonic())
+        signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+
+    thread = press_ctrl_c_in_a_call(press=press)
+    with pytest.raises(KeyboardInterrupt):
+        task.result(2 * LIMIT)
+    assert time.monotonic() - at[0] < LIMIT
+    thread.join()
 
 
 def test_the_wait_for_our_own_reboot_does_not_ask_whether_the_server_runs(

@@ -63,7 +63,9 @@ def press_ctrl_c() -> None:
         signal.raise_signal(signal.SIGINT)
 
 
-def press_ctrl_c_in_a_call(after: float = 0.3) -> threading.Thread:
+def press_ctrl_c_in_a_call(
+    after: float = 0.3, press: Callable[[], object] = press_ctrl_c
+) -> threading.Thread:
     """Press Ctrl-C once the main thread has been in a call of the client for a while.
 
     A timer could fire before a busy machine lets the main thread call, outside of the test's care.
@@ -75,12 +77,12 @@ def press_ctrl_c_in_a_call(after: float = 0.3) -> threading.Thread:
         paths = [file.replace(os.sep, "/") for file in files]
         return any(path.startswith(_OURS) and "/testing/" not in path for path in paths)
 
-    def press() -> None:
+    def press_in_time() -> None:
         until(is_in_a_call)
         time.sleep(after)
-        press_ctrl_c()
+        press()
 
-    thread = threading.Thread(target=press)
+    thread = threading.Thread(target=press_in_time)
     thread.start()
     return thread
 
