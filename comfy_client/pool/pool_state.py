@@ -286,10 +286,11 @@ class Member:
     @property
     def silent_for(self) -> float:
         """Seconds for which it has answered no request and sent nothing; 0 if not for long."""
-        now, timing = runtime.monotonic(), self.api.timing
-        silence = self.api.parts.poller.tracker.http.silence
+        now, timing, http = runtime.monotonic(), self.api.timing, self.api.parts.http
+        silence = http.silence
         asked = [at for at in (silence and silence.since, self.busy_since) if at is not None]
-        seconds = min(now - min(asked, default=now), self.quiet_for)
+        # While a submission waits for its answer, another request may be answered.
+        seconds = min(now - min(asked, default=now), now - http.heard_at, self.quiet_for)
         return seconds if seconds > timing.ping + timing.question else 0.0
 
     def set_offer(self, offer: Offer | None) -> None:

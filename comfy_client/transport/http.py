@@ -280,6 +280,11 @@ class Http:
         """The requests that the server has not answered; None if it answered the latest one."""
         return self._sender.silence
 
+    @property
+    def heard_at(self) -> float:
+        """When the server last answered a request, on the monotonic clock; else -infinity."""
+        return self._sender.heard_at
+
     # -- life ----------------------------------------------------------------------------
 
     def record(self, recorder: Recorder | None) -> None:
@@ -703,6 +708,7 @@ class _Sender:
         is_foreign: Whether neither form of the routes was found, so that this is not a ComfyUI.
         traffic: Counters of requests and bytes.
         silence: The requests that the server has not answered since its last answer.
+        heard_at: When the server last answered a request; ``-inf``: never.
     """
 
     def __init__(
@@ -725,7 +731,7 @@ class _Sender:
         self._stale = stale
         self._answered_at = float("-inf")
         self.silence: Silence | None = None
-        self._heard_at = float("-inf")
+        self.heard_at: float = float("-inf")
         self._live = _LiveTransfers()
         self._is_one_off = False
 
@@ -933,8 +939,8 @@ class _Sender:
         """Note whether the server answered a request; later answers to others count, too."""
         now, before = runtime.monotonic(), self.silence
         if is_answer:
-            self._heard_at, self.silence = now, None
-        elif began >= self._heard_at:
+            self.heard_at, self.silence = now, None
+        elif began >= self.heard_at:
             self.silence = Silence(began if before is None else before.since, now)
 
     def _attempt(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ import attrs
 import pytest
 
 from comfy_client import ComfyApi, ComfyPool, JobInterrupted, JobLost, JobTimeout
-from comfy_client.testing import ComfyServer
+from comfy_client.testing import ComfyServer, Request
 from tests.helpers.clients import LIMIT, client, stretched, until
 from tests.helpers.gates import GATES, Gated, shows
 from tests.helpers.graphs import node
@@ -182,6 +183,27 @@ def test_prompts_have_their_time_again_when_a_server_is_back(servers, clients) -
         result = next(prompts)
         assert not isinstance(result, JobTimeout)
         assert result.texts == ("x",)
+
+
+@pytest.mark.timing(ping=0.1, silence=0.2, question=0.2, dead=1e4)
+def test_a_server_that_answers_another_request_is_not_silent(servers, clients) -> None:
+    """Its answer to a submission may be late; then the next prompts of a map have their time."""
+    answer = threading.Event()
+
+    def handler(request: Request) -> None:
+        answer.wait(LIMIT)
+        servers[0].answer(request)
+
+    servers[0].on("POST", "/prompt", handler)
+    with pooled(clients[:1], patience=1e4) as pool, servers[0].faults.swallow_pings():
+        job = pool.submit(shows())
+        (member,) = pool._dispatcher.members.values()
+        until(lambda: member.silent_for)
+        asked_at = time.monotonic()
+        clients[0].poll_status(LIMIT)
+        assert member.silent_for <= time.monotonic() - asked_at
+        answer.set()
+        assert job.result(LIMIT).texts == ("x",)
 
 
 def test_a_silent_server_is_seen_without_a_socket(servers) -> None:
