@@ -1075,6 +1075,7 @@ def test_two_real_servers_run_each_prompt_once_though_a_worker_is_killed(
         print(f"killed after {before} of 12; {sum(one.attached for one in results)} attached")
         assert before < 12
         assert any(one.attached for one in results)
+        until(lambda: len(done()) >= 12)  # a record may lag the end event
         assert sorted(done()) == sorted(one.prompt_id for one in results)
         clients = {api.host: api for api in (first, second)}
         for one in results:
