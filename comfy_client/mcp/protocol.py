@@ -346,10 +346,15 @@ def _cancelled_by_signals() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         for number in before:
-            signal.signal(number, cancel)
+            try:
+                loop.add_signal_handler(number, cancel)  # wakes the loop, whichever thread gets it
+            except NotImplementedError:  # Windows
+                signal.signal(number, cancel)
         yield
     finally:
         for number, handler in before.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
 

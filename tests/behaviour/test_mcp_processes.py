@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,6 +23,7 @@ from mcp import StdioServerParameters
 from mcp.client.stdio import stdio_client
 
 from comfy_client import Workflow
+from comfy_client.mcp.protocol import _cancelled_by_signals
 from comfy_client.testing import ComfyServer
 from tests.helpers.agents import (
     TOKEN,
@@ -143,6 +147,28 @@ def test_a_signal_ends_the_command_though_its_host_says_nothing(
         assert process.wait(LIMIT) == 130
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+@pytest.mark.posix("signals to one thread")
+def test_a_signal_in_another_thread_ends_the_wait_for_the_host() -> None:
+    """Python notes it, and the system does not wake the main thread."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    at: list[float] = []
+
+    def press() -> None:
+        at.append(time.monotonic())
+        signal.pthread_kill(threading.get_ident(), signal.SIGTERM)
+
+    async def idle() -> None:
+        with _cancelled_by_signals():
+            timer = threading.Timer(0.3, press)
+            timer.start()
+            await asyncio.sleep(2 * LIMIT)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(idle())
+    assert time.monotonic() - at[0] < LIMIT
+    assert {number: signal.getsignal(number) for number in handlers} == handlers
 
 
 def test_http_needs_the_token_and_names_of_this_machine(command: CommandLine, folder: Path) -> None:
